@@ -5,6 +5,8 @@
 use std::process::{Command, ExitCode};
 
 use anyhow::{Context, Result, ensure};
+use lab::harness::Suite;
+use lab::kubernetes::Release;
 use lab::{Need, bin};
 
 /// Runs one part; its report must have a row for `count` in each of these sections.
@@ -91,15 +93,35 @@ fn part_of_a_virtual_address_measures_streams_and_requests_on_both_paths() -> Re
     Ok(())
 }
 
+fn part_of_kubernetes_measures_nodes_services_and_kube_proxy() -> Result<()> {
+    let report = report("kubernetes", &["--nodes", "20", "--services", "20"])?;
+    for (section, rows) in [
+        ("netd: Nodes in the API server", &["the first start", "a restart"][..]),
+        ("netd: one Node changes", &["its address (1 entry)"]),
+        ("netd: heartbeats of these Nodes", &["written beneath the server", "patches of the status, 6 clients"]),
+        (
+            "Services of 5 endpoints in the API server",
+            &["ipvs-proxy, first start", "kube-proxy 1.20, iptables, first start"],
+        ),
+        ("one endpoint of one slice changes", &["ipvs-proxy", "kube-proxy 1.20, iptables"]),
+    ] {
+        let (_, rest) = report.split_once(section).with_context(|| format!("no section {section:?} in\n{report}"))?;
+        let table = rest.split("\n#").next().unwrap_or_default();
+        for row in rows {
+            let start = format!("| 20 | Kubernetes 1.20 | {row} |");
+            ensure!(table.lines().any(|line| line.starts_with(&start)), "{section}: no row {row:?} in\n{table}");
+        }
+    }
+    Ok(())
+}
+
 fn main() -> ExitCode {
-    lab::harness::main(
-        &[Need::Vxlan, Need::Nftables],
-        lab::tests![
-            part_of_netd_measures_start_restart_and_one_changed_lease,
-            part_of_the_proxy_measures_start_restart_one_changed_endpoint_and_use_on_both_paths,
-            part_of_local_addresses_measures_both_ways,
-            part_of_the_data_path_measures_every_backend_and_each_step,
-            part_of_a_virtual_address_measures_streams_and_requests_on_both_paths,
-        ],
-    )
+    Suite::new(&[Need::Vxlan, Need::Nftables]).with_kubernetes(Release::V1_20).run(lab::tests![
+        part_of_kubernetes_measures_nodes_services_and_kube_proxy,
+        part_of_netd_measures_start_restart_and_one_changed_lease,
+        part_of_the_proxy_measures_start_restart_one_changed_endpoint_and_use_on_both_paths,
+        part_of_local_addresses_measures_both_ways,
+        part_of_the_data_path_measures_every_backend_and_each_step,
+        part_of_a_virtual_address_measures_streams_and_requests_on_both_paths,
+    ])
 }

@@ -199,6 +199,18 @@ impl ApiServer {
         self.client.ask(method, path, body)
     }
 
+    /// An administrator's client with a connection of its own: several ask at the same time.
+    #[must_use]
+    pub fn another_client(&self) -> Client {
+        self.client.with_token(ADMIN)
+    }
+
+    /// Where its etcd serves on its machine, for whoever fills it beneath the server.
+    #[must_use]
+    pub const fn store(&self) -> SocketAddr {
+        super::etcd::ADDRESS
+    }
+
     /// Asks with this token.
     ///
     /// # Errors

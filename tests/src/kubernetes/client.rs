@@ -18,8 +18,8 @@ use crate::host::Host;
 /// Longest time for an answer.
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// A client that asks with one token.
-pub(crate) struct Client {
+/// A client that asks with one token over one connection, one request after the other.
+pub struct Client {
     host: Host,
     address: SocketAddr,
     trust: Arc<ClientConfig>,
@@ -53,8 +53,11 @@ impl Client {
         Self::new(&self.host, self.address, Arc::clone(&self.trust), token)
     }
 
-    /// Asks once; anything that the server says is an answer.
-    pub(crate) fn ask(&self, method: &str, path: &str, body: Option<(&str, &Value)>) -> Result<Answer> {
+    /// Asks once; anything that the server says is an answer. `body` is its type and itself.
+    ///
+    /// # Errors
+    /// When there is no answer.
+    pub fn ask(&self, method: &str, path: &str, body: Option<(&str, &Value)>) -> Result<Answer> {
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         // A server that was started anew has ended what was kept; a request that it cannot have seen is sent again.
         if let Some(mut connection) = kept.take()

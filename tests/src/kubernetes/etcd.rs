@@ -2,6 +2,7 @@
 //!
 //! Invariant: nothing but the API server talks to it, and the tests' faults: compaction, loss, an older state.
 
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -14,6 +15,7 @@ use crate::process::Process;
 
 /// Beside an etcd of the test's own on the same machine.
 pub(crate) const URL: &str = "http://127.0.0.1:2381";
+pub(crate) const ADDRESS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 2381);
 const PEER: &str = "http://127.0.0.1:2382";
 const DATA: &str = "/run/kubernetes/etcd";
 const LIMIT: Duration = Duration::from_secs(90);

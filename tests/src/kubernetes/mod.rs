@@ -24,7 +24,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 pub use api_server::ApiServer;
-pub use client::{Answer, Watch};
+pub use client::{Answer, Client, Watch};
 pub use control::ControlPlane;
 pub use faults::{Fault, Faults, Seen};
 pub use kube_proxy::KubeProxy;

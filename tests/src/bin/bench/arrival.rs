@@ -51,6 +51,18 @@ impl Arrivals {
     /// # Errors
     /// When the socket cannot be read.
     pub(crate) fn first_with(&self, text: &str) -> Result<Option<SystemTime>> {
+        self.first(|packet| holds(packet, text.as_bytes()))
+    }
+
+    /// When the first packet of at least so many bytes came in; `None` if there was none. All packets are taken out.
+    ///
+    /// # Errors
+    /// When the socket cannot be read.
+    pub(crate) fn first_of(&self, least: usize) -> Result<Option<SystemTime>> {
+        self.first(|packet| packet.len() >= least)
+    }
+
+    fn first(&self, is_it: impl Fn(&[u8]) -> bool) -> Result<Option<SystemTime>> {
         let (mut buffer, mut control, mut first) = (vec![0; LARGEST], cmsg_space!(TimeSpec), None);
         loop {
             let mut parts = [IoSliceMut::new(&mut buffer)];
@@ -65,7 +77,7 @@ impl Arrivals {
                 _ => None,
             });
             let (stamp, size) = (stamps.last(), message.bytes);
-            let found = first.is_none() && holds(buffer.get(..size).unwrap_or_default(), text.as_bytes());
+            let found = first.is_none() && is_it(buffer.get(..size).unwrap_or_default());
             first = if found { stamp } else { first };
         }
     }

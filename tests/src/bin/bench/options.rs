@@ -5,8 +5,8 @@
 use anyhow::{Context, Result, bail, ensure};
 
 /// What the command line accepts, for error messages.
-const USAGE: &str = "bench [--only cni|netd|path|proxy|local|vip] [--pods N] [--leases N,...] [--services N,...] \
-     [--endpoints N] [--rounds N] [--markdown]";
+const USAGE: &str = "bench [--only cni|netd|path|proxy|local|vip|kubernetes] [--pods N] [--leases N,...] [--services N,...] \
+     [--nodes N,...] [--endpoints N] [--rounds N] [--markdown]";
 
 /// A part of the benchmark.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,6 +29,8 @@ pub(crate) enum Part {
     Vip,
     /// The same on the IPVS path; a part of [`Part::Vip`] in a process of its own.
     VipIpvs,
+    /// Both daemons at a Kubernetes API server; measured when it is asked for.
+    Kube,
 }
 
 /// The choices of one run.
@@ -42,6 +44,8 @@ pub(crate) struct Options {
     pub(crate) leases: Vec<usize>,
     /// Numbers of Services.
     pub(crate) services: Vec<usize>,
+    /// Numbers of Nodes in the Kubernetes API.
+    pub(crate) nodes: Vec<usize>,
     /// Endpoints of each Service, 1 to 10.
     pub(crate) endpoints: usize,
     /// How often everything is repeated.
@@ -57,6 +61,7 @@ impl Default for Options {
             pods: 200,
             leases: vec![100, 1_000, 5_000, 10_000, 20_000],
             services: vec![100, 1_000, 10_000],
+            nodes: vec![5_000],
             endpoints: 5,
             rounds: 5,
             markdown: false,
@@ -80,6 +85,7 @@ impl Options {
                 "--rounds" => options.rounds = count(flag, value()?, 100)?,
                 "--leases" => options.leases = counts(flag, value()?, 20_000)?,
                 "--services" => options.services = counts(flag, value()?, 20_000)?,
+                "--nodes" => options.nodes = counts(flag, value()?, 10_000)?,
                 "--endpoints" => options.endpoints = count(flag, value()?, 10)?,
                 "--markdown" => options.markdown = true,
                 other => bail!("unknown flag {other:?}: {USAGE}"),
@@ -105,7 +111,8 @@ fn part(word: &str) -> Result<Part> {
         "local" => Part::Local,
         "vip" => Part::Vip,
         "vip-ipvs" => Part::VipIpvs,
-        other => bail!("--only {other:?}: accepted are cni, netd, path, proxy, local and vip"),
+        "kubernetes" => Part::Kube,
+        other => bail!("--only {other:?}: accepted are cni, netd, path, proxy, local, vip and kubernetes"),
     })
 }
 
@@ -139,7 +146,7 @@ mod tests {
         for (line, complaint) in [
             ("--pods 300", "--pods 300: expected a number from 1 to 250"),
             ("--leases 1,x", "--leases \"x\""),
-            ("--only etcd", "accepted are cni, netd, path, proxy, local and vip"),
+            ("--only etcd", "accepted are cni, netd, path, proxy, local, vip and kubernetes"),
             ("--rounds", "--rounds needs a value"),
             ("--fast", "unknown flag"),
         ] {

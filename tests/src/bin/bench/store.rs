@@ -24,7 +24,12 @@ pub(crate) struct Store {
 impl Store {
     /// The member on `host`, which serves at `address`.
     pub(crate) fn new(host: &Host, address: Ipv4Addr) -> Self {
-        Self { host: host.clone(), server: SocketAddr::from((address, 2379)) }
+        Self::at(host, SocketAddr::from((address, 2379)))
+    }
+
+    /// The member on `host` that serves there.
+    pub(crate) fn at(host: &Host, server: SocketAddr) -> Self {
+        Self { host: host.clone(), server }
     }
 
     /// A lease that lasts this long; its number as text, as the gateway speaks of it.

@@ -57,6 +57,15 @@ pub(crate) fn scheduled(pid: i32) -> Result<Duration> {
     Ok(total)
 }
 
+/// Time on a processor of all programs that a process has executed and waited for, and of theirs.
+///
+/// # Errors
+/// When the process is gone.
+pub(crate) fn executed(pid: i32) -> Result<Duration> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).with_context(|| format!("process {pid}"))?;
+    Ok(ticks(&stat, [16, 17]))
+}
+
 /// How long a process is watched that has nothing to do, and in a rehearsal.
 const QUIET: Duration = Duration::from_secs(20);
 const REHEARSED: Duration = Duration::from_secs(1);

@@ -7,7 +7,7 @@ use lab::Host;
 
 /// Lines of `ip neigh`, `bridge fdb` and `ip route` for one device.
 #[derive(Debug)]
-pub(super) struct Entries {
+pub(crate) struct Entries {
     device: String,
     neighbours: Vec<String>,
     forwarding: Vec<String>,
@@ -19,7 +19,7 @@ impl Entries {
     ///
     /// # Errors
     /// When iproute2 fails.
-    pub(super) fn read(host: &Host, device: &str) -> Result<Self> {
+    pub(crate) fn read(host: &Host, device: &str) -> Result<Self> {
         let lines = |words: &[&str]| -> Result<Vec<String>> {
             let printed = host.run(&[words, &["dev", device]].concat())?.stdout;
             Ok(printed.lines().map(|line| line.trim().to_owned()).filter(|line| !line.is_empty()).collect())
@@ -33,29 +33,29 @@ impl Entries {
     }
 
     /// Numbers of neighbours, forwarding entries and routes.
-    pub(super) fn counts(&self) -> [usize; 3] {
+    pub(crate) fn counts(&self) -> [usize; 3] {
         [self.neighbours.len(), self.forwarding.len(), self.routes.len()]
     }
 
     /// Input of `ip -batch`.
-    pub(super) fn neighbours(&self) -> String {
+    pub(crate) fn neighbours(&self) -> String {
         // Printed: ADDRESS lladdr MAC PERMANENT.
         self.batch("neigh replace", &self.neighbours, |line| line.replace("PERMANENT", "nud permanent"))
     }
 
     /// Input of `bridge -batch`.
-    pub(super) fn forwarding(&self) -> String {
+    pub(crate) fn forwarding(&self) -> String {
         // Printed: MAC dst ADDRESS self permanent.
         self.batch("fdb replace", &self.forwarding, str::to_owned)
     }
 
     /// Input of `ip -batch`.
-    pub(super) fn routes(&self) -> String {
+    pub(crate) fn routes(&self) -> String {
         self.batch("route replace", &self.routes, str::to_owned)
     }
 
     /// Input of `ip -batch` with the routes as flannel writes them.
-    pub(super) fn routes_of_one_metric(&self) -> String {
+    pub(crate) fn routes_of_one_metric(&self) -> String {
         self.batch("route replace", &self.routes, |line| {
             let words: Vec<&str> = line.split_whitespace().collect();
             let number = words.iter().position(|word| *word == "metric").map(|place| place + 1);

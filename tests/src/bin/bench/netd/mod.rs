@@ -4,11 +4,11 @@
 //! counts only when all entries were found in the kernel right after it was taken.
 
 mod changes;
-mod entries;
+pub(crate) mod entries;
 mod floor;
 mod host_gw;
 mod idle;
-mod watch;
+pub(crate) mod watch;
 
 use std::time::{Duration, Instant};
 

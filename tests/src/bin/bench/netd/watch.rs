@@ -28,7 +28,7 @@ const HEADER: usize = 16;
 
 /// The announcement with which a change is over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Last {
+pub(crate) enum Last {
     /// A forwarding entry was set.
     ForwardingSet,
     /// An IPv4 route was set.
@@ -55,7 +55,7 @@ fn kind_of(message: &[u8]) -> Option<u16> {
 
 /// A running watch.
 #[derive(Debug)]
-pub(super) struct Watch {
+pub(crate) struct Watch {
     sockets: Vec<Socket>,
     device: i32,
 }
@@ -65,7 +65,7 @@ impl Watch {
     ///
     /// # Errors
     /// When the kernel refuses a socket, or there is no such device.
-    pub(super) fn start(host: &Host, device: &str) -> Result<Self> {
+    pub(crate) fn start(host: &Host, device: &str) -> Result<Self> {
         let index = host.read(format!("/sys/class/net/{device}/ifindex"))?;
         let open = |protocol: isize, groups: &[u32]| -> Result<Socket> {
             let mut socket = host.within(|| Socket::new(protocol))??;
@@ -82,7 +82,7 @@ impl Watch {
     ///
     /// # Errors
     /// When a socket cannot be read.
-    pub(super) fn changes(&self) -> Result<usize> {
+    pub(crate) fn changes(&self) -> Result<usize> {
         let mut changes = 0;
         self.read(|_| changes += 1)?;
         Ok(changes)
@@ -92,7 +92,7 @@ impl Watch {
     ///
     /// # Errors
     /// When a socket cannot be read.
-    pub(super) fn wait(&self, last: Last, limit: Duration) -> Result<Option<(SystemTime, usize)>> {
+    pub(crate) fn wait(&self, last: Last, limit: Duration) -> Result<Option<(SystemTime, usize)>> {
         let (deadline, mut changes) = (Instant::now() + limit, 0);
         loop {
             let mut is_there = false;

@@ -15,7 +15,7 @@ const TRACE: &str = "/run/trace";
 
 /// A running count.
 #[derive(Debug)]
-pub(super) struct Messages {
+pub(crate) struct Messages {
     host: Host,
     strace: Process,
 }
@@ -25,7 +25,7 @@ impl Messages {
     ///
     /// # Errors
     /// When it cannot be traced.
-    pub(super) fn start(host: &Host, pid: i32) -> Result<Self> {
+    pub(crate) fn start(host: &Host, pid: i32) -> Result<Self> {
         let inside = inside(pid)?;
         let strace = host.command("strace").args(["-f", "-s", "100000", "-e", "trace=sendto,sendmsg", "-o", TRACE]);
         let strace = strace.args(["-p", &inside]).start("strace")?;
@@ -37,7 +37,7 @@ impl Messages {
     ///
     /// # Errors
     /// When the count cannot be read.
-    pub(super) fn count(&self) -> Result<usize> {
+    pub(crate) fn count(&self) -> Result<usize> {
         Ok(self.host.read(TRACE)?.matches("nlmsg_len=").count())
     }
 
@@ -45,7 +45,7 @@ impl Messages {
     ///
     /// # Errors
     /// When strace does not end.
-    pub(super) fn end(self) -> Result<()> {
+    pub(crate) fn end(self) -> Result<()> {
         self.strace.signal(Signal::SIGINT)?;
         self.strace.wait(LIMIT).map(drop)
     }

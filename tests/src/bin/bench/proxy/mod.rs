@@ -12,10 +12,10 @@ mod figures;
 mod floor;
 mod ipvs;
 pub(crate) mod local;
-mod messages;
-mod services;
+pub(crate) mod messages;
+pub(crate) mod services;
 mod tools;
-mod transactions;
+pub(crate) mod transactions;
 
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
@@ -40,9 +40,9 @@ const DRAWING: &str = "network 10.4.7.0/24\nstore 10.4.7.12 etcd\nnode 10.4.7.21
 const PREFIX: &str = "/ipvs-proxy/";
 /// The link of the virtual addresses and the table, as ARCHITECTURE.md names them.
 const LINK: &str = "kube-ipvs0";
-const TABLE: &str = "ipvs-proxy";
+pub(crate) const TABLE: &str = "ipvs-proxy";
 /// The line with which ipvs-proxy says that it has the store's objects in memory and has done nothing with them yet.
-const LISTED: &str = "the Services are listed";
+pub(crate) const LISTED: &str = "the Services are listed";
 /// What the line contains with which ipvs-proxy says that it has worked off the first listing.
 const READY: &str = "ready";
 const LIMIT: Duration = Duration::from_secs(300);
@@ -206,7 +206,7 @@ fn run(node: &Host, etcd: &Etcd, load: Load) -> Result<(Process, Duration, Durat
 
 /// The time with which a line of the log begins, as `2026-11-26T19:25:14.012345Z`, since midnight. On one processor the lines are read later
 /// than they are written.
-fn time_of_day(line: &str) -> Option<Duration> {
+pub(crate) fn time_of_day(line: &str) -> Option<Duration> {
     let time = line.split_whitespace().next()?.split_once('T')?.1.strip_suffix('Z')?;
     let seconds = time.split(':').try_fold(0.0, |sum, part| Some(sum * 60.0 + part.parse::<f64>().ok()?))?;
     Duration::try_from_secs_f64(seconds).ok()

@@ -10,35 +10,35 @@ use serde_json::json;
 /// Addresses kept for one Service: its endpoints, ten at most, and one to exchange.
 const ROOM: u32 = 16;
 /// The network of their addresses.
-pub(super) const NETWORK: &str = "192.168.0.0/16";
+pub(crate) const NETWORK: &str = "192.168.0.0/16";
 const SERVICES: Ipv4Addr = Ipv4Addr::new(192, 168, 0, 0);
 const PODS: Ipv4Addr = Ipv4Addr::new(172, 16, 0, 0);
 
 /// A Service by number.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Service {
+pub(crate) struct Service {
     number: u32,
     endpoints: u32,
 }
 
 impl Service {
-    pub(super) fn new(index: usize, endpoints: usize) -> Self {
+    pub(crate) fn new(index: usize, endpoints: usize) -> Self {
         let [number, endpoints] = [index, endpoints].map(|number| u32::try_from(number).unwrap_or(u32::MAX));
         Self { number, endpoints }
     }
 
     /// The virtual address and port.
-    pub(super) fn address(self) -> SocketAddrV4 {
+    pub(crate) fn address(self) -> SocketAddrV4 {
         SocketAddrV4::new(Ipv4Addr::from_bits(SERVICES.to_bits() + 10 + self.number), 80)
     }
 
     /// The endpoint that is not there at first.
-    pub(super) fn other_endpoint(self) -> SocketAddrV4 {
+    pub(crate) fn other_endpoint(self) -> SocketAddrV4 {
         self.endpoint(self.endpoints)
     }
 
     /// The endpoints; the first one exchanged when `changed`.
-    pub(super) fn endpoints(self, changed: bool) -> Vec<SocketAddrV4> {
+    pub(crate) fn endpoints(self, changed: bool) -> Vec<SocketAddrV4> {
         let first = if changed { self.other_endpoint() } else { self.endpoint(0) };
         std::iter::once(first).chain((1..self.endpoints).map(|place| self.endpoint(place))).collect()
     }
@@ -49,16 +49,16 @@ impl Service {
     }
 
     /// Name of the slice.
-    pub(super) fn slice_name(self) -> String {
+    pub(crate) fn slice_name(self) -> String {
         format!("{}-1", self.name())
     }
 
-    fn name(self) -> String {
+    pub(crate) fn name(self) -> String {
         format!("s{:05}", self.number)
     }
 
     /// Keys and values of the Service and of its slice below `prefix`.
-    pub(super) fn entries(self, prefix: &str) -> [(String, String); 2] {
+    pub(crate) fn entries(self, prefix: &str) -> [(String, String); 2] {
         let name = self.name();
         let service = json!({
             "apiVersion": "v1",
@@ -73,7 +73,7 @@ impl Service {
     }
 
     /// Key and value of the slice.
-    pub(super) fn slice(self, prefix: &str, changed: bool) -> (String, String) {
+    pub(crate) fn slice(self, prefix: &str, changed: bool) -> (String, String) {
         let (name, own) = (self.name(), self.slice_name());
         let endpoint = |addr: SocketAddrV4| json!({"addresses": [addr.ip()], "conditions": {"ready": true, "serving": true, "terminating": false}, "nodeName": "elsewhere"});
         let slice = json!({
