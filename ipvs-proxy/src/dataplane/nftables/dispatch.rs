@@ -10,6 +10,7 @@
 //! again; were the packet to go on, its connection would be remembered as one without an endpoint. What is to be refused goes
 //! on, because the kernel can refuse only in filter chains; so does what IPVS balances.
 
+use std::mem::discriminant;
 use std::sync::Arc;
 
 use netstate::IpFamily;
@@ -120,6 +121,14 @@ impl Dispatch {
         let goes_on =
             |branch: &Branch| matches!(branch.outcome, Outcome::Reject | Outcome::Balance) && !branch.masquerade;
         [self.pod, self.node, self.outside].iter().all(goes_on)
+    }
+
+    /// True when both do the same to every class, whichever endpoints they choose from.
+    pub(super) fn is_like(self, other: Self) -> bool {
+        let alike = |one: Branch, other: Branch| {
+            one.masquerade == other.masquerade && discriminant(&one.outcome) == discriminant(&other.outcome)
+        };
+        alike(self.pod, other.pod) && alike(self.node, other.node) && alike(self.outside, other.outside)
     }
 
     /// True when an endpoint is chosen for some class.

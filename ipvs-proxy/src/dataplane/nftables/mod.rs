@@ -31,7 +31,7 @@ use netstate::{IpFamily, Prefix};
 
 pub(crate) use self::observed::{
     backend, chooses, endpoints, entries, entry, frontend, is_external, is_frontend, list, listed, own_chain,
-    remembered,
+    remembered, spares_tcp,
 };
 
 use self::affinity::Sticky;

@@ -106,6 +106,21 @@ pub(crate) fn chooses(rows: &Rows<RowKey, Row>, key: &RowKey, value: &Row) -> bo
     chain.and_then(Dispatch::named).is_some_and(Dispatch::chooses)
 }
 
+/// True when the change of a row of a frontend makes no connection of TCP stale, which ends by itself whoever answers it: those of a frontend
+/// that comes, goes, or gives some class of clients another answer or another source may be.
+#[must_use]
+pub(crate) fn spares_tcp(key: &RowKey, before: Option<&Row>, after: Option<&Row>) -> bool {
+    if !is_frontend(key) {
+        // Its element says the same of the frontend as a whole.
+        return true;
+    }
+    let dispatch = |row: Option<&Row>| match row? {
+        Row::Element(Element { data: Data::Verdict(verdict), .. }) => chain_of(verdict).and_then(Dispatch::named),
+        _ => None,
+    };
+    dispatch(before).zip(dispatch(after)).is_some_and(|(before, after)| before.is_like(after))
+}
+
 fn is_one_of(set: &Name, names: [&str; 2]) -> bool {
     names.contains(&set.as_str())
 }

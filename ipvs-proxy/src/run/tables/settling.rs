@@ -22,9 +22,13 @@ impl Tables {
         self.own = own;
     }
 
-    /// Notes a frontend whose nft row `key` changes; endpoints that come with it are about to serve.
+    /// Notes a frontend whose nft row `key` changes; endpoints that come with it are about to serve. Reading its connections walks the kernel's
+    /// whole table, 9 ms on a processor for the empty one of a node with 16 GiB, so nobody does where none can be stale.
     pub(super) fn expect_endpoints(&mut self, frontend: &FrontendKey, key: &NftKey, row: Option<&Row>) {
         let before = self.stack.get(self.nft).and_then(|nft| nft.desired().get(key));
+        if frontend.protocol == Protocol::Tcp && nftables::spares_tcp(key, before, row) {
+            return;
+        }
         let known: BTreeSet<SocketAddr> = before.into_iter().flat_map(nftables::listed).collect();
         let coming = row.into_iter().flat_map(nftables::listed).filter(|endpoint| !known.contains(endpoint));
         for endpoint in coming {

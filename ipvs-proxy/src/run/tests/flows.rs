@@ -34,3 +34,28 @@ fn clients_that_began_while_the_rules_were_away_begin_anew_when_the_rules_are_ba
         assert_eq!(rig.flows.0.lock().unwrap().held, [good, elsewhere]);
     }
 }
+
+#[test]
+fn another_endpoint_has_nobody_read_connections_of_tcp() {
+    for (protocol, reads) in [("TCP", false), ("UDP", true)] {
+        let mut rig = Rig::in_mode(Mode::Nftables, 1000, Kept::default());
+        let mut read_by = |change: &mut dyn FnMut(&mut Rig)| {
+            let before = rig.flows.0.lock().unwrap().readings;
+            change(&mut rig);
+            rig.work();
+            rig.flows.0.lock().unwrap().readings > before
+        };
+        let begins = read_by(&mut |rig| {
+            rig.receive(Event::Reset);
+            rig.service("web", 10, protocol);
+            rig.endpoints("web", protocol, &[2, 3]);
+            rig.complete();
+        });
+        assert!(begins, "{protocol}: who connected before the Service was there was led past it");
+        for pods in [&[2, 4][..], &[4], &[4, 5, 6]] {
+            assert_eq!(read_by(&mut |rig| rig.endpoints("web", protocol, pods)), reads, "{protocol} {pods:?}");
+        }
+        assert!(read_by(&mut |rig| rig.endpoints("web", protocol, &[])), "{protocol}: nobody is answered");
+        assert!(read_by(&mut |rig| rig.endpoints("web", protocol, &[2])), "{protocol}: somebody is again");
+    }
+}

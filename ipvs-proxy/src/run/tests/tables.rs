@@ -71,8 +71,6 @@ pub(super) struct FakeServers {
     pub(super) rows: Logged<RowKey, Row>,
     pub(super) busy: Arc<Mutex<BTreeSet<RealServerKey>>>,
     pub(super) vanished: BTreeSet<VirtualServerKey>,
-    /// Virtual servers when they were last compared.
-    pub(super) compared: Option<usize>,
 }
 
 impl FakeServers {
