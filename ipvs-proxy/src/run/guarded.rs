@@ -127,10 +127,6 @@ impl<T: Servers> Servers for Guarded<T> {
         self.table.is_empty()
     }
 
-    fn differs_in_number(&self) -> Result<bool, KernelError> {
-        self.table.differs_in_number()
-    }
-
     fn differing(&mut self, believed: &Rows<RowKey, Row>) -> Result<BTreeSet<VirtualServerKey>, KernelError> {
         self.table.differing(believed)
     }

@@ -158,8 +158,26 @@ impl Proxy {
         self.tables.unrouted(addresses);
     }
 
-    /// Plans what is dirty and brings the kernel's tables there. Returns what was done.
+    /// Compares tables that announce no changes when it is time, plans what is dirty and brings the kernel's tables there. Returns what was done.
     pub(crate) fn work(&mut self, now: Duration) -> Pass {
+        if self.occasions.is_due(now) {
+            self.audit(now);
+        }
+        self.follow(now)
+    }
+
+    /// The same when somebody waits for a change: what goes by the clock comes behind it, and not at once unless it is late.
+    pub(crate) fn work_on_order(&mut self, now: Duration) -> Pass {
+        self.occasions.postpone(now);
+        let mut pass = self.follow(now);
+        if self.occasions.is_due(now) {
+            pass += self.work(now);
+        }
+        pass
+    }
+
+    /// Plans what is dirty and brings the kernel's tables there.
+    fn follow(&mut self, now: Duration) -> Pass {
         self.dirty.extend(self.view.believe(now));
         self.follow_node();
         // A Service of which only a part of a change is known is planned with the rest of it.
@@ -167,7 +185,6 @@ impl Proxy {
         dirty.retain(|name| !self.changed.contains(name));
         let mut pass = self.begin_with_those_that_others_need(&mut dirty, now);
         self.plan_services(dirty);
-        self.audit(now);
         self.tables.look_at_drains(now);
         pass += self.tables.arrive(now);
         if self.gate.is_open() && self.remember() {
@@ -187,17 +204,13 @@ impl Proxy {
         pass
     }
 
-    /// Compares tables that announce no changes. Virtual servers that differ in number are listed at once.
+    /// Compares tables that announce no changes.
     fn audit(&mut self, now: Duration) {
-        let Some(is_due) = self.occasions.due(now) else { return };
-        let lists = is_due || self.tables.servers_differ_in_number();
         self.tables.audit_in_turn();
-        if lists {
-            // Not the time on a processor, which some kernels count in ticks of 10 ms.
-            let begun = Instant::now();
-            self.tables.audit();
-            self.occasions.listed(now, begun.elapsed());
-        }
+        // Not the time on a processor, which some kernels count in ticks of 10 ms.
+        let begun = Instant::now();
+        self.tables.audit();
+        self.occasions.listed(now, begun.elapsed());
     }
 
     /// The kernel's tables, to be audited.

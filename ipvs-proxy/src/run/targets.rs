@@ -39,12 +39,6 @@ pub(crate) trait Servers: Target<Key = ipvs::RowKey, Value = ipvs::Row, Error = 
     /// When the kernel cannot be read.
     fn is_empty(&self) -> Result<bool, KernelError>;
 
-    /// True when the kernel holds another number of virtual servers than when they were last compared.
-    ///
-    /// # Errors
-    /// When the kernel cannot be read.
-    fn differs_in_number(&self) -> Result<bool, KernelError>;
-
     /// The virtual servers of ours in `believed` that are missing, are different, or have a real server more or less.
     ///
     /// # Errors
@@ -95,10 +89,6 @@ impl Servers for IpvsTable {
 
     fn is_empty(&self) -> Result<bool, KernelError> {
         Self::is_empty(self)
-    }
-
-    fn differs_in_number(&self) -> Result<bool, KernelError> {
-        Self::differs_in_number(self)
     }
 
     fn differing(

@@ -281,8 +281,11 @@ impl Work for ProxyWork {
         self.proxy.touched(Touched::ForeignNft);
     }
 
-    fn pass(&mut self, _: Cause, now: Duration) -> Pass {
-        let pass = self.proxy.work(now);
+    fn pass(&mut self, cause: Cause, now: Duration) -> Pass {
+        let pass = match cause {
+            Cause::Order => self.proxy.work_on_order(now),
+            Cause::Change | Cause::Timer => self.proxy.work(now),
+        };
         self.judge_node();
         let (services, addresses) = self.proxy.take_checks();
         self.checks.change(services, addresses);

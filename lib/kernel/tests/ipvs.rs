@@ -366,7 +366,6 @@ fn one_reading_finds_one_server_among_ten_thousand() {
     assert_eq!(timed("not changed since", &mut table), [].into());
     for change in [&["-D", "-t", "192.168.0.10:7777"][..], &["-d", "-t", "192.168.0.10:5", "-r", "10.4.7.2:8080"]] {
         sh("ipvsadm", change);
-        assert_eq!(table.differs_in_number().unwrap(), change[0] == "-D");
         let found = timed("changed by another program", &mut table);
         let port = if change[0] == "-D" { 7777 } else { 5 };
         assert_eq!(found, [virtual_key(port)].into());
@@ -453,14 +452,12 @@ fn servers_of_another_network_namespace_hide_none_of_ours() {
     for _ in 0..30 {
         assert_eq!(table.differing(&rows).unwrap(), [].into());
         assert_eq!(table.differing_in_turn(&rows).unwrap(), [].into());
-        assert!(!table.differs_in_number().unwrap());
     }
     table.adopt((1..=300).map(virtual_key).collect(), [].into());
     assert_eq!(table.observe().unwrap(), rows);
     assert_eq!(table.differing(&rows).unwrap(), [].into());
     // Each sees its own: what happens here is not theirs.
     sh("ipvsadm", &["-D", "-t", "192.168.0.10:150"]);
-    assert!(table.differs_in_number().unwrap());
     assert_eq!(table.differing(&rows).unwrap(), [virtual_key(150)].into());
     others.adopt((1..=400).map(virtual_key).collect(), [].into());
     assert_eq!(others.observe().unwrap().len(), 400 * 4);
@@ -479,8 +476,8 @@ fn real_servers_are_compared_in_turn_until_all_were() {
     }
     let mut found = std::collections::BTreeSet::new();
     for turn in 0.. {
-        // At least 16 virtual servers a turn.
-        assert!(turn < 32, "after {turn} turns only {found:?}");
+        // At least 4 virtual servers a turn.
+        assert!(turn < 128, "after {turn} turns only {found:?}");
         assert_eq!(table.differing(&rows).unwrap(), [].into(), "the listing of virtual servers does not show it");
         found.extend(table.differing_in_turn(&rows).unwrap());
         if found == [3, 250, 499].map(virtual_key).into() {

@@ -1,52 +1,58 @@
-//! `Occasions`: when virtual servers are counted and when they are listed.
+//! `Occasions`: when virtual servers are listed, which IPVS says nothing of.
 //!
-//! Invariant: each is done when it is due, and nothing is done for its own sake that can be done on the same occasion: each time that the
-//! thread wakes costs more than a count.
+//! Invariants: what somebody else deletes is back within a second; as far as that allows, a listing takes a thousandth of a processor, and
+//! none is made while changes come that somebody waits for: one of ten thousand virtual servers takes a millisecond.
 
 use std::time::Duration;
 
-/// Time between two checks of tables that announce no changes: virtual servers are counted and some real servers compared, so that
-/// what somebody deletes is back within a second.
-const PERIOD: Duration = Duration::from_millis(500);
+/// The shortest time between two listings.
+const SHORTEST: Duration = Duration::from_millis(500);
 
-/// How many times longer than a listing of virtual servers takes is the time to the next, up to [`LONGEST`]: a quiet node shall cost nothing
-/// that shows.
+/// How many times longer than a listing takes is the time to the next, up to [`LONGEST`].
 const SHARE: u32 = 1000;
 
-/// The longest time between two listings, however long they take: what somebody else deleted is back within a second.
-const LONGEST: Duration = Duration::from_millis(900);
+/// The longest time to the next listing while nothing else is to be done.
+const LONGEST: Duration = Duration::from_millis(850);
+
+/// The longest time to the next listing, whatever is to be done.
+const LATEST: Duration = Duration::from_millis(950);
+
+/// Behind a change the next one may be on its way.
+const QUIET: Duration = Duration::from_millis(25);
 
 /// See the module's text.
 #[derive(Debug, Default)]
 pub(super) struct Occasions {
-    next_check: Duration,
-    next_listing: Duration,
+    next: Duration,
+    latest: Duration,
 }
 
 impl Occasions {
-    /// Whether it is time for a check, and then whether for a listing as well, which counts too.
-    pub(super) fn due(&mut self, now: Duration) -> Option<bool> {
-        let lists = now >= self.next_listing;
-        (lists || now >= self.next_check).then(|| {
-            self.next_check = now + PERIOD;
-            lists
-        })
+    /// Whether it is time for a listing.
+    pub(super) fn is_due(&self, now: Duration) -> bool {
+        now >= self.next
+    }
+
+    /// Somebody waits for a change: a listing may wait, and behind it a moment for the next one.
+    pub(super) fn postpone(&mut self, now: Duration) {
+        self.next = self.next.max((now + QUIET).min(self.latest));
     }
 
     /// Virtual servers were listed, which took so long.
     pub(super) fn listed(&mut self, now: Duration, took: Duration) {
-        self.next_listing = now + pause(took);
+        self.next = now + pause(took);
+        self.latest = now + LATEST;
     }
 
-    /// When something is due again.
-    pub(super) fn next(&self) -> Duration {
-        self.next_listing.min(self.next_check)
+    /// When it is time for a listing.
+    pub(super) const fn next(&self) -> Duration {
+        self.next
     }
 }
 
 /// The time to the next listing behind one that took so long.
 pub(in crate::run) fn pause(took: Duration) -> Duration {
-    took.saturating_mul(SHARE).clamp(PERIOD, LONGEST)
+    took.saturating_mul(SHARE).clamp(SHORTEST, LONGEST)
 }
 
 #[cfg(test)]
@@ -54,24 +60,25 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_listing_takes_the_place_of_a_count_and_neither_comes_late() {
-        for took in [100, 600, 2_000].map(Duration::from_micros) {
-            let (mut occasions, mut now) = (Occasions::default(), Duration::ZERO);
-            let (mut wakes, mut last, mut listed) = (0, Duration::ZERO, Duration::ZERO);
-            while now < Duration::from_secs(90) {
-                let lists = occasions.due(now).unwrap();
-                assert_eq!(occasions.due(now).filter(|lists| !lists), None, "once each time");
-                assert!(now - last <= PERIOD, "counted {last:?} and {now:?}");
-                assert!(now - listed <= LONGEST, "listed {listed:?} and {now:?}");
-                last = now;
-                if lists {
-                    occasions.listed(now, took);
-                    listed = now;
+    fn a_listing_waits_for_changes_but_never_for_a_second() {
+        for (every, took) in
+            [(1_u64, 2_000), (7, 600), (20, 100)].map(|(every, took)| (every, Duration::from_micros(took)))
+        {
+            let (mut occasions, mut listed, mut listings) = (Occasions::default(), Duration::ZERO, 0);
+            for now in (0..20_000).map(Duration::from_millis) {
+                // Changes come in bursts of a second.
+                let is_change = now.as_secs().is_multiple_of(2) && u64::from(now.subsec_millis()).is_multiple_of(every);
+                if is_change {
+                    occasions.postpone(now);
                 }
-                (wakes, now) = (wakes + 1, occasions.next());
+                if occasions.is_due(now) {
+                    assert!(now - listed <= LATEST, "listed {listed:?} and {now:?}");
+                    assert!(!is_change || now - listed == LATEST || listings == 0, "a change waits at {now:?}");
+                    occasions.listed(now, took);
+                    (listed, listings) = (now, listings + 1);
+                }
             }
-            // Each apart, these were four.
-            assert!(wakes <= 90 * 5 / 2 + 90, "{wakes} wakes in 90 s");
+            assert!((20..=40).contains(&listings), "{listings} listings in 20 s");
         }
     }
 }

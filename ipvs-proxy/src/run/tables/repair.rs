@@ -1,6 +1,6 @@
 //! What somebody else did to the servers: finding it and repairing it in place.
 //!
-//! IPVS announces no changes, so virtual servers are counted and compared from time to time. Invariant: what differs is read
+//! IPVS announces no changes, so virtual servers are listed and compared from time to time. Invariant: what differs is read
 //! again before it is believed, and only that; everything else goes on meanwhile.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -19,13 +19,6 @@ use crate::dataplane::record;
 type Differing = Result<BTreeSet<VirtualServerKey>, KernelError>;
 
 impl Tables {
-    /// True when there are more or fewer virtual servers than when they were last compared.
-    pub(crate) fn servers_differ_in_number(&mut self) -> bool {
-        let differ = self.servers_mut().map(|servers| servers.target_mut().differs_in_number());
-        // Why they cannot be counted shows when they are compared.
-        differ.is_some_and(|differ| differ.unwrap_or(false))
-    }
-
     /// True when virtual servers carry connections and there is none yet, of anybody's.
     pub(crate) fn have_no_servers(&mut self) -> bool {
         let is_empty = self.servers_mut().map(|servers| servers.target_mut().is_empty());

@@ -20,7 +20,7 @@ fn servers() -> FakeTable<RowKey, Row> {
 
 fn guarded(table: &FakeTable<RowKey, Row>, living: fn() -> Option<String>) -> Guarded<FakeServers> {
     let rows = Logged { name: "ipvs", table: table.clone(), log: Log::default(), life: Life::default() };
-    Guarded::new(FakeServers { rows, busy: Arc::default(), vanished: BTreeSet::new(), compared: None }, living)
+    Guarded::new(FakeServers { rows, busy: Arc::default(), vanished: BTreeSet::new() }, living)
 }
 
 fn change(scheduler: &str) -> Step<RowKey, Row> {

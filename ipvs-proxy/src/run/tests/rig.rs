@@ -81,7 +81,6 @@ impl Rig {
                     rows: Logged { name: "ipvs", table: servers.clone(), log: log.clone(), life: life.clone() },
                     busy: Arc::clone(&busy),
                     vanished: BTreeSet::new(),
-                    compared: None,
                 }),
                 addresses: Box::new(FakeAddresses {
                     table: super::super::spared::Spared::new(

@@ -102,7 +102,6 @@ impl Target for FakeServers {
 
     /// As the kernel's table: a real server needs its virtual server and goes with it.
     fn apply(&mut self, steps: &[Step<RowKey, Row>]) -> Vec<Result<(), KernelError>> {
-        self.compared = None;
         let mut results = Vec::new();
         for step in steps {
             let service = RowKey::Virtual(*step.key().service());
@@ -150,12 +149,7 @@ impl Servers for FakeServers {
         Ok(self.count() == 0)
     }
 
-    fn differs_in_number(&self) -> Result<bool, KernelError> {
-        Ok(self.compared.is_some_and(|known| known != self.count()))
-    }
-
     fn differing(&mut self, believed: &Rows<RowKey, Row>) -> Result<BTreeSet<VirtualServerKey>, KernelError> {
-        self.compared = Some(self.count());
         self.differing_in_turn(believed)
     }
 
@@ -219,6 +213,8 @@ impl<T: Target<Key = AddressKey, Value = Address, Error = KernelError>> VirtualA
 #[derive(Default)]
 pub(super) struct Connections {
     pub(super) held: Vec<Tracked>,
+    /// How often they were read.
+    pub(super) readings: usize,
     /// Readings to come that fail.
     pub(super) failures: usize,
 }
@@ -230,6 +226,7 @@ pub(super) struct FakeFlows(pub(super) Arc<Mutex<Connections>>, pub(super) Arc<M
 impl Flows for FakeFlows {
     fn forget(&mut self, of: &Selection, stale: Stale<'_>) -> Result<usize, KernelError> {
         let mut connections = self.0.lock().unwrap();
+        connections.readings += 1;
         if connections.failures > 0 {
             connections.failures -= 1;
             return Err(KernelError::new("list", of, Cause::Unexpected("broken off".to_owned())));

@@ -10,6 +10,9 @@ use netstate::ipvs::VirtualServerKey;
 
 use super::sockopt::{Entry, key};
 
+/// So many entries that are others where they stand are taken for listings that have shifted against each other.
+const FEW: usize = 256;
+
 /// See the module's text.
 #[derive(Debug, Default)]
 pub(super) struct Agreement {
@@ -42,7 +45,15 @@ impl Agreement {
             return None;
         };
         let mut suspects = std::mem::take(&mut self.open);
-        if !before.iter().eq(listing.clone()) {
+        let other = |(known, listed): &(&Entry, &Entry)| known != listed;
+        let (stand, found) = (before.len(), listing.clone().count());
+        if stand == found && before.iter().zip(listing.clone()).filter(other).take(FEW).count() < FEW {
+            // Entries that stay where they are and have other numbers of real servers: no list is made of so many for these.
+            for (known, listed) in before.iter_mut().zip(listing).filter(|(known, listed)| known != listed) {
+                suspects.extend([key(known.as_slice()), key(listed.as_slice())].into_iter().flatten());
+                *known = *listed;
+            }
+        } else {
             let listed: Vec<Entry> = listing.copied().collect();
             suspects.extend(changed(before, &listed));
             *before = listed;

@@ -1,8 +1,8 @@
 //! Comparing believed rows with what the kernel holds.
 //!
-//! IPVS announces no changes, so this is how a change by another program is found. Three questions, by what they cost: how many
-//! virtual servers there are (one call, the same for any number); what they are and how many real servers each has (one call); what
-//! the real servers are (a call for each virtual server, so some in turn).
+//! IPVS announces no changes, so this is how a change by another program is found. Two questions: what the virtual servers are and how
+//! many real servers each has (one call, a millisecond for ten thousand); what the real servers are (a call for each virtual server, so
+//! some in turn).
 
 use std::collections::BTreeSet;
 use std::ops::Bound;
@@ -16,21 +16,12 @@ use crate::error::KernelError;
 use reconcile::{Observed, Owner, Rows};
 
 /// Virtual servers whose real servers are read in one turn at least.
-const LEAST: usize = 16;
+const LEAST: usize = 4;
 
 /// How long a turn goes on beyond these.
 const TURN: Duration = Duration::from_micros(200);
 
 impl IpvsTable {
-    /// True when the kernel holds another number of IPv4 virtual servers than when they were last compared. Costs one call.
-    ///
-    /// # Errors
-    /// When the kernel cannot be read.
-    pub fn differs_in_number(&self) -> Result<bool, KernelError> {
-        let Some(known) = self.number else { return Ok(false) };
-        Ok(self.ipvs.sockopt.count()? != known)
-    }
-
     /// True when the kernel holds no IPv4 virtual server, whoever's. Costs one call.
     ///
     /// # Errors
@@ -48,7 +39,6 @@ impl IpvsTable {
     /// When the kernel cannot be read.
     pub fn differing(&mut self, believed: &Rows<RowKey, Row>) -> Result<BTreeSet<VirtualServerKey>, KernelError> {
         let listing = self.ipvs.sockopt.services()?;
-        self.number = Some(listing.len());
         let suspects = self.agreement.suspects(listing.entries());
         let suspected = suspected(suspects, believed);
         let listed = listing.of(|key| suspected.contains(key));

@@ -49,8 +49,6 @@ pub struct IpvsTable {
     serves_ipv6: bool,
     /// What was compared with the kernel last.
     pub(super) agreement: Agreement,
-    /// How many IPv4 virtual servers the kernel held when they were last compared; none once this table has done something.
-    pub(super) number: Option<usize>,
     /// The virtual server whose real servers were compared last.
     pub(super) compared: Option<VirtualServerKey>,
 }
@@ -60,8 +58,8 @@ impl IpvsTable {
     #[must_use]
     pub fn new(ipvs: Ipvs, owned: impl IntoIterator<Item = VirtualServerKey>) -> Self {
         let (owned, adopted, vanished) = (owned.into_iter().collect(), BTreeSet::new(), BTreeSet::new());
-        let (unmade, agreement, number, compared) = (BTreeSet::new(), Agreement::default(), None, None);
-        Self { ipvs, owned, adopted, vanished, unmade, serves_ipv6: true, agreement, number, compared }
+        let (unmade, agreement, compared) = (BTreeSet::new(), Agreement::default(), None);
+        Self { ipvs, owned, adopted, vanished, unmade, serves_ipv6: true, agreement, compared }
     }
 
     /// Nobody will desire virtual servers of IPv6: unless some are ours from before, they are not listed. Only netlink knows them, which has no
@@ -95,9 +93,8 @@ impl IpvsTable {
         }
     }
 
-    /// What is believed of these virtual servers is about to change, and how many there are.
+    /// What is believed of these virtual servers is about to change.
     pub(super) fn reopen<'a>(&mut self, services: impl IntoIterator<Item = &'a VirtualServerKey>) {
-        self.number = None;
         services.into_iter().for_each(|key| self.agreement.reopen(*key));
     }
 
@@ -173,7 +170,6 @@ impl Target for IpvsTable {
 
     fn observe(&mut self) -> Result<Rows<RowKey, Row>, KernelError> {
         self.agreement.forget();
-        self.number = None;
         self.unmade.clear();
         let (virtuals, reals) = self.virtual_rows()?;
         let adopted = std::mem::take(&mut self.adopted);
