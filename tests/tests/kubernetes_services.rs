@@ -13,6 +13,7 @@ use cni_node::containerd;
 use kube_services::affinity::*;
 use kube_services::balancers::*;
 use kube_services::cluster_ip::*;
+use kube_services::current::*;
 use kube_services::datagrams::*;
 use kube_services::flannel::*;
 use kube_services::kinds::*;
@@ -108,5 +109,14 @@ fn main() -> ExitCode {
             should_work_after_restarting_kube_proxy,
             should_work_after_restarting_apiserver,
             should_recreate_its_iptables_rules_if_they_are_deleted,
+            should_respect_internal_traffic_policy_local_pod_to_pod,
+            should_respect_internal_traffic_policy_local_pod_of_hostnetwork_to_pod,
+            should_respect_internal_traffic_policy_local_pod_and_node_to_pod_of_hostnetwork,
+            should_fallback_to_local_terminating_endpoints_with_internal_traffic_policy_local,
+            should_preserve_udp_traffic_for_a_clusterip_service_with_internal_traffic_policy_local,
+            should_route_traffic_to_an_endpoint_in_the_same_zone_when_it_is_preferred,
+            should_route_traffic_to_an_endpoint_on_the_same_node_when_it_is_preferred,
+            should_distribute_endpoints_evenly_and_follow_zone_hints,
+            should_serve_an_address_of_a_new_servicecidr,
         ])
 }

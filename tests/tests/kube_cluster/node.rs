@@ -15,6 +15,8 @@ use crate::cni_node::{self, NATIVE, image};
 
 const KUBECONFIG: &str = "/run/kubernetes/kubeconfig";
 
+const SERVICES: &str = "--service-cidr=192.168.0.0/16";
+
 /// kube-proxy's default, which counts where a file configures ipvs-proxy.
 const CLOSE_WAIT: &str = "--conntrack-tcp-timeout-close-wait=1h";
 
@@ -53,7 +55,13 @@ impl Node {
 
     /// Starts ipvs-proxy again, where it was a process and has ended.
     pub(crate) fn start_proxy(&mut self) -> Result<()> {
-        self.daemons[1] = proxy(&self.host)?;
+        self.daemons[1] = proxy(&self.host, KUBECONFIG, &[SERVICES])?;
+        Ok(())
+    }
+
+    /// The same, from the server of this kubeconfig, which says itself where Services have their addresses.
+    pub(crate) fn start_proxy_from(&mut self, kubeconfig: &str) -> Result<()> {
+        self.daemons[1] = proxy(&self.host, kubeconfig, &[])?;
         Ok(())
     }
 
@@ -77,7 +85,7 @@ impl Node {
 fn processes(server: &ApiServer, host: &Host) -> Result<[Process; 2]> {
     host.write(KUBECONFIG, server.kubeconfig().to_string())?;
     host.write("/etc/kube-flannel/net-conf.json", r#"{"Network":"172.7.0.0/16","Backend":{"Type":"vxlan"}}"#)?;
-    Ok([netd(host)?, proxy(host)?])
+    Ok([netd(host)?, proxy(host, KUBECONFIG, &[SERVICES])?])
 }
 
 fn netd(host: &Host) -> Result<Process> {
@@ -86,9 +94,9 @@ fn netd(host: &Host) -> Result<Process> {
     netd.args(flags).start("netd")
 }
 
-fn proxy(host: &Host) -> Result<Process> {
-    let flags = ["--proxy-mode=nftables", "--cluster-cidr=172.7.0.0/16", "--service-cidr=192.168.0.0/16", CLOSE_WAIT];
-    let proxy = host.command(lab::bin("ipvs-proxy")?).args(flags);
-    let proxy = proxy.args([format!("--kubeconfig={KUBECONFIG}"), format!("--hostname-override={}", host.name())]);
+fn proxy(host: &Host, kubeconfig: &str, more: &[&str]) -> Result<Process> {
+    let flags = ["--proxy-mode=nftables", "--cluster-cidr=172.7.0.0/16", CLOSE_WAIT];
+    let proxy = host.command(lab::bin("ipvs-proxy")?).args(flags).args(more);
+    let proxy = proxy.args([format!("--kubeconfig={kubeconfig}"), format!("--hostname-override={}", host.name())]);
     proxy.start("ipvs-proxy")
 }

@@ -18,10 +18,10 @@ use crate::kube_cluster::NODES;
 const PATIENCE: Duration = Duration::from_millis(500);
 
 /// A client that keeps its socket.
-struct Client(UdpSocket);
+pub(crate) struct Client(UdpSocket);
 
 impl Client {
-    fn new(at: At<'_>, to: SocketAddr) -> Result<Self> {
+    pub(crate) fn new(at: At<'_>, to: SocketAddr) -> Result<Self> {
         let socket = at.within(|| {
             let socket = UdpSocket::bind("0.0.0.0:0")?;
             socket.set_read_timeout(Some(PATIENCE))?;
@@ -33,7 +33,7 @@ impl Client {
     }
 
     /// Waits until this server answers.
-    fn answered_by(&self, to: SocketAddr, server: &str) -> Result<()> {
+    pub(crate) fn answered_by(&self, to: SocketAddr, server: &str) -> Result<()> {
         eventually(SOON, || {
             self.0.send_to(b"who are you?\n", to)?;
             let mut bytes = [0; 512];

@@ -8,6 +8,7 @@ pub(crate) mod affinity;
 pub(crate) mod ask;
 pub(crate) mod balancers;
 pub(crate) mod cluster_ip;
+pub(crate) mod current;
 pub(crate) mod datagrams;
 pub(crate) mod flannel;
 pub(crate) mod kinds;
@@ -25,6 +26,7 @@ use std::sync::{OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
+use lab::ApiServer;
 use serde_json::Value;
 
 use crate::kube_cluster::{Cluster, NODES, OUTSIDE, Programs};
@@ -46,6 +48,8 @@ const FEATURES: &str =
 
 /// The cluster with its shared servers.
 pub(crate) struct Lab {
+    /// A current API server, once a case has asked for it.
+    current: Option<ApiServer>,
     servers: BTreeMap<&'static str, Server>,
     pub(crate) cluster: Cluster,
 }
@@ -69,8 +73,11 @@ pub(crate) fn alone() -> Result<RwLockWriteGuard<'static, Lab>> {
 
 impl Lab {
     fn start() -> Result<Self> {
-        let mut lab =
-            Self { servers: BTreeMap::new(), cluster: Cluster::start_with(Programs::Processes, &[FEATURES])? };
+        let mut lab = Self {
+            current: None,
+            servers: BTreeMap::new(),
+            cluster: Cluster::start_with(Programs::Processes, &[FEATURES])?,
+        };
         let on = |name: &str| if name.starts_with('a') { NODES[0] } else { NODES[1] };
         let pods = SHARED.map(|name| Wanted::pod(name, on(name)));
         let of_host = OF_HOST.iter().zip(NODES).map(|(name, node)| Wanted::of_host(name, node));

@@ -193,6 +193,11 @@ impl Server {
         self.place.as_ref().map_or(At::Machine(&self.host), At::Pod)
     }
 
+    /// Name of its Node.
+    pub(crate) fn node(&self) -> &str {
+        self.host.name()
+    }
+
     /// ID of its container.
     pub(crate) fn container(&self, lab: &Lab) -> Result<String> {
         let pod = lab.cluster.server.get(&path(&self.name))?;
