@@ -14,6 +14,7 @@ mod repair;
 mod report;
 mod restart;
 mod rig;
+mod slow;
 mod sources;
 mod succession;
 mod tables;
@@ -21,7 +22,7 @@ mod tables;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
 use cluster::Event;

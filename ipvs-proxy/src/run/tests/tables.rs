@@ -6,12 +6,59 @@ pub(super) type Log = Arc<Mutex<Vec<String>>>;
 
 /// How many steps into the kernel the program still lives for; for ever where nobody says.
 #[derive(Clone, Default)]
-pub(super) struct Life(Arc<Mutex<Option<usize>>>);
+pub(super) struct Life(Arc<Mutex<Option<usize>>>, Arc<(Mutex<Pace>, Condvar)>);
+
+/// How fast the kernel answers.
+#[derive(Default)]
+struct Pace {
+    /// So many calls may go through; all where none is said.
+    permits: Option<usize>,
+    /// A call waits.
+    waits: bool,
+}
 
 impl Life {
     /// It dies behind so many steps.
     pub(super) fn end_behind(&self, steps: usize) {
         *self.0.lock().unwrap() = Some(steps);
+    }
+
+    /// From now on no call into the kernel comes back before it is let through.
+    pub(super) fn slow(&self) {
+        self.1.0.lock().unwrap().permits = Some(0);
+    }
+
+    /// One call more comes back.
+    pub(super) fn let_one_through(&self) {
+        let mut pace = self.1.0.lock().unwrap();
+        pace.permits = pace.permits.map(|permits| permits + 1);
+        pace.waits = false;
+        self.1.1.notify_all();
+    }
+
+    /// All come back, as ever.
+    pub(super) fn release(&self) {
+        self.1.0.lock().unwrap().permits = None;
+        self.1.1.notify_all();
+    }
+
+    /// Waits until a call is in the kernel.
+    pub(super) fn await_step(&self) {
+        let (pace, changed) = &*self.1;
+        let limit = Duration::from_secs(60);
+        let (_pace, late) = changed.wait_timeout_while(pace.lock().unwrap(), limit, |pace| !pace.waits).unwrap();
+        assert!(!late.timed_out(), "nothing is written");
+    }
+
+    fn pass(&self) {
+        let (pace, changed) = &*self.1;
+        let mut pace = pace.lock().unwrap();
+        while pace.permits == Some(0) {
+            pace.waits = true;
+            changed.notify_all();
+            pace = changed.wait(pace).unwrap();
+        }
+        pace.permits = pace.permits.map(|permits| permits - 1);
     }
 
     pub(super) fn is_over(&self) -> bool {
@@ -47,6 +94,7 @@ impl<K: Ord + Clone + fmt::Display + Send + 'static, V: Clone + PartialEq + fmt:
     }
 
     fn apply(&mut self, steps: &[Step<K, V>]) -> Vec<Result<(), KernelError>> {
+        self.life.pass();
         // A transaction of nftables is one step.
         let lived = if self.name == "nft" { self.life.live(1) * steps.len() } else { self.life.live(steps.len()) };
         let (steps, dead) = steps.split_at(lived);
