@@ -4,12 +4,16 @@
 mod proxy;
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use lab::{Etcd, Host, Need, Process, eventually};
+use lab::{Etcd, Host, Need, Process, eventually, throughout};
 use proxy::{Nodes, SOON, WEB_YAML, await_reals, servers, slice, spread};
 
 const PODS: [(&str, u32); 4] = [("172.7.21.2", 1), ("172.7.21.3", 1), ("172.7.22.2", 1), ("172.7.22.3", 1)];
+
+/// For how long the store is away.
+const AWAY: Duration = Duration::from_secs(10);
 
 fn command(host: &Host, etcd: &Etcd, words: &[&str]) -> Result<lab::Command> {
     let endpoints = format!("--etcd-endpoints={}", etcd.endpoints());
@@ -124,6 +128,45 @@ fn a_member_that_dies_stops_nobody() -> Result<()> {
     Ok(())
 }
 
+fn etcd_that_is_all_gone_changes_nothing_and_what_happened_meanwhile_is_found() -> Result<()> {
+    let nodes = Nodes::start()?;
+    let hosts: Vec<Host> = nodes.cluster.hosts().cloned().collect();
+    let members = ["hdss7-21", "hdss7-22", "hdss7-200"];
+    let mut etcd = Etcd::start(&hosts)?;
+    command(nodes.outside()?, &etcd, &["apply", "-f", "-"])?.input(WEB_YAML).run()?;
+    let proxy = daemon(&nodes, &etcd)?;
+    await_reals(nodes.node()?, &PODS)?;
+    members.iter().try_for_each(|member| etcd.kill(member))?;
+    eventually(SOON, || {
+        let status = nodes.status()?;
+        ensure!(status["lost"].is_string() && status["ok"] == false, "{status}");
+        Ok(())
+    })?;
+    // Longer than any of the client's limits: pings, requests and pauses between two tries.
+    throughout(AWAY, || -> Result<()> {
+        ensure!(spread(nodes.outside()?, 4)?.len() == 4);
+        let status = nodes.status()?;
+        ensure!(status["lost"].is_string() && status["ok"] == false && status["services"] == 1, "{status}");
+        Ok(())
+    })?;
+    await_reals(nodes.node()?, &PODS)?;
+    let live = ["curl", "-fsS", "--max-time", "20", "http://127.0.0.1:10256/livez"];
+    nodes.node()?.run(&live).context("nothing is stuck")?;
+    etcd.restart_all(&members)?;
+    command(nodes.outside()?, &etcd, &["apply", "-f", "-"])?.input(slice(&["172.7.22.3"])).run()?;
+    eventually(2 * SOON, || {
+        let status = nodes.status()?;
+        ensure!(status["lost"].is_null(), "{status}");
+        Ok(())
+    })?;
+    eventually(SOON, || {
+        ensure!(spread(nodes.outside()?, 4)?.keys().eq(["172.7.22.3"]));
+        Ok(())
+    })?;
+    ensure!(proxy.is_running());
+    Ok(())
+}
+
 fn main() -> ExitCode {
     lab::harness::main(
         &[Need::IpVs, Need::Nftables, Need::Dummy],
@@ -133,6 +176,7 @@ fn main() -> ExitCode {
             a_malformed_manifest_is_refused_whole_with_every_fault,
             junk_in_etcd_is_reported_and_the_rest_is_served,
             a_member_that_dies_stops_nobody,
+            etcd_that_is_all_gone_changes_nothing_and_what_happened_meanwhile_is_found,
         ],
     )
 }
