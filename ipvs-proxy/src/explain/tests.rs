@@ -195,6 +195,20 @@ fn a_place_that_is_served_by_ipvs_is_explained_with_its_servers_and_their_connec
 }
 
 #[test]
+#[test]
+fn annotations_of_a_service_are_explained_with_what_they_say() {
+    let mut objects = spec(|spec| spec["sessionAffinity"] = json!("ClientIP"));
+    objects[0]["metadata"]["annotations"] =
+        json!({"ipvs-proxy/weights": "here=4", "ipvs-proxy/affinity-prefix": "ipv4=24"});
+    let text = explained(&node(Mode::Ipvs, &objects), "192.168.0.10:80", "172.7.21.9");
+    for line in [
+        "  affinity  a client, all addresses of a network (ipv4=24), stays with its endpoint for 10800 s\n",
+        "  weights   here=4,elsewhere=1\n",
+    ] {
+        assert!(text.contains(line), "{text}");
+    }
+}
+
 fn clients_are_explained_by_their_class_and_one_of_each_where_nobody_is_named() {
     let facts = node(NFTABLES, &web());
     let all = text(&Report::of(&facts, &sites(&facts, "default/web:http"), None));

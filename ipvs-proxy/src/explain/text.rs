@@ -28,7 +28,14 @@ fn write_place(lines: &mut Lines, mode: &str, place: &Place) {
             lines.push(format_args!("  policy    {}", service.policy));
         }
         if let Some(seconds) = service.affinity {
-            lines.push(format_args!("  affinity  a client stays with its endpoint for {seconds} s"));
+            let client = match &service.affinity_prefix {
+                Some(prefix) => format!("a client, all addresses of a network ({prefix}),"),
+                None => "a client".to_owned(),
+            };
+            lines.push(format_args!("  affinity  {client} stays with its endpoint for {seconds} s"));
+        }
+        if let Some(weights) = &service.weights {
+            lines.push(format_args!("  weights   {weights}"));
         }
         if let Some(distribution) = service.distribution {
             lines.push(format_args!("  prefers   {distribution}"));

@@ -34,6 +34,12 @@ pub(crate) struct Served {
     /// Seconds a client stays with its endpoint.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) affinity: Option<u32>,
+    /// How many bits of an address are one client, as the annotation has it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) affinity_prefix: Option<String>,
+    /// What endpoints weigh, as the annotation has it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) weights: Option<String>,
     /// Whose endpoints are preferred.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) distribution: Option<&'static str>,
@@ -81,7 +87,17 @@ impl Served {
         let Some((service, port, kind)) = site.service(facts) else {
             let (name, kind) = (recorded(facts, site)?, "of the kernel's rows".to_owned());
             let (port, policy) = (String::new(), String::new());
-            return Some(Self { name, kind, port, policy, affinity: None, distribution: None, sources: Vec::new() });
+            return Some(Self {
+                name,
+                kind,
+                port,
+                policy,
+                affinity: None,
+                affinity_prefix: None,
+                weights: None,
+                distribution: None,
+                sources: Vec::new(),
+            });
         };
         let (field, policy) = policy(service, kind);
         let sources = match site.frontend(facts).map(|frontend| &frontend.sources) {
@@ -94,6 +110,11 @@ impl Served {
             port: port.name.clone(),
             policy: format!("{field} {policy:?}"),
             affinity: service.affinity,
+            affinity_prefix: service
+                .affinity_prefix
+                .filter(|_| service.affinity.is_some())
+                .map(|prefix| prefix.to_string()),
+            weights: service.weights.map(|weights| weights.to_string()),
             distribution: service.distribution.map(|distribution| match distribution {
                 Distribution::SameZone => "endpoints that hints mean for this zone",
                 Distribution::SameNode => "endpoints that hints mean for this node, then for this zone",
