@@ -12,8 +12,8 @@ use anyhow::{Result, ensure};
 use lab::{Need, echo, eventually};
 use proxy::affinity::{clients_move_with_their_endpoint_only, only_answer, sticky};
 use proxy::{
-    DNS, Nodes, SOON, WEB, WEB_SERVICE, WEB_YAML, ask, client, counted, dns, exposed, families, filter, flow_moves_on,
-    node, sctp, servers, spread,
+    DNS, Nodes, SOON, WEB, WEB_SERVICE, WEB_YAML, ask, await_reals, client, counted, dns, exposed, families, filter,
+    flow_moves_on, node, sctp, servers, slice, spread,
 };
 
 const PODS: [&str; 4] = ["172.7.21.2", "172.7.21.3", "172.7.22.2", "172.7.22.3"];
@@ -107,6 +107,20 @@ fn pods_of_a_network_are_one_client_where_the_service_says_so() -> Result<()> {
     let of = |pod| only_answer(nodes.pod(pod)?, &[WEB]);
     let (first, second) = (of("172.7.21.2")?, of("172.7.21.3")?);
     ensure!(first == second, "{first} and {second}");
+    Ok(())
+}
+
+fn connections_are_shared_as_endpoints_weigh() -> Result<()> {
+    let nodes = Nodes::start()?;
+    let annotations = "{ipvs-proxy/scheduler: wrr, ipvs-proxy/weights: \"here=3,elsewhere=1\"}";
+    let service = WEB_SERVICE.replacen("{name: web}", &format!("{{name: web, annotations: {annotations}}}"), 1);
+    let own = "[172.7.21.2]\n  nodeName: hdss7-21.host.com";
+    let endpoints = slice(&["172.7.21.2", "172.7.22.2"]).replacen("[172.7.21.2]", own, 1);
+    nodes.publish("web.yaml", &format!("{service}---\n{endpoints}"))?;
+    let _proxy = nodes.proxy()?;
+    await_reals(nodes.node()?, &[("172.7.21.2", 3), ("172.7.22.2", 1)])?;
+    let shares: Vec<_> = spread(nodes.outside()?, 40)?.into_iter().map(|(name, (count, _))| (name, count)).collect();
+    ensure!(shares == [("172.7.21.2".to_owned(), 30), ("172.7.22.2".to_owned(), 10)], "{shares:?}");
     Ok(())
 }
 
@@ -265,6 +279,7 @@ fn main() -> ExitCode {
         a_flow_that_began_before_its_service_reaches_it_at_last,
         clients_of_an_endpoint_that_leaves_move_and_no_others,
         pods_of_a_network_are_one_client_where_the_service_says_so,
+        connections_are_shared_as_endpoints_weigh,
         a_port_that_no_service_has_is_refused_although_the_node_listens_on_it,
         a_service_without_endpoints_refuses_at_once,
         a_service_of_sctp_has_a_virtual_server_at_each_of_its_places,
