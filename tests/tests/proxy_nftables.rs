@@ -297,6 +297,10 @@ fn each_connection_of_a_service_is_counted_once() -> Result<()> {
     counted::each_connection_of_a_service_is_counted_once("nftables")
 }
 
+fn prometheus_scrapes_the_numbers_of_ten_thousand_services() -> Result<()> {
+    counted::prometheus_scrapes_the_numbers_of_ten_thousand_services()
+}
+
 fn main() -> ExitCode {
     lab::harness::main(
         &[Need::Nftables],
@@ -322,6 +326,7 @@ fn main() -> ExitCode {
             a_node_object_says_zone_pods_and_primary_address,
             load_balancers_are_sent_elsewhere_while_the_node_leaves,
             both_ends_of_an_association_find_each_other,
+            prometheus_scrapes_the_numbers_of_ten_thousand_services,
             each_connection_of_a_service_is_counted_once,
         ],
     )

@@ -37,7 +37,7 @@ const ALWAYS_THERE: [(&str, &str); 14] = [
 ];
 
 /// What `tests/setup build run` and the build of the lab kernel install, with the programs that are executed from it.
-const INSTALLED: [(&str, &str); 38] = [
+const INSTALLED: [(&str, &str); 39] = [
     ("bc", "bc"),
     ("bind9-dnsutils", "dig nslookup"),
     ("binutils", "strip"),
@@ -70,6 +70,7 @@ const INSTALLED: [(&str, &str); 38] = [
     ("nginx", "nginx"),
     ("podman", "podman"),
     ("procps", "pgrep pkill ps sysctl"),
+    ("prometheus", "prometheus promtool"),
     ("python3-pip", "pip3"),
     ("strace", "strace"),
     ("systemd", "journalctl systemctl systemd systemd-analyze"),

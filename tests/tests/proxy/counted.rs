@@ -1,10 +1,11 @@
 //! What `/metrics` says of the clients of a Service, by packets that were sent.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, UdpSocket};
 
 use anyhow::{Context, Result, ensure};
 use lab::{Place, Process, echo, eventually};
+use serde_json::json;
 
 use super::{DNS, NODE_PORT_WEB, Nodes, SOON, ask, client, dns, exposed, slice};
 
@@ -125,4 +126,84 @@ pub(crate) fn numbers_of_services_can_be_left_out() -> Result<()> {
         ensure!(kinds.len() == names, "{flag}: {found:?}");
     }
     Ok(())
+}
+
+/// Services of UDP for whose numbers Prometheus asks.
+const MANY: usize = 10_000;
+
+/// The manifests of [`MANY`] Services with one endpoint each, as a list in JSON.
+fn many() -> String {
+    let items = (0..MANY).flat_map(|number| {
+        let (name, address) = (format!("s{number}"), address(number));
+        let ports = json!([{"name": "dns", "port": 53, "protocol": "UDP"}]);
+        let labels = json!({"kubernetes.io/service-name": name});
+        [
+            json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": name},
+                "spec": {"clusterIP": address, "ports": ports}}),
+            json!({"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4", "ports": ports,
+                "metadata": {"name": name, "labels": labels}, "endpoints": [{"addresses": ["172.7.22.2"]}]}),
+        ]
+    });
+    json!({"apiVersion": "v1", "kind": "List", "items": items.collect::<Vec<_>>()}).to_string()
+}
+
+fn address(number: usize) -> String {
+    format!("192.168.{}.{}", 16 + number / 250, 1 + number % 250)
+}
+
+/// What Prometheus answers to a query of one number.
+fn query(nodes: &Nodes, text: &str) -> Result<f64> {
+    let url = "http://127.0.0.1:9090/api/v1/query";
+    let query = format!("query={text}");
+    let answer =
+        nodes.node()?.run(&["curl", "-fsS", "--max-time", "20", "-G", url, "--data-urlencode", &query])?.stdout;
+    let answer: serde_json::Value = serde_json::from_str(&answer)?;
+    let value = answer.pointer("/data/result/0/value/1").and_then(serde_json::Value::as_str);
+    Ok(value.with_context(|| format!("no {text}: {answer}"))?.parse()?)
+}
+
+/// Debian's Prometheus scrapes a node with as many Services as there are numbers for, each of which has had a client, within its own limit.
+pub(crate) fn prometheus_scrapes_the_numbers_of_ten_thousand_services() -> Result<()> {
+    let nodes = exposed::start()?;
+    let node = nodes.node()?;
+    nodes.publish("many.json", &many())?;
+    let _proxy = exposed::proxy(&nodes, "nftables")?;
+    eventually(2 * SOON, || {
+        let status = nodes.status()?;
+        ensure!(status["services"] == MANY && status["ok"] == true, "{}", status["services"]);
+        Ok(())
+    })?;
+    let socket = nodes.outside()?.within(|| UdpSocket::bind("0.0.0.0:0"))??;
+    for number in 0..MANY {
+        socket.send_to(b"who are you?\n", (address(number).as_str(), 53))?;
+    }
+    let page = || node.run(&["curl", "-fsS", "--max-time", "20", "http://127.0.0.1:10249/metrics"]);
+    eventually(SOON, || {
+        let page = page()?.stdout;
+        let lines = page.lines().filter(|line| line.starts_with("ipvs_proxy_service_connections_total{")).count();
+        ensure!(lines == MANY, "{lines} lines");
+        Ok(())
+    })?;
+    let checked = node.command("promtool").args(["check", "metrics"]).input(page()?.stdout).output()?;
+    // kube-proxy's name of a gauge.
+    let known =
+        "kubeproxy_sync_proxy_rules_no_local_endpoints_total non-counter metrics should not have \"_total\" suffix";
+    ensure!(checked.stderr.trim() == known && checked.stdout.is_empty(), "{checked:?}");
+    node.write(
+        "/etc/prometheus.yml",
+        "global: {scrape_interval: 5s, scrape_timeout: 5s}\nscrape_configs:\n\
+        - {job_name: proxy, static_configs: [{targets: ['127.0.0.1:10249']}]}\n",
+    )?;
+    let flags = [
+        "--config.file=/etc/prometheus.yml",
+        "--storage.tsdb.path=/run/prometheus",
+        "--web.listen-address=127.0.0.1:9090",
+    ];
+    let _prometheus = node.command("prometheus").args(flags).start("prometheus")?;
+    eventually(2 * SOON, || {
+        ensure!((query(&nodes, "up{job=\"proxy\"}")? - 1.0).abs() < f64::EPSILON);
+        let counted = query(&nodes, "count(ipvs_proxy_service_connections_total)")?;
+        ensure!((counted - 10_000.0).abs() < f64::EPSILON, "{counted} Services");
+        Ok(())
+    })
 }
