@@ -162,8 +162,11 @@ pub(crate) fn gather(invocation: &Invocation) -> Result<Facts> {
     let pods = config.settings.text(path::CLUSTER_CIDR).split(',').filter_map(|network| network.parse().ok()).collect();
     let mut plane = run::plane(&config, mode)?;
     plane.set_pods(here.pods.clone(), std::iter::empty());
-    let planned = Planned::of(plane, &view, &here, &networks);
     let status = status.as_ref().and_then(|status| ProxyStatus::deserialize(status).ok());
+    // What is announced is as the daemon knows it: its rows are compared with these.
+    let announced = status.iter().flat_map(|status| &status.service_networks).filter(|network| network.used);
+    plane.set_announced(announced.filter_map(|network| network.network.parse().ok()).collect());
+    let planned = Planned::of(plane, &view, &here, &networks);
     let (scheduler, local) = (config.scheduler.name, config.local);
     let leaving = facts.object.as_ref().and_then(|node| Some((&node.name, node.leaving?)));
     let leaving =

@@ -16,6 +16,7 @@ use crate::dataplane::{DataPlane, Guards, Mode, NodeAddresses, Options, record, 
 use crate::object::key::{Kind, ObjectKey};
 use crate::object::node::Node;
 use crate::object::service::Service;
+use crate::object::service_cidr;
 use crate::object::slice::EndpointSlice;
 use crate::plan::here::Here;
 use crate::plan::pods::Pods;
@@ -23,7 +24,7 @@ use crate::plan::{Claims, plan};
 
 /// Every parser by the name of its corpus.
 #[allow(unreachable_pub, clippy::type_complexity, reason = "public with the feature, and a pair is no noun")]
-pub const TARGETS: [(&str, fn(&[u8])); 7] = [
+pub const TARGETS: [(&str, fn(&[u8])); 8] = [
     ("configuration", configuration),
     ("duration", period),
     ("endpoint_slice", endpoint_slice),
@@ -31,6 +32,7 @@ pub const TARGETS: [(&str, fn(&[u8])); 7] = [
     ("node", node),
     ("object_key", object_key),
     ("service", service),
+    ("service_cidr", networks),
 ];
 
 /// The longest reason, in bytes: an operator reads it in a log and in the status.
@@ -108,6 +110,11 @@ fn node(input: &[u8]) {
     assert!(node.pods.present().all(|(family, network)| network.family() == family), "{node:?}");
 }
 
+fn networks(input: &[u8]) {
+    let Some(networks) = answers(service_cidr::read(&String::from_utf8_lossy(input))) else { return };
+    assert!(networks.iter().all(|network| network.len() > 0), "{networks:?}");
+}
+
 /// A slice's port for a Service's.
 fn port(of: &Value) -> Value {
     json!({"name": of["name"], "protocol": of["protocol"], "port": 8080})
@@ -144,6 +151,7 @@ fn serve(service: &Service, slice: Option<EndpointSlice>) {
             services: PerFamily::default(),
             local: Vec::new(),
             node: NodeAddresses::default(),
+            announced: std::collections::BTreeSet::new(),
             guards: Guards::default(),
         };
         serve_on(DataPlane::new(options), service, slice.clone());

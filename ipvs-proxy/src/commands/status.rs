@@ -9,7 +9,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use crate::run::NAME;
-use crate::run::status::{Conflict, ProxyStatus};
+use crate::run::status::{Conflict, ProxyStatus, ServiceNetwork};
 
 /// Width of a terminal that nobody has widened.
 const COLUMNS: usize = 80;
@@ -64,6 +64,10 @@ fn render(status: &ProxyStatus) -> String {
     }
     if let Some(reason) = &status.ineligible {
         lines.push(format_args!("load balancers: nobody is to be sent here, /healthz answers 503: {reason}"));
+    }
+    for ServiceNetwork { network, from, used } in &status.service_networks {
+        let rest = if *used { "" } else { ", not used beside --service-cidr" };
+        lines.push(format_args!("Service network {network}: by {from}{rest}"));
     }
     for table in &status.tables {
         lines.push(format_args!("table {}: {} of {} rows in place", table.name, table.rows.done, table.rows.desired));

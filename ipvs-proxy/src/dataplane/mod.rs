@@ -111,6 +111,8 @@ pub(crate) struct Options {
     pub(crate) pods: PodsOfFamilies,
     /// The Service networks, where they are known.
     pub(crate) services: PerFamily<Option<Prefix>>,
+    /// Those that the API server announces, for a family of which none is known.
+    pub(crate) announced: BTreeSet<Prefix>,
     /// Networks of Services that are local by a route each, with IPVS, and not address by address.
     pub(crate) local: Vec<Prefix>,
     /// The node's addresses.
@@ -247,6 +249,14 @@ impl DataPlane {
         let differs = |family| before.get(family) != pods.get(family);
         let concerned = served.filter(|(key, _)| differs(key.family()));
         self.change(Options { pods: pods.clone(), ..self.options.clone() }, concerned)
+    }
+
+    /// Takes in which Service networks are announced.
+    pub(crate) fn set_announced(&mut self, announced: BTreeSet<Prefix>) -> Changes {
+        if announced == self.options.announced {
+            return Changes::default();
+        }
+        self.change(Options { announced, ..self.options.clone() }, std::iter::empty())
     }
 
     /// Takes in the node's addresses; `served` is everything that is served. Costs what is served at addresses of the node, or at such as

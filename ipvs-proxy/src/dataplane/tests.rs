@@ -54,6 +54,7 @@ pub(super) fn plane(mode: Mode) -> DataPlane {
         services,
         local: Vec::new(),
         node: NodeAddresses::default(),
+        announced: std::collections::BTreeSet::new(),
         guards: Guards::default(),
     })
 }

@@ -74,6 +74,7 @@ pub(crate) fn node_with_local(mode: Mode, objects: &[Value], networks: &[&str]) 
         services: PerFamily::default(),
         local: local.clone(),
         node: NodeAddresses::default(),
+        announced: std::collections::BTreeSet::new(),
         guards: Guards::default(),
     };
     let plane = DataPlane::new(options);
@@ -195,7 +196,6 @@ fn a_place_that_is_served_by_ipvs_is_explained_with_its_servers_and_their_connec
 }
 
 #[test]
-#[test]
 fn annotations_of_a_service_are_explained_with_what_they_say() {
     let mut objects = spec(|spec| spec["sessionAffinity"] = json!("ClientIP"));
     objects[0]["metadata"]["annotations"] =
@@ -209,6 +209,7 @@ fn annotations_of_a_service_are_explained_with_what_they_say() {
     }
 }
 
+#[test]
 fn clients_are_explained_by_their_class_and_one_of_each_where_nobody_is_named() {
     let facts = node(NFTABLES, &web());
     let all = text(&Report::of(&facts, &sites(&facts, "default/web:http"), None));

@@ -10,6 +10,7 @@ mod name;
 pub(crate) mod node;
 mod pairs;
 pub(crate) mod service;
+pub(crate) mod service_cidr;
 pub(crate) mod slice;
 #[cfg(test)]
 mod tests;

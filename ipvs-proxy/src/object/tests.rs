@@ -145,6 +145,7 @@ fn outcome(service: &Value, slice: &Value) -> String {
         services: PerFamily::default(),
         local: Vec::new(),
         node: NodeAddresses::default(),
+        announced: std::collections::BTreeSet::new(),
         guards: Guards::default(),
     });
     let named = (path.not_served(&service), &service.skipped, &slice.unserved, &slice.skipped, &service.distribution);

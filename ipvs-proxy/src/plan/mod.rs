@@ -14,8 +14,10 @@
 //! | [`pods`] | how clients are known for Pods |
 //! | [`remarks`] | where flags, Node object and machine differ |
 //! | [`check`] | what a load balancer asks this node about a Service |
+//! | [`announced`] | which networks the API server announces for ClusterIPs |
 //! | [`networks`] | which networks can stand side by side |
 
+pub(crate) mod announced;
 pub(crate) mod check;
 pub(crate) mod claims;
 pub(crate) mod findings;

@@ -25,6 +25,7 @@ mod reload;
 mod reported;
 mod routed;
 mod running;
+mod service_cidrs;
 mod spared;
 pub(crate) mod status;
 pub(crate) mod tables;
@@ -34,6 +35,7 @@ mod tests;
 pub(crate) mod traffic;
 mod worker;
 
+use std::collections::BTreeSet;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, bail};
@@ -137,6 +139,7 @@ async fn receive(config: Config, opened: Opened, mut reload: Reload, shell: Shel
     let work = reporting(ProxyWork::new(proxy, checks, shell.clone()).beginning(begun), running.config());
     let worker = Worker::start("worker", work, mailbox.clone()).context("start the thread for the kernel")?;
     let Config { place, node, .. } = running.config();
+    service_cidrs::begin(place, &mailbox, &shell.liveness);
     let mut source = Source::listen(place, node, shell::seed());
     for (name, progress) in source.progress() {
         shell.liveness.judge(name, progress);
@@ -254,9 +257,9 @@ fn link() -> anyhow::Result<IfName> {
 /// When the link of virtual addresses has no name, which does not happen.
 pub(crate) fn plane(config: &Config, mode: Mode) -> anyhow::Result<DataPlane> {
     let (scheduler, pods) = (config.scheduler.clone(), prepare::pods(config));
-    let (services, node) = (config.services, NodeAddresses::default());
+    let (services, node, announced) = (config.services, NodeAddresses::default(), BTreeSet::new());
     let (local, guards) = (config.local.clone(), prepare::guards(config));
-    Ok(DataPlane::new(Options { mode, link: link()?, scheduler, pods, services, local, node, guards }))
+    Ok(DataPlane::new(Options { mode, link: link()?, scheduler, pods, services, announced, local, node, guards }))
 }
 
 /// The networks as they are.

@@ -25,6 +25,7 @@ use super::tables::{Tables, Touched};
 use crate::dataplane::DataPlane;
 use crate::object::ObjectName;
 use crate::object::key::Kind;
+use crate::plan::announced::Announced;
 use crate::plan::check::HealthCheck;
 use crate::plan::findings::Findings;
 use crate::plan::here::{Facts, Here};
@@ -42,6 +43,7 @@ pub(crate) struct Proxy {
     /// The source has, or had, its Node object.
     had_node: bool,
     networks: Networks,
+    announced: Announced,
     view: View,
     claims: Claims,
     plane: DataPlane,
@@ -102,6 +104,7 @@ impl Proxy {
             facts,
             had_node: false,
             networks,
+            announced: Announced::default(),
             view: View::default(),
             claims: Claims::default(),
             plane,
@@ -324,6 +327,12 @@ impl Proxy {
     #[must_use]
     pub(crate) fn is_mid_change(&self) -> bool {
         !self.changed.is_empty()
+    }
+
+    /// The Service networks, and those that the API server announces.
+    #[must_use]
+    pub(crate) const fn service_networks(&self) -> (&Networks, &Announced) {
+        (&self.networks, &self.announced)
     }
 
     /// What is planned.

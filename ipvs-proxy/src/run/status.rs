@@ -40,6 +40,8 @@ pub(crate) struct ProxyStatus {
     pub(crate) ineligible: Option<String>,
     /// The Node object, if the source has it.
     pub(crate) node_object: Option<NodeObject>,
+    /// The Service networks, and where they come from.
+    pub(crate) service_networks: Vec<ServiceNetwork>,
     /// Services that are known.
     pub(crate) services: usize,
     /// EndpointSlices that are known.
@@ -74,6 +76,18 @@ pub(crate) struct NodeObject {
     pub(crate) pod_networks: Vec<String>,
     /// Its addresses, the first of each family.
     pub(crate) addresses: Vec<String>,
+}
+
+/// A network that ClusterIPs are given out of.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct ServiceNetwork {
+    /// The network.
+    pub(crate) network: String,
+    /// Who says so.
+    pub(crate) from: String,
+    /// It is used: what a flag says of a family counts before what is announced.
+    pub(crate) used: bool,
 }
 
 /// An object that cannot be read or served.
@@ -163,6 +177,7 @@ impl ProxyStatus {
             lost,
             ineligible: proxy.ineligible(),
             node_object: proxy.view().node(node).map(node_object),
+            service_networks: service_networks(proxy),
             services: proxy.view().known(&[Kind::Service]),
             endpoint_slices: proxy.view().known(&[Kind::EndpointSlice]),
             refused: refused(proxy),
@@ -201,6 +216,22 @@ fn node_object(node: &Node) -> NodeObject {
     }
 }
 
+fn service_networks(proxy: &Proxy) -> Vec<ServiceNetwork> {
+    let (networks, announced) = proxy.service_networks();
+    let configured = networks.services.present().map(|(_, network)| ServiceNetwork {
+        network: network.to_string(),
+        from: "--service-cidr".to_owned(),
+        used: true,
+    });
+    let of_objects = announced.objects.iter().flat_map(|(name, of)| of.iter().map(move |network| (name, network)));
+    let of_objects = of_objects.map(|(name, network)| ServiceNetwork {
+        network: network.to_string(),
+        from: format!("ServiceCIDR {name}"),
+        used: networks.services.get(network.family()).is_none(),
+    });
+    configured.chain(of_objects).take(LISTED).collect()
+}
+
 /// What is to be said of this node. Hints for zones cannot be followed on one that does not know its own.
 fn of_node(proxy: &Proxy) -> Vec<String> {
     let zone = proxy.lacks_zone().then(|| {
@@ -208,7 +239,9 @@ fn of_node(proxy: &Proxy) -> Vec<String> {
          the source have this node's Node object with the label topology.kubernetes.io/zone"
             .to_owned()
     });
-    zone.into_iter().chain(proxy.remarks()).collect()
+    let announced = proxy.service_networks().1.trouble.as_ref();
+    let announced = announced.map(|trouble| format!("ServiceCIDRs: {trouble}; what is known of them stays"));
+    zone.into_iter().chain(announced).chain(proxy.remarks()).collect()
 }
 
 /// What is found beside the objects that are used.

@@ -23,6 +23,7 @@ use super::status::ProxyStatus;
 use super::tables::Touched;
 use super::{SOURCES, TABLES, addresses, forward, lock};
 use crate::object::key::Kind;
+use crate::plan::announced::Announced;
 use crate::plan::here::OwnAddresses;
 use crate::source::Update;
 
@@ -48,6 +49,8 @@ pub(super) enum Order {
     Update(Update),
     /// The addresses of this node.
     Addresses(OwnAddresses),
+    /// The Service networks that the API server announces.
+    Announced(Announced),
     /// Addresses whose local routes are gone.
     Unrouted(BTreeSet<IpAddr>),
     /// Another configuration: the proxy that goes on with it.
@@ -255,6 +258,7 @@ impl Work for ProxyWork {
                 }
             }
             Order::Addresses(addresses) => self.proxy.learn(|facts| facts.own = addresses),
+            Order::Announced(announced) => self.proxy.announce(announced),
             Order::Unrouted(addresses) => self.proxy.unrouted(&addresses),
             Order::Succeed(proxy) => self.succeed(*proxy),
         }

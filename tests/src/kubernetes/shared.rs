@@ -54,10 +54,11 @@ impl ApiServer {
 
     /// Deletes what tests have put.
     fn clear(&self) -> Result<()> {
+        let cidrs = "/apis/networking.k8s.io/v1/servicecidrs";
+        let cidrs = (self.release() == Release::Modern).then_some(cidrs);
         let slices = format!("/apis/{}/endpointslices", self.release().slices());
-        for collection in
-            ["/api/v1/services", "/api/v1/endpoints", &slices, "/api/v1/nodes", "/api/v1/pods", "/api/v1/events"]
-        {
+        let core = ["services", "endpoints", "nodes", "pods", "events"].map(|plural| format!("/api/v1/{plural}"));
+        for collection in core.iter().map(String::as_str).chain([slices.as_str()]).chain(cidrs) {
             for object in self.get(collection)?.get("items").and_then(Value::as_array).into_iter().flatten() {
                 let text = |pointer| object.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
                 let (root, plural) = collection.rsplit_once('/').unwrap_or_default();

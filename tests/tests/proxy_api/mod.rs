@@ -4,4 +4,5 @@ pub(crate) mod access;
 pub(crate) mod events;
 pub(crate) mod node;
 pub(crate) mod rights;
+pub(crate) mod service_cidr;
 pub(crate) mod store;

@@ -43,7 +43,7 @@ const BEHIND_IPVS: i32 = 110;
 pub(crate) fn table(family: IpFamily, options: &Options) -> (RowKey, Row) {
     let mut table = Table::default();
     let (unallocated, wanted) = (Unallocated::of(family, options), options.guards);
-    let elsewhere = || refuse(family, unallocated.as_ref()).into_iter();
+    let elsewhere = || refuse(family, &unallocated).into_iter();
     let round = options.node.uplinks.get(family).as_ref().map(|uplink| guards::round(family, uplink));
     let forwarded = elsewhere().chain(round).chain(wanted.invalid.then(guards::invalid)).collect();
     let loopback = if wanted.loopback { guards::loopback(family) } else { Vec::new() };
@@ -155,12 +155,12 @@ fn refuse_behind_ipvs(family: IpFamily) -> Vec<Rule> {
 
 /// Elsewhere: what comes to a virtual address that is not local, and has no virtual server on its way; or to one that no Service has. An
 /// external one that is local answers a ping as the node does, and refuses ports where it comes in.
-fn refuse(family: IpFamily, unallocated: Option<&Unallocated>) -> Vec<Rule> {
+fn refuse(family: IpFamily, unallocated: &[Unallocated]) -> Vec<Rule> {
     let unrecorded = Match::Lookup(Op::IsNot, at_address(family), Name::literal(record::SET));
     let internal = Match::Lookup(Op::IsNot, vec![Field::Daddr(family)], Name::literal(EXTERNAL));
     let unserved = new().when(at_vip(family)).when(internal).when(unrecorded).then(Reject::PortUnreachable);
     let [at_address, at_node] = refuse_listed(family);
-    [at_address, unserved, at_node].into_iter().chain(unallocated.into_iter().flat_map(Unallocated::rules)).collect()
+    [at_address, unserved, at_node].into_iter().chain(unallocated.iter().flat_map(Unallocated::rules)).collect()
 }
 
 /// Where a Service has no endpoint. What none was chosen for still has its first destination.

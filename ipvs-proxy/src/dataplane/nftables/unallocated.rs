@@ -27,10 +27,14 @@ pub(crate) struct Unallocated {
 }
 
 impl Unallocated {
-    /// `None` where the Service network is not known, or is all others'.
+    /// Of each Service network of the family: the one that is configured, or else those that the API server announces. None where no
+    /// network is known, or where it is all others'.
     #[must_use]
-    pub(crate) fn of(family: IpFamily, options: &Options) -> Option<Self> {
-        (*options.services.get(family)).and_then(|services| Self::inside(services, options))
+    pub(crate) fn of(family: IpFamily, options: &Options) -> Vec<Self> {
+        let configured = *options.services.get(family);
+        let announced = options.announced.iter().filter(|network| network.family() == family && configured.is_none());
+        let networks = configured.into_iter().chain(announced.copied());
+        networks.filter_map(|services| Self::inside(services, options)).collect()
     }
 
     /// The same of any network of Services.

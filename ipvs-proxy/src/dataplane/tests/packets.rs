@@ -43,6 +43,7 @@ pub(super) fn options(mode: Mode) -> Options {
         pods: Pods::inside(PerFamily::new("172.7.0.0/16".parse().ok(), "fd07::/16".parse().ok())),
         local: Vec::new(),
         node: NodeAddresses::default(),
+        announced: std::collections::BTreeSet::new(),
         guards: Guards::default(),
     }
 }
@@ -309,6 +310,7 @@ fn nothing_is_dropped_where_the_service_network_is_unknown_or_all_others() {
             services: PerFamily::default(),
             local: Vec::new(),
             node: NodeAddresses::default(),
+            announced: std::collections::BTreeSet::new(),
             guards: Guards::default(),
         };
         options.services.v4 = services.map(|services| services.parse().unwrap());
@@ -316,8 +318,12 @@ fn nothing_is_dropped_where_the_service_network_is_unknown_or_all_others() {
         options
     };
     let of = |options: &Options| nftables::unallocated::Unallocated::of(IpFamily::V4, options);
-    assert_eq!(of(&options(None, "10.4.7.0/24")), None);
-    assert_eq!(of(&options(Some("192.168.0.0/16"), "192.160.0.0/12")), None);
-    assert_eq!(of(&options(Some("172.7.8.0/24"), "10.4.7.0/24")), None, "Pods have it");
-    assert!(of(&options(Some("192.168.0.0/16"), "10.4.7.0/24")).is_some());
+    assert!(of(&options(None, "10.4.7.0/24")).is_empty());
+    assert!(of(&options(Some("192.168.0.0/16"), "192.160.0.0/12")).is_empty());
+    assert!(of(&options(Some("172.7.8.0/24"), "10.4.7.0/24")).is_empty(), "Pods have it");
+    assert_eq!(of(&options(Some("192.168.0.0/16"), "10.4.7.0/24")).len(), 1);
+    let networks = ["10.96.0.0/16", "10.97.0.0/16", "fd09::/108"].map(|network| network.parse().unwrap());
+    let announced = |services| Options { announced: networks.into(), ..options(services, "10.4.7.0/24") };
+    assert_eq!(of(&announced(None)).len(), 2, "both that the API server announces");
+    assert_eq!(of(&announced(Some("192.168.0.0/16"))), of(&options(Some("192.168.0.0/16"), "10.4.7.0/24")));
 }

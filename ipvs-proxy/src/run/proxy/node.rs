@@ -9,6 +9,7 @@ use super::Proxy;
 use crate::dataplane::{self, DataPlane, NodeAddresses};
 use crate::object::ObjectName;
 use crate::object::slice::EndpointSlice;
+use crate::plan::announced::Announced;
 use crate::plan::check::HealthCheck;
 use crate::plan::depends_on_zone;
 use crate::plan::here::{Facts, Mode};
@@ -69,6 +70,17 @@ impl Proxy {
             };
             self.dirty.extend(self.view.all_slices().filter(is_about).map(|slice| slice.service.clone()));
         }
+    }
+
+    /// Takes in which Service networks the API server announces.
+    pub(crate) fn announce(&mut self, announced: Announced) {
+        if let Some(trouble) =
+            announced.trouble.as_ref().filter(|trouble| self.announced.trouble.as_ref() != Some(*trouble))
+        {
+            tracing::warn!("ServiceCIDRs: {trouble}; what is known of them stays");
+        }
+        self.tables.want(self.plane.set_announced(announced.networks()));
+        self.announced = announced;
     }
 
     /// Lets the rows follow the addresses of this node.

@@ -20,6 +20,7 @@ impl Proxy {
         self.dirty.extend(self.view.services().map(|service| service.name.clone()));
         self.dirty.extend(self.view.all_slices().map(|slice| slice.service.clone()));
         self.had_node = before.had_node;
+        self.announce(before.announced);
         let Facts { own, object, .. } = before.facts;
         self.learn(|facts| (facts.own, facts.object) = (own, object));
     }

@@ -102,6 +102,7 @@ impl Rig {
             services: PerFamily::default(),
             local: networks,
             node: NodeAddresses::default(),
+            announced: std::collections::BTreeSet::new(),
             guards: Guards::default(),
         };
         let plane = DataPlane::new(options);
