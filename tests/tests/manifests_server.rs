@@ -4,22 +4,18 @@
 
 mod rendered;
 
-use std::collections::BTreeSet;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use lab::kubernetes::{ApiServer, Release};
 use lab::{Cluster, Host, Need, Process, bin, eventually};
-use rendered::{Objects, compare, list_at, overlays, text_at, words};
+use rendered::{Objects, compare, list_at, overlays, rights, text_at, words};
 use serde_json::{Value, json};
 
 const SOON: Duration = Duration::from_secs(60);
 const NODE: &str = "hdss7-21.host.com";
 const AUDIT: &str = "/run/audit.log";
-
-/// Group, resource with its part, verb.
-type Right = (String, String, String);
 
 /// A server that writes down who asks it for what.
 fn audited(cluster: &Cluster) -> Result<ApiServer> {
@@ -35,39 +31,6 @@ fn audited(cluster: &Cluster) -> Result<ApiServer> {
 fn objects_of(overlay: &str) -> Result<Objects> {
     let found = overlays()?.into_iter().find(|(name, _)| name == overlay);
     Ok(found.with_context(|| format!("no overlay {overlay}"))?.1)
-}
-
-/// The rights that the role gives.
-fn allowed(objects: &Objects, role: &str) -> BTreeSet<Right> {
-    let rules = &objects[&("ClusterRole".to_owned(), role.to_owned())]["rules"];
-    let mut rights = BTreeSet::new();
-    for rule in rules.as_array().unwrap() {
-        let texts = |field: &str| rule[field].as_array().unwrap().iter().map(|text| text.as_str().unwrap().to_owned());
-        for group in texts("apiGroups") {
-            for resource in texts("resources") {
-                rights.extend(texts("verbs").map(|verb| (group.clone(), resource.clone(), verb)));
-            }
-        }
-    }
-    rights
-}
-
-/// The rights that the account has used, and whether it lacked one.
-fn used(server: &ApiServer, account: &str) -> Result<BTreeSet<Right>> {
-    let name = format!("system:serviceaccount:kube-system:{account}");
-    let mut rights = BTreeSet::new();
-    for line in server.host().read(AUDIT)?.lines() {
-        let call: Value = serde_json::from_str(line)?;
-        if call["user"]["username"] != name.as_str() || call["objectRef"].is_null() {
-            continue;
-        }
-        ensure!(call["responseStatus"]["code"] != 403, "{account} may not: {call}");
-        let part = |field: &str| call["objectRef"][field].as_str().unwrap_or_default().to_owned();
-        let resource = [part("resource"), part("subresource")].into_iter().filter(|text| !text.is_empty());
-        let resource = resource.collect::<Vec<_>>().join("/");
-        rights.insert((part("apiGroup"), resource, text_at(&call, "/verb")?.to_owned()));
-    }
-    Ok(rights)
 }
 
 /// Starts the program of a DaemonSet on the node, as that starts it.
@@ -139,7 +102,7 @@ fn rights_of_netd_are_exactly_the_calls_of_a_run() -> Result<()> {
         Ok(())
     })?;
     eventually(SOON, || {
-        let (used, allowed) = (used(&server, "netd")?, allowed(&objects, "netd"));
+        let (used, allowed) = (rights::used(&server.host().read(AUDIT)?, "netd")?, rights::allowed(&objects, "netd"));
         ensure!(used == allowed, "netd used {used:?} and may {allowed:?}");
         Ok(())
     })
@@ -159,12 +122,8 @@ fn rights_of_the_proxy_are_exactly_the_calls_of_a_run() -> Result<()> {
     proxy.wait_for_line("ready", SOON)?;
     // It reports its start.
     eventually(SOON, || {
-        let (used, mut allowed) = (used(&server, "ipvs-proxy")?, allowed(&objects, "ipvs-proxy"));
-        // This server has none: proxy_kubernetes' service_cidrs_of_the_api_are_followed has the calls.
-        let of_newer = ["list", "watch"].map(|verb| ["networking.k8s.io", "servicecidrs", verb].map(str::to_owned));
-        for [group, resource, verb] in of_newer {
-            ensure!(allowed.remove(&(group, resource, verb)), "{allowed:?}");
-        }
+        let used = rights::used(&server.host().read(AUDIT)?, "ipvs-proxy")?;
+        let allowed = rights::served_by_1_20(rights::allowed(&objects, "ipvs-proxy"));
         ensure!(used == allowed, "ipvs-proxy used {used:?} and may {allowed:?}");
         Ok(())
     })

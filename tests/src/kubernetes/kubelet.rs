@@ -3,6 +3,8 @@
 //! Invariant: nothing of the real machine changes. The kubelet reads control groups through mounts that cannot be written, makes none
 //! (`cgroupsPerQOS: false`), and the kernel settings that it wants for a whole machine are files over those of `/proc/sys`.
 
+use std::path::{Path, PathBuf};
+
 use anyhow::{Context, Result};
 use serde_json::json;
 
@@ -20,6 +22,9 @@ const SETTINGS: [(&str, &str); 6] = [
     ("kernel/keys/root_maxbytes", "25000000"),
 ];
 
+/// Where Pods look names up.
+const DNS: &str = "192.168.0.2";
+
 /// Options of a mount that name no controller.
 const OF_ANY_MOUNT: [&str; 7] = ["rw", "ro", "nosuid", "nodev", "noexec", "relatime", "noatime"];
 
@@ -27,6 +32,8 @@ const OF_ANY_MOUNT: [&str; 7] = ["rw", "ro", "nosuid", "nodev", "noexec", "relat
 #[derive(Debug)]
 pub struct Kubelet {
     process: Process,
+    host: Host,
+    program: PathBuf,
 }
 
 impl Kubelet {
@@ -44,17 +51,8 @@ impl Kubelet {
         let kubeconfig = server.kubeconfig_of(&format!("system:node:{}", host.name()), &["system:nodes"])?;
         host.write("/run/kubelet/kubeconfig", kubeconfig.to_string())?;
         host.write("/run/kubelet/config", configuration().to_string())?;
-        let command = host.command(server.programs().join("kubelet")).args([
-            "--config=/run/kubelet/config",
-            "--kubeconfig=/run/kubelet/kubeconfig",
-            "--container-runtime=remote",
-            "--container-runtime-endpoint=unix:///run/containerd/containerd.sock",
-            "--root-dir=/var/lib/kubelet",
-            "--cert-dir=/var/lib/kubelet/pki",
-            &format!("--hostname-override={}", host.name()),
-            &format!("--node-ip={}", host.address()?),
-        ]);
-        Ok(Self { process: command.start("kubelet")? })
+        let program = server.programs().join("kubelet");
+        Ok(Self { process: launch(host, &program)?, host: host.clone(), program })
     }
 
     /// Its process.
@@ -62,6 +60,29 @@ impl Kubelet {
     pub const fn process(&self) -> &Process {
         &self.process
     }
+
+    /// Starts it again where it has ended.
+    ///
+    /// # Errors
+    /// As [`Kubelet::start`].
+    pub fn start_again(&mut self) -> Result<()> {
+        self.process = launch(&self.host, &self.program)?;
+        Ok(())
+    }
+}
+
+fn launch(host: &Host, program: &Path) -> Result<Process> {
+    let command = host.command(program).args([
+        "--config=/run/kubelet/config",
+        "--kubeconfig=/run/kubelet/kubeconfig",
+        "--container-runtime=remote",
+        "--container-runtime-endpoint=unix:///run/containerd/containerd.sock",
+        "--root-dir=/var/lib/kubelet",
+        "--cert-dir=/var/lib/kubelet/pki",
+        &format!("--hostname-override={}", host.name()),
+        &format!("--node-ip={}", host.address()?),
+    ]);
+    command.start("kubelet")
 }
 
 /// Shows the machine the control groups of the real one, for reading.
@@ -95,6 +116,8 @@ fn configuration() -> serde_json::Value {
         "enforceNodeAllocatable": [],
         "failSwapOn": false,
         "resolvConf": "/etc/resolv.conf",
+        "clusterDNS": [DNS],
+        "clusterDomain": "cluster.local",
         "evictionHard": {"memory.available": "50Mi", "nodefs.available": "1%", "imagefs.available": "1%"},
         "volumePluginDir": "/var/lib/kubelet/plugins",
         "nodeStatusUpdateFrequency": "2s",

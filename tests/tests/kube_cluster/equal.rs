@@ -4,24 +4,28 @@
 //! Invariant: both sides are read anew at each try; what the API says is worked out here, from its objects, without a line of our programs.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use lab::{Host, eventually};
 use serde_json::Value;
 
+use super::Cluster;
 use super::node::Node;
-use super::{Cluster, LIMIT};
 
+/// Until a node has what the API says, generous for a busy machine.
+const SOON: Duration = Duration::from_secs(60);
 const FLANNEL: &str = "flannel.alpha.coreos.com";
 
-/// Where a Service is reached (`192.168.0.10 tcp 80`, `tcp 30080`), with its endpoints (`172.7.0.2 8080`); without any it is refused.
-type Frontends = BTreeMap<String, BTreeSet<String>>;
+/// Where a Service is reached (`192.168.0.10 tcp 80`, `tcp 30080`), with its endpoints (`172.7.0.2 8080`) in order; without any it is refused.
+/// Those of a node alone are there once more where clients outside are led to them.
+type Frontends = BTreeMap<String, Vec<String>>;
 
 impl Cluster {
     /// Waits until every node has what the API says and nothing else.
     pub(crate) fn equals(&self) -> Result<()> {
         for node in &self.nodes {
-            eventually(LIMIT, || {
+            eventually(SOON, || {
                 self.pods_equal(node)?;
                 self.ways_equal(node)?;
                 self.services_equal(node)
@@ -95,13 +99,16 @@ impl Cluster {
             let address = text(&service, "/spec/clusterIP");
             for port in service["spec"]["ports"].as_array().into_iter().flatten() {
                 let protocol = text(port, "/protocol").to_lowercase();
-                let everywhere: BTreeSet<String> =
-                    slices.iter().filter(of).flat_map(|slice| endpoints(slice, port, None)).collect();
+                let all = |node| slices.iter().filter(of).flat_map(move |slice| endpoints(slice, port, node));
+                let mut everywhere: Vec<String> = all(None).collect();
+                everywhere.sort();
                 wanted.insert(format!("{address} {protocol} {}", port["port"]), everywhere.clone());
                 if let Some(number) = port["nodePort"].as_u64().filter(|number| *number > 0) {
                     let is_local = service["spec"]["externalTrafficPolicy"] == "Local";
-                    let here = slices.iter().filter(of).flat_map(|slice| endpoints(slice, port, Some(node))).collect();
-                    wanted.insert(format!("{protocol} {number}"), if is_local { here } else { everywhere });
+                    let mut led = everywhere;
+                    led.extend(all(Some(node)).filter(|_| is_local));
+                    led.sort();
+                    wanted.insert(format!("{protocol} {number}"), led);
                 }
             }
         }
@@ -132,19 +139,20 @@ fn elements(host: &Host) -> Result<Frontends> {
         [("services", "endpoints", "refused"), ("node-ports", "node-endpoints", "refused-node-ports")]
     {
         for element in listed(host, "map", served)? {
-            found.insert(element, BTreeSet::new());
+            found.insert(element, Vec::new());
         }
         for element in listed(host, "map", chosen)? {
             // The address or nothing, protocol, port, a number, then the endpoint's address and port.
             let words: Vec<&str> = element.split(' ').collect();
             let (key, value) = words.split_at(words.len().saturating_sub(3));
             let endpoints = found.get_mut(&key.join(" ")).with_context(|| format!("{element} leads from nowhere"))?;
-            ensure!(endpoints.insert(value[1..].join(" ")), "{element} is there twice");
+            endpoints.push(value[1..].join(" "));
         }
+        found.values_mut().for_each(|endpoints| endpoints.sort());
         let empty: Vec<_> = found.iter().filter(|(_, endpoints)| endpoints.is_empty()).collect();
         ensure!(empty.is_empty(), "served without an endpoint: {empty:?}");
         for element in listed(host, "set", refused)? {
-            ensure!(found.insert(element.clone(), BTreeSet::new()).is_none(), "{element} is served and refused");
+            ensure!(found.insert(element.clone(), Vec::new()).is_none(), "{element} is served and refused");
         }
     }
     Ok(found)

@@ -16,12 +16,22 @@ use super::pods::Pod;
 use super::{Cluster, LIMIT, NODES};
 use crate::cni_node::{self, ours};
 use rendered::Objects;
+pub(crate) use rendered::rights;
 
 /// The name of our image in the manifests.
 const IMAGE: &str = "localhost/netd:latest";
 const NAMESPACE: &str = "kube-system";
 /// Our DaemonSets.
 pub(crate) const SETS: [&str; 2] = ["netd", "ipvs-proxy"];
+
+/// Where the API server writes down who of our accounts asks it for what.
+pub(super) const AUDIT: &str = "/run/audit.log";
+
+/// What it writes down.
+pub(super) fn audit_policy() -> Value {
+    let users = SETS.map(|name| format!("system:serviceaccount:{NAMESPACE}:{name}"));
+    json!({"apiVersion": "audit.k8s.io/v1", "kind": "Policy", "rules": [{"level": "Metadata", "users": users}, {"level": "None"}]})
+}
 
 /// Builds the image on a machine that is no node and gives it to the nodes.
 pub(super) fn give_image(machines: &lab::Cluster, nodes: &[Node]) -> Result<()> {
@@ -73,6 +83,11 @@ impl Cluster {
         let pods = self.items(&format!("/api/v1/namespaces/{NAMESPACE}/pods"))?;
         let of = |pod: &Value| pod["status"]["containerStatuses"].as_array().cloned().unwrap_or_default();
         Ok(pods.iter().flat_map(of).filter_map(|state| state["restartCount"].as_u64()).sum())
+    }
+
+    /// What our accounts have asked the API server for since the begin.
+    pub(crate) fn audit(&self) -> Result<String> {
+        self.server.host().read(AUDIT)
     }
 
     /// What is known about our programs: the states of their Pods, what was reported about them, and the end of their logs.

@@ -58,7 +58,10 @@ impl Cluster {
     /// The same, with these flags of API server and controllers.
     pub(crate) fn start_with(programs: Programs, flags: &[&str]) -> Result<Self> {
         let machines = lab::Cluster::reference()?;
-        let server = ApiServer::start_for_pods(machines.host("hdss7-11")?, flags)?;
+        let first = machines.host("hdss7-11")?;
+        first.write("/run/audit.yaml", manifests::audit_policy().to_string())?;
+        let audit = ["--audit-policy-file=/run/audit.yaml", &format!("--audit-log-path={}", manifests::AUDIT)];
+        let server = ApiServer::start_for_pods(first, &[&audit, flags].concat())?;
         let control = ControlPlane::start_with(&server, "172.7.0.0/16", flags)?;
         let mut nodes = Vec::new();
         for name in NODES {

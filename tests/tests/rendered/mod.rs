@@ -1,6 +1,8 @@
 //! `configs/kubernetes` as kustomize and helm render it.
 #![allow(dead_code, reason = "each test binary uses its part")]
 
+pub(crate) mod rights;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -1,0 +1,135 @@
+//! Deployments that change under load.
+//!
+//! Invariant: what is counted is said: a Pod that ends in peace costs no try of any client; one that is killed costs those alone that were sent
+//! to it before its endpoint was gone.
+
+use std::collections::BTreeSet;
+
+use anyhow::{Context, Result, ensure};
+use lab::eventually;
+use serde_json::json;
+
+use super::{PROPAGATION, WEB, clients, endpoints_gone, remove, serve, step};
+use crate::cni_node::ask;
+use crate::kube_cluster::pods::{PORT, Pod};
+use crate::kube_cluster::{LIMIT, NODES, OUTSIDE, load};
+
+const WEB_DEPLOYMENT: &str = "/apis/apps/v1/namespaces/default/deployments/web";
+
+pub(crate) fn daemon_sets_of_our_manifests_make_nodes_ready_and_pods_reach_each_other() -> Result<()> {
+    step(|cluster| {
+        let pods = serve(cluster, 6)?;
+        let used: BTreeSet<_> = pods.iter().map(|pod| pod.node.as_str()).collect();
+        ensure!(used.len() == NODES.len(), "both nodes have Pods: {pods:?}");
+        // Each node's processes reach each Pod, over the tunnel where it is the other's.
+        for name in NODES {
+            for pod in &pods {
+                let said = ask(cluster.host(name)?, &format!("{}:{PORT}", pod.address))?;
+                ensure!(said.ends_with(&pod.name), "{} from {name}: {said}", pod.address);
+            }
+        }
+        // A Pod reaches every other, and is seen with its own address.
+        let own = pods.first().context("a Pod")?;
+        for pod in pods.iter().filter(|pod| *pod != own) {
+            let said = cluster.ask_from(own, &format!("{}:{PORT}", pod.address))?;
+            ensure!(said.starts_with(&format!("{} ", own.address)), "{} saw {said}, not {}", pod.address, own.address);
+        }
+        remove(cluster)
+    })
+}
+
+pub(crate) fn a_deployment_is_scaled_to_24_pods_and_back_under_load_without_a_failed_request() -> Result<()> {
+    step(|cluster| {
+        serve(cluster, 2)?;
+        let (served, ()) = load::without_a_failure(&clients(cluster)?, || {
+            cluster.scale("web", 24)?;
+            cluster.pods_of("app=web", 24)?;
+            cluster.equals()?;
+            cluster.scale("web", 2)?;
+            cluster.pods_of("app=web", 2).map(drop)
+        })?;
+        println!("scaled: {served:?} requests of the nodes were answered");
+        remove(cluster)
+    })
+}
+
+pub(crate) fn a_deployment_is_rolled_over_under_load_without_a_failed_request() -> Result<()> {
+    step(|cluster| {
+        let before = serve(cluster, 6)?;
+        let (served, after) = load::without_a_failure(&clients(cluster)?, || {
+            let round = json!({"spec": {"template": {"metadata": {"annotations": {"round": "second"}}}}});
+            cluster.server.patch(WEB_DEPLOYMENT, &round)?;
+            eventually(LIMIT, || {
+                let found = cluster.server.get(WEB_DEPLOYMENT)?;
+                let counts = ["replicas", "updatedReplicas", "availableReplicas"];
+                let is_so = found["status"]["observedGeneration"] == found["metadata"]["generation"]
+                    && counts.iter().all(|count| found["status"][count] == before.len());
+                ensure!(is_so, "{}", found["status"]);
+                Ok(())
+            })?;
+            cluster.pods_of("app=web", before.len())
+        })?;
+        ensure!(before.iter().all(|old| after.iter().all(|new| new.name != old.name)), "{before:?} and {after:?}");
+        println!("rolled over: {served:?} requests of the nodes were answered");
+        remove(cluster)
+    })
+}
+
+/// Each of three Pods of six is deleted without a moment of grace. A connection that it had is lost, and so is one that is sent to it before
+/// its endpoint is gone; the client tries again.
+pub(crate) fn pods_deleted_by_force_under_load_get_no_connection_once_their_endpoints_are_gone() -> Result<()> {
+    step(|cluster| {
+        let pods = serve(cluster, 6)?;
+        let victims: Vec<&Pod> = pods.iter().step_by(2).collect();
+        let addresses: Vec<&str> = victims.iter().map(|pod| pod.address.as_str()).collect();
+        let (tallies, gone) = load::during(&clients(cluster)?, || {
+            for pod in &victims {
+                cluster.server.delete(&format!("/api/v1/namespaces/default/pods/{}", pod.name))?;
+            }
+            let gone = endpoints_gone(cluster, &addresses)?;
+            cluster.pods_of("app=web", pods.len())?;
+            Ok(gone)
+        })?;
+        for tally in &tallies {
+            tally.not_cut_after(gone + PROPAGATION)?;
+            println!("deleted by force: {tally}");
+        }
+        remove(cluster)
+    })
+}
+
+pub(crate) fn a_client_outside_reaches_node_ports_of_both_nodes_under_changes() -> Result<()> {
+    step(|cluster| {
+        serve(cluster, 2)?;
+        let outside = cluster.host(OUTSIDE)?;
+        let service = "/api/v1/namespaces/default/services/web";
+        cluster.server.patch(service, &json!({"spec": {"type": "NodePort"}}))?;
+        let port = cluster.server.get(service)?["spec"]["ports"][0]["nodePort"].as_u64().context("a node port")?;
+        let mut urls = Vec::new();
+        for name in NODES {
+            urls.push(format!("{}:{port}", cluster.host(name)?.address()?));
+        }
+        let from_outside: Vec<_> = urls.iter().map(|url| (outside, url.as_str())).collect();
+        let (served, pods) = load::without_a_failure(&from_outside, || {
+            cluster.scale("web", 8)?;
+            cluster.pods_of("app=web", 8)?;
+            cluster.scale("web", 4)?;
+            cluster.pods_of("app=web", 4)
+        })?;
+        println!("node ports: {served:?} requests from outside were answered");
+        // Without the detour over another node the server sees who asks.
+        cluster.server.patch(service, &json!({"spec": {"externalTrafficPolicy": "Local"}}))?;
+        cluster.equals()?;
+        let own = outside.address()?.to_string();
+        for (name, url) in NODES.iter().zip(&urls) {
+            let is_here =
+                pods.iter().any(|pod| pod.node == cluster.host(name).map(lab::Host::name).unwrap_or_default());
+            match ask(outside, url) {
+                Ok(said) => ensure!(is_here && said.starts_with(&format!("{own} ")), "{url}: {said}"),
+                Err(error) => ensure!(!is_here, "{url}: {error:#}"),
+            }
+        }
+        ask(cluster.host(NODES[0])?, WEB)?;
+        remove(cluster)
+    })
+}
