@@ -1,6 +1,6 @@
 //! Clients that ask a server again and again while something changes.
 //!
-//! Invariant: a request is tried until it is answered, five times at most, each try over a connection or socket of its own. A try without an
+//! Invariant: a request is tried until it is answered, twenty times at most, each try over a connection or socket of its own. A try without an
 //! answer is a cut; a request without an answer by any try has failed. Each is kept with its moment and its reason. Clients end with the work
 //! during which they ask.
 
@@ -22,7 +22,7 @@ use crate::cni_node::image;
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Between a request and the next one of a client.
 const PAUSE: Duration = Duration::from_millis(10);
-const TRIES: usize = 5;
+const TRIES: usize = 20;
 /// The name that clients of a name server ask for, and the address that it has there.
 pub(crate) const NAME: &str = "web.default.svc.cluster.local";
 pub(crate) const ADDRESS: [u8; 4] = [192, 168, 0, 10];
