@@ -113,6 +113,12 @@ impl Cluster {
         self.nodes.iter().find(|node| node.host.name() == whole).with_context(|| format!("{name} is no node"))
     }
 
+    /// A node whose programs are to be started again.
+    pub(crate) fn node_mut(&mut self, name: &str) -> Result<&mut Node> {
+        let whole = self.host(name)?.name().to_owned();
+        self.nodes.iter_mut().find(|node| node.host.name() == whole).with_context(|| format!("{name} is no node"))
+    }
+
     /// Makes an object what is written here.
     pub(crate) fn apply(&self, object: &Value) -> Result<()> {
         self.server.put(object).map(drop)

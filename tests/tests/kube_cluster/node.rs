@@ -5,11 +5,11 @@
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use lab::kubernetes::{ApiServer, Kubelet};
-use lab::{Host, Process};
+use lab::{Host, Process, eventually};
 
-use super::Programs;
+use super::{LIMIT, Programs};
 use crate::cni_node::cri::Cri;
 use crate::cni_node::{self, NATIVE, image};
 
@@ -71,6 +71,44 @@ impl Node {
         let listed = self.host.run(&["bash", "-c", script])?.stdout;
         let names = listed.lines().filter_map(|line| line.rsplit('/').next()).map(str::to_owned);
         Ok(names.filter(|name| name.starts_with("172.7.")).collect())
+    }
+
+    /// Ends the first process of the container of this name as a crash does, where one runs, and says whether.
+    pub(crate) fn kill_container(&self, name: &str) -> Result<bool> {
+        let ctr =
+            |words: &[&str]| Ok::<_, anyhow::Error>(self.host.run(&[&["ctr", "-n", "k8s.io"], words].concat())?.stdout);
+        let filter = format!("labels.\"io.kubernetes.container.name\"=={name}");
+        let known = ctr(&["containers", "list", "-q", &filter])?;
+        let tasks = ctr(&["tasks", "list"])?;
+        let runs = |id: &&str| tasks.lines().any(|task| task.starts_with(id) && task.ends_with("RUNNING"));
+        let Some(id) = known.lines().find(runs) else { return Ok(false) };
+        ctr(&["tasks", "kill", "--signal=SIGKILL", id]).map(|_| true)
+    }
+
+    /// Takes what a power loss takes: every process, every link but the machine's own and every rule, and the state of programs in `/run`.
+    pub(crate) fn lose_power(&mut self) -> Result<()> {
+        self.kubelet.process().kill()?;
+        self.runtime.containerd().process().kill()?;
+        // The machine's first process stands for its kernel; what is asked here is there as well, and ends by itself.
+        let ids = "for id in $(ls /proc | grep -x '[0-9]*'); do [ $id -le 1 ] || [ $id = $$ ] || kill -9 $id 2>/dev/null; done; true";
+        self.host.run(&["bash", "-c", ids])?;
+        eventually(LIMIT, || {
+            let left = self.host.run(&["bash", "-c", "cat /proc/[0-9]*/comm 2>/dev/null || true"])?;
+            ensure!(!left.stdout.contains("shim"), "{}", left.stdout);
+            Ok(())
+        })?;
+        let script = "cut -d' ' -f2 /proc/mounts | grep -E '^(/run/containerd|/run/netns|/var/lib/kubelet)/' | sort -r | xargs -r umount -l; \
+            rm -rf /run/containerd /run/netns/* /run/netd /run/flannel /run/ipvs-proxy /run/cni; nft flush ruleset; \
+            for link in $(ip -o link show | cut -d' ' -f2 | cut -d: -f1 | cut -d@ -f1); do \
+              case $link in lo|eth0) ;; *) ip link delete $link 2>/dev/null || true ;; esac; done; \
+            echo 0 >/proc/sys/net/ipv4/ip_forward";
+        self.host.run(&["bash", "-c", script]).map(drop)
+    }
+
+    /// Starts what a machine starts when it gets power.
+    pub(crate) fn get_power(&mut self) -> Result<()> {
+        self.runtime.containerd_mut().start_again()?;
+        self.kubelet.start_again()
     }
 
     /// Runs a program in a container.

@@ -1,0 +1,61 @@
+//! A node that loses its power, and comes back.
+//!
+//! Invariant: all that a power loss takes is taken: every process, every link and rule, all of `/run`; what lies on the disk stays.
+
+use anyhow::{Result, ensure};
+use lab::eventually;
+use serde_json::json;
+
+use super::{PROPAGATION, WEB, endpoints_gone, remove, step};
+use crate::kube_cluster::manifests::SETS;
+use crate::kube_cluster::pods::{deployment, service};
+use crate::kube_cluster::{Cluster, LIMIT, NODES, load};
+
+/// Replicas that are ready and on this node.
+fn ready_on(cluster: &Cluster, node: &str) -> Result<usize> {
+    let pods = cluster.items("/api/v1/namespaces/default/pods?labelSelector=app=web")?;
+    let node = cluster.host(node)?.name();
+    let is_so = |pod: &&serde_json::Value| {
+        pod["spec"]["nodeName"] == node && pod["status"]["containerStatuses"][0]["ready"] == true
+    };
+    Ok(pods.iter().filter(is_so).count())
+}
+
+pub(crate) fn a_node_without_power_gets_no_connection_once_its_endpoints_are_gone_and_comes_back_equal() -> Result<()> {
+    step(|cluster| {
+        let mut web = deployment("web", 4);
+        let soon = |taint: &str| json!({"key": format!("node.kubernetes.io/{taint}"), "effect": "NoExecute", "tolerationSeconds": 2});
+        web["spec"]["template"]["spec"]["tolerations"] = json!([soon("unreachable"), soon("not-ready")]);
+        cluster.apply(&web)?;
+        cluster.apply(&service("web", "192.168.0.10"))?;
+        let pods = cluster.pods_of("app=web", 4)?;
+        let dark = cluster.host(NODES[1])?.name().to_owned();
+        let lost: Vec<&str> = pods.iter().filter(|pod| pod.node == dark).map(|pod| pod.address.as_str()).collect();
+        ensure!(!lost.is_empty() && lost.len() < pods.len(), "both nodes have Pods: {pods:?}");
+        let client = cluster.host(NODES[0])?.clone();
+        let (tallies, gone) = load::during(&[(&client, WEB)], || {
+            cluster.machines.unplug(NODES[1])?;
+            cluster.node_mut(NODES[1])?.lose_power()?;
+            let gone = endpoints_gone(cluster, &lost)?;
+            eventually(LIMIT, || {
+                let ready = ready_on(cluster, NODES[0])?;
+                ensure!(ready == pods.len(), "{ready} of {} are ready on the other node", pods.len());
+                Ok(())
+            })?;
+            Ok(gone)
+        })?;
+        for tally in &tallies {
+            tally.not_cut_after(gone + PROPAGATION)?;
+            println!("power loss: {tally}");
+        }
+        cluster.machines.plug(NODES[1])?;
+        cluster.node_mut(NODES[1])?.get_power()?;
+        cluster.ready()?;
+        SETS.iter().try_for_each(|name| cluster.rolled_out(name))?;
+        cluster.scale("web", 8)?;
+        cluster.pods_of("app=web", 8)?;
+        ensure!(ready_on(cluster, NODES[1])? > 0, "no Pod is on the node that came back");
+        cluster.equals()?;
+        remove(cluster)
+    })
+}
