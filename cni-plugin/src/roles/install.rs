@@ -2,12 +2,14 @@
 //! names it where they look for networks.
 //!
 //! Invariant: at no time does a name in `DIR`, or `TO`, stand for half a file, and a running plugin is never written to: the
-//! copy is made beside its place, synced, and renamed (libcni retries "text file busy" for seconds each). Other names
-//! are further names of the same file. A list comes behind the plugins, because a runtime uses it as soon as it is there; one that
-//! is there already is left alone, so that no runtime reads it anew.
+//! copy is made beside its place, synced, and renamed (libcni retries "text file busy" for seconds each). Every name is a file of
+//! its own: who puts another plugin there with the `cp` of the coreutils writes into the file that is there, and must change no other
+//! name. A list comes behind the plugins, because a runtime uses it as soon as it is there; one that is there already is left alone, so
+//! that no runtime reads it anew.
 
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, Write as _};
+use std::iter;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
@@ -99,22 +101,17 @@ impl Install {
     /// When the file system refuses; names that were done before stay. When the list is none, before anything is done.
     pub fn run(&self, source: &Path) -> Result<Vec<PathBuf>, InstallError> {
         let list = self.conflist.as_ref().map(|(from, to)| Ok((conflist(from)?, to))).transpose()?;
-        let main = self.dir.join("netd-cni");
         let draft = draft_in(&self.dir);
-        place(&draft, &main, 0o755, |to| {
-            let mut from = File::open(source).map_err(failed("open", source))?;
-            io::copy(&mut from, to).map(drop).map_err(failed("write", &draft))
-        })?;
-        let mut installed = vec![main.clone()];
-        for name in self.names.iter().filter(|name| **name != "netd-cni") {
+        let mut installed = Vec::new();
+        let others = self.names.iter().copied().filter(|name| *name != "netd-cni");
+        for name in iter::once("netd-cni").chain(others) {
             let path = self.dir.join(name);
-            remove(&draft)?;
-            fs::hard_link(&main, &draft).map_err(failed("link", &draft))?;
-            replace(&draft, &path)?;
+            place(&draft, &path, 0o755, |to| {
+                let mut from = File::open(source).map_err(failed("open", source))?;
+                io::copy(&mut from, to).map(drop).map_err(failed("write", &draft))
+            })?;
             installed.push(path);
         }
-        // rename(2) of two names of one file does nothing and leaves the draft.
-        remove(&draft)?;
         sync(&self.dir)?;
         if let Some((text, to)) = list
             && write_list(&text, to)?
@@ -239,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn names_stand_for_one_file_and_replace_what_was_there() {
+    fn names_stand_for_the_same_program_and_replace_what_was_there() {
         let dir = tempfile::tempdir().unwrap();
         let source = dir.path().join("source");
         let install = Install { dir: dir.path().join("bin"), names: vec!["flannel", "portmap"], conflist: None };
@@ -248,17 +245,27 @@ mod tests {
         for content in ["one", "two", "two"] {
             fs::write(&source, content).unwrap();
             assert_eq!(install.run(&source).unwrap().len(), 3);
-            let inodes: Vec<u64> = ["netd-cni", "flannel", "portmap"]
-                .map(|name| {
-                    let path = install.dir.join(name);
-                    assert_eq!(fs::read_to_string(&path).unwrap(), content);
-                    let meta = fs::metadata(path).unwrap();
-                    assert_eq!(meta.mode() & 0o777, 0o755);
-                    meta.ino()
-                })
-                .to_vec();
-            assert!(inodes.windows(2).all(|pair| pair[0] == pair[1]));
+            for name in ["netd-cni", "flannel", "portmap"] {
+                let path = install.dir.join(name);
+                assert_eq!(fs::read_to_string(&path).unwrap(), content);
+                assert_eq!(fs::metadata(path).unwrap().mode() & 0o777, 0o755);
+            }
             assert_eq!(fs::read_dir(&install.dir).unwrap().count(), 3, "no draft is left");
+        }
+    }
+
+    #[test]
+    fn what_is_written_into_one_name_changes_no_other() {
+        let dir = tempfile::tempdir().unwrap();
+        let source = dir.path().join("source");
+        let install = Install { dir: dir.path().join("bin"), names: vec!["flannel", "portmap"], conflist: None };
+        fs::create_dir(&install.dir).unwrap();
+        fs::write(&source, "ours").unwrap();
+        install.run(&source).unwrap();
+        // As `cp -f`, on the way back to flannel's plugin.
+        fs::write(install.dir.join("flannel"), "flannel's").unwrap();
+        for name in ["netd-cni", "portmap"] {
+            assert_eq!(fs::read_to_string(install.dir.join(name)).unwrap(), "ours", "{name}");
         }
     }
 
