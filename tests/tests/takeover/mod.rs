@@ -162,10 +162,12 @@ impl Open {
     }
 }
 
-/// Rules, sets and tables of others, and the two chains that kubelet keeps.
+/// Rules, sets and tables of others, and what a kubelet 1.20 keeps: two of its chains have the names of kube-proxy's.
 const STRANGERS: &str = "*nat
 :KUBE-KUBELET-CANARY - [0:0]
+:KUBE-MARK-DROP - [0:0]
 :OTHERS - [0:0]
+-A KUBE-MARK-DROP -j MARK --set-xmark 0x8000/0x8000
 -A PREROUTING -p tcp -m tcp --dport 9 -j OTHERS
 -A OTHERS -j RETURN
 COMMIT
@@ -193,8 +195,16 @@ pub(crate) fn check_rules(node: &Host) -> Result<()> {
         .filter_map(|line| line.split_whitespace().next())
         .filter(|chain| chain.starts_with("KUBE-"))
         .collect();
-    ensure!(its == BTreeSet::from(["KUBE-FIREWALL", "KUBE-KUBELET-CANARY"]), "{its:?} in {left}");
-    for others in ["-A INPUT -j KUBE-FIREWALL", "-A PREROUTING -p tcp -m tcp --dport 9 -j OTHERS", "table ip others"] {
+    let kubelets = ["KUBE-FIREWALL", "KUBE-KUBELET-CANARY", "KUBE-MARK-DROP", "KUBE-MARK-MASQ", "KUBE-POSTROUTING"];
+    ensure!(its == BTreeSet::from(kubelets), "{its:?} in {left}");
+    for others in [
+        "-A INPUT -j KUBE-FIREWALL",
+        "-A KUBE-MARK-DROP -j MARK --set-xmark 0x8000/0x8000",
+        "-A KUBE-MARK-MASQ -j MARK --set-xmark 0x4000/0x4000",
+        "-j KUBE-POSTROUTING",
+        "-A PREROUTING -p tcp -m tcp --dport 9 -j OTHERS",
+        "table ip others",
+    ] {
         ensure!(left.contains(others), "{others}: {left}");
     }
     Ok(())

@@ -2,8 +2,9 @@
 //! and sets of its IPVS mode.
 //!
 //! Invariants. Only chains that kube-proxy makes go, by name: kubelet's (`KUBE-KUBELET-CANARY`, `KUBE-IPTABLES-HINT`, `KUBE-FIREWALL` of the
-//! table filter) stay. Nothing that is open breaks: connections that were chosen for go on by connection tracking, those that IPVS
-//! carries keep their virtual server ([`servers`]). What netlink does not reach is named with the commands.
+//! table filter) stay, and the three that a kubelet before 1.28 keeps as well ([`KUBELETS`]). Nothing that is open breaks: connections that
+//! were chosen for go on by connection tracking, those that IPVS carries keep their virtual server ([`servers`]). What netlink does not reach
+//! is named with the commands.
 
 mod servers;
 pub(crate) mod sets;
@@ -44,6 +45,19 @@ const CHAINS: [&str; 14] = [
 
 /// Its chain for the source ranges of load balancers in the table nat, up to Kubernetes 1.24; kubelet has one of that name in filter.
 const FIREWALL: &str = "KUBE-FIREWALL";
+
+/// Chains of the table nat that a kubelet before 1.28 makes at its start, and does not make again: a kube-proxy that comes back has packets
+/// dropped by the first, and plugins have them masqueraded by the second (portmap's `externalSetMarkChain`).
+const KUBELETS: [&str; 3] = [MARK_DROP, "KUBE-MARK-MASQ", "KUBE-POSTROUTING"];
+
+/// The one that kube-proxy never puts a rule into: with a rule it is kubelet's, and the others are as well.
+const MARK_DROP: &str = "KUBE-MARK-DROP";
+
+/// What kube-proxy of the mode ipvs adds to `KUBE-POSTROUTING`, a rule that holds on to a set.
+const HAIRPIN: &str = "Kubernetes endpoints dst ip:port, source ip for solving hairpin purpose";
+
+/// The set of that rule.
+const LOOP_BACK: &str = "KUBE-LOOP-BACK";
 
 /// Its chains of one Service or endpoint begin so.
 const PREFIXES: [&str; 6] = ["KUBE-SVC-", "KUBE-SVL-", "KUBE-SEP-", "KUBE-EXT-", "KUBE-FW-", "KUBE-XLB-"];
@@ -107,18 +121,26 @@ fn remove_chains(nft: &mut Nft, key: &TableKey) -> Result<usize, KernelError> {
         return Ok(0);
     }
     let rules = nft.foreign_rules(key)?;
-    let named = rules.into_iter().flat_map(|rule| [Some(rule.chain), rule.target]).flatten();
     let table = key.name.as_str();
+    let has_kubelet = table == "nat" && rules.iter().any(|rule| rule.chain.as_str() == MARK_DROP);
+    let named = rules.into_iter().flat_map(|rule| [Some(rule.chain), rule.target]).flatten();
     let mut chains: BTreeSet<Name> = named.filter(|name| is_its(table, name.as_str())).collect();
     // Empty ones, to which nothing leads.
     chains.extend(CHAINS.into_iter().chain([FIREWALL]).filter(|chain| is_its(table, chain)).map(Name::literal));
+    chains.retain(|chain| !(has_kubelet && KUBELETS.contains(&chain.as_str())));
     let mut present = BTreeSet::new();
     for chain in chains {
         if nft.has_chain(key, &chain)? {
             present.insert(chain);
         }
     }
-    nft.remove_foreign(key, &present, |_| Fate::Stay)?;
+    nft.remove_foreign(
+        key,
+        &present,
+        |rule| {
+            if rule.comment.as_deref() == Some(HAIRPIN) { Fate::Go } else { Fate::Stay }
+        },
+    )?;
     Ok(present.len())
 }
 
@@ -135,7 +157,8 @@ fn commands() -> Vec<String> {
     };
     let legacy = [("/proc/net/ip_tables_names", "iptables-legacy"), ("/proc/net/ip6_tables_names", "ip6tables-legacy")];
     let in_use = legacy.into_iter().filter(|(file, _)| uses(file));
-    let chains: Vec<_> = PREFIXES.iter().chain(&CHAINS).copied().collect();
+    let chains = PREFIXES.iter().chain(&CHAINS).chain(&[LOOP_BACK]).copied();
+    let chains: Vec<_> = chains.filter(|chain| !KUBELETS.contains(chain)).collect();
     let its = chains.join("|");
     in_use.map(|(_, command)| format!("{command}-save | grep -vE '{its}' | {command}-restore")).collect()
 }
