@@ -66,13 +66,8 @@ fn other_network_of_the_host_stays() -> Result<()> {
     })
 }
 
-/// A node as flannel's vxlan backend leaves it, with iptables-nft and with nftables.
-const FLANNEL: &str = "
-ip link add flannel.1 type vxlan id 1 dstport 8472 local 10.4.7.21 nolearning
-ip address add 172.7.21.0/32 dev flannel.1
-ip link set flannel.1 up
-ip route add 172.7.22.0/24 via 172.7.22.0 dev flannel.1 onlink
-ip route add 172.7.23.0/24 via 10.4.7.22
+/// What flannel has in iptables-nft, and in nftables.
+const RULES: &str = "
 iptables -t nat -N FLANNEL-POSTRTG
 iptables -t nat -A FLANNEL-POSTRTG -s 172.7.0.0/16 ! -d 224.0.0.0/4 -m comment --comment 'flanneld masq' -j MASQUERADE
 iptables -t nat -A POSTROUTING -m comment --comment 'flanneld masq' -j FLANNEL-POSTRTG
@@ -85,6 +80,15 @@ nft add chain ip flannel-ipv4 postrtg '{ type nat hook postrouting priority srcn
 nft add rule ip flannel-ipv4 postrtg meta mark 0x4000 return
 nft add rule ip flannel-ipv4 postrtg ip saddr 172.7.0.0/16 ip daddr != 224.0.0.0/4 masquerade fully-random
 nft add table ip6 flannel-ipv6
+";
+
+/// A node as flannel's vxlan backend leaves it, but for the rules.
+const FLANNEL: &str = "
+ip link add flannel.1 type vxlan id 1 dstport 8472 local 10.4.7.21 nolearning
+ip address add 172.7.21.0/32 dev flannel.1
+ip link set flannel.1 up
+ip route add 172.7.22.0/24 via 172.7.22.0 dev flannel.1 onlink
+ip route add 172.7.23.0/24 via 10.4.7.22
 mkdir -p /run/flannel
 printf 'FLANNEL_NETWORK=172.7.0.0/16\\nFLANNEL_SUBNET=172.7.21.1/24\\nFLANNEL_MTU=1450\\nFLANNEL_IPMASQ=true\\n' > /run/flannel/subnet.env
 ";
@@ -97,6 +101,7 @@ fn leftovers_of_flannel_go_on_request_only() -> Result<()> {
     host.run(&["sh", "-c", "ip route del 172.7.201.0/24"])?;
     let before = state(host)?;
     host.run(&["sh", "-ec", FLANNEL])?;
+    host.run(&["sh", "-ec", RULES])?;
     let with_flannel = state(host)?;
     let none = cleanup(host, &["--yes"])?;
     ensure!(none.stdout == "nothing of this program's is here\n" && state(host)? == with_flannel, "{none:?}");
@@ -121,6 +126,27 @@ fn leftovers_of_flannel_go_on_request_only() -> Result<()> {
     Ok(())
 }
 
+fn rules_of_flannel_go_while_netd_runs_in_its_place() -> Result<()> {
+    let net = Net::start(VXLAN)?;
+    let host = net.host("hdss7-21")?;
+    host.run(&["iptables", "-t", "nat", "-A", "POSTROUTING", "-s", "203.0.113.0/24", "-j", "RETURN"])?;
+    others_have(host)?;
+    let [_netd, _other] = net.both()?;
+    let before = state(host)?;
+    host.run(&["sh", "-ec", RULES])?;
+    ensure!(state(host)? != before, "flannel has rules");
+    let list = cleanup(host, &["--flannel-rules"])?;
+    ensure!(list.stdout.contains("nft chain ip nat FLANNEL-POSTRTG, with"), "{list:?}");
+    ensure!(list.stdout.ends_with("nothing is removed yet: --yes does\n") && state(host)? != before, "{list:?}");
+    let done = cleanup(host, &["--flannel-rules", "--yes"])?;
+    ensure!(done.status.success() && done.stdout.ends_with("removed\n"), "{done:?}");
+    let after = state(host)?;
+    ensure!(after == before, "{done:?}\nbefore:\n{before}\nafter:\n{after}");
+    let again = cleanup(host, &["--flannel-rules", "--yes"])?;
+    ensure!(again.stdout == "no rule of flannel's is here\n", "{again:?}");
+    Ok(())
+}
+
 fn running_flanneld_is_named() -> Result<()> {
     let host = Host::start("node")?;
     host.run(&["sh", "-ec", "cp /bin/sleep /tmp/flanneld"])?;
@@ -139,6 +165,7 @@ fn main() -> ExitCode {
             everything_of_netd_goes_and_what_others_have_stays,
             other_network_of_the_host_stays,
             leftovers_of_flannel_go_on_request_only,
+            rules_of_flannel_go_while_netd_runs_in_its_place,
             running_flanneld_is_named,
         ],
     )

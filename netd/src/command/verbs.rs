@@ -144,6 +144,9 @@ pub(crate) struct Cleanup {
     /// What flannel left as well: devices of its names, its routes, nft tables and chains of iptables-nft.
     #[arg(long)]
     pub flannel: bool,
+    /// Nothing but flannel's nft tables and its chains and rules of iptables-nft, also while netd runs in flannel's place.
+    #[arg(long, conflicts_with_all = ["flannel", "files"])]
+    pub flannel_rules: bool,
 }
 
 /// The letters of mk-docker-opts.sh.

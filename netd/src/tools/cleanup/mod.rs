@@ -1,10 +1,11 @@
 //! `netd cleanup`: takes away what this program put into the kernel, and on request what flannel left.
 //!
-//! Invariants: without `--yes` nothing is changed; while a daemon of this network runs nothing is either; whose a row is
+//! Invariants: without `--yes` nothing is changed; while a daemon of this network runs nothing is either, but for flannel's rules; whose a row is
 //! follows the records and the names by which the daemon knows its own, so what is somebody else's stays.
 
 mod files;
 mod flannel;
+mod rules;
 mod tables;
 
 use anyhow::{Context, Result, bail};
@@ -24,13 +25,16 @@ use crate::run::claim::Claimed;
 /// # Errors
 /// When a daemon runs, or the kernel cannot be read.
 pub(super) fn act(options: &Cleanup, flags: &Flags) -> Result<Exit> {
-    let (subnet_file, folder) = (std::path::Path::new(&flags.subnet_file), run_dir(flags));
-    let claimed = Claimed::take(subnet_file, &folder).context("a daemon would put everything back: stop it first")?;
-    if options.flannel
+    if (options.flannel || options.flannel_rules)
         && let Some(process) = flannel::process()
     {
         bail!("flanneld runs with process {process} and would put everything back: stop it first");
     }
+    if options.flannel_rules {
+        return rules::act(options.yes);
+    }
+    let (subnet_file, folder) = (std::path::Path::new(&flags.subnet_file), run_dir(flags));
+    let claimed = Claimed::take(subnet_file, &folder).context("a daemon would put everything back: stop it first")?;
     let mut leftovers = Leftovers::find(&Instance::of(subnet_file), &folder, &claimed, options.flannel, subnet_file)?;
     let mut others = vec![flags.subnet_file.as_str()];
     // A key that another network of this host goes by is not this one's, though the flag names it for both.

@@ -1,0 +1,43 @@
+//! flannel's rules alone, on a node where netd works in flannel's place.
+//!
+//! Invariant: nothing else is touched, so a daemon of ours may run meanwhile: it has rules of its own for what these did.
+
+use anyhow::Result;
+use daemon::lifecycle::Exit;
+use kernel::nft::Nft;
+
+use super::flannel;
+
+/// Lists them, and removes them if that is asked for.
+///
+/// # Errors
+/// When the kernel cannot be read or refuses; what is removed by then stays removed.
+pub(super) fn act(yes: bool) -> Result<Exit> {
+    let mut nft = Nft::open()?;
+    let mut tables = Vec::new();
+    for table in flannel::nft_tables() {
+        if nft.has_table(&table)? {
+            tables.push(table);
+        }
+    }
+    let mut found: Vec<String> = tables.iter().map(|table| format!("nft table {table}")).collect();
+    found.extend(flannel::chains(&mut nft)?);
+    for row in &found {
+        println!("{row}");
+    }
+    if let Some(commands) = flannel::legacy() {
+        println!("not within reach, in a table of iptables-legacy; these commands remove it:\n{commands}");
+    }
+    if found.is_empty() {
+        println!("no rule of flannel's is here");
+    } else if yes {
+        for table in &tables {
+            nft.remove_foreign_table(table)?;
+        }
+        flannel::remove_chains(&mut nft)?;
+        println!("removed");
+    } else {
+        println!("nothing is removed yet: --yes does");
+    }
+    Ok(Exit::Success)
+}
