@@ -171,6 +171,17 @@ mod tests {
     }
 
     #[test]
+    fn a_list_of_servers_is_refused_as_by_client_go() {
+        let access =
+            |server| Access { environment: Environment::default(), ..Access::new(None, Some(server), "test/1", "") };
+        for list in ["https://10.0.0.1:6443,https://10.0.0.2:6443", "10.0.0.1:6443,10.0.0.2:6443"] {
+            let error = Material::of(&access(list)).err().map(|error| error.to_string());
+            assert!(error.as_ref().is_some_and(|error| error.contains("accepted: https://HOST:PORT")), "{error:?}");
+        }
+        assert!(Material::of(&access("https://10.0.0.1:6443")).is_ok());
+    }
+
+    #[test]
     fn outside_of_a_pod_a_kubeconfig_is_asked_for() {
         let access = Access { environment: Environment::default(), ..Access::new(None, None, "test/1", "rbac.yaml") };
         let error = Material::of(&access).err().unwrap();
