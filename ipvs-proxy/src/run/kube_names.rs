@@ -108,11 +108,11 @@ impl KubeProxyNames {
             _ => {
                 if update.is_end() {
                     self.due.append(&mut self.received);
+                    self.queued.set(seconds(SystemTime::now()));
                 }
                 return;
             }
         }
-        self.queued.set(seconds(SystemTime::now()));
         if let Update::Slice(Event::Put { key, value: Ok(slice), .. }) = update
             && let Some(trigger) = slice.trigger.0.and_then(|since| UNIX_EPOCH.checked_add(since))
             && trigger >= self.started

@@ -55,9 +55,12 @@ impl Following {
     }
 
     async fn list(&mut self) -> Result<(), KernelError> {
-        let found = self.query.interfaces().await?;
-        let link =
-            |found: kernel::query::Interface| (found.index, Link { name: found.name, addresses: found.addresses });
+        // A conversation of its own: one keeps room for the longest answer that it ever had, and these may be ten thousand addresses.
+        let found = Query::open()?.interfaces().await?;
+        let addresses = |name: &IfName, found| if *name == self.except { Vec::new() } else { found };
+        let link = |found: kernel::query::Interface| {
+            (found.index, Link { addresses: addresses(&found.name, found.addresses), name: found.name })
+        };
         self.links = found.into_iter().map(link).collect();
         Ok(())
     }

@@ -20,7 +20,7 @@ use crate::address::interface_address;
 use crate::error::KernelError;
 use crate::route::{RTM_NEWROUTE, key_in};
 use crate::socket::{Frame, split};
-use crate::watch::own::{JUMP_EQUAL, KIND_AT, LOAD_HALF, RETURN, attach, instruction, kind};
+use crate::watch::own::{JUMP_EQUAL, KIND_AT, LOAD_HALF, LOAD_WORD, RETURN, attach, instruction, kind};
 
 /// RTNLGRP_IPV4_IFADDR, _IPV4_ROUTE, _IPV6_IFADDR and _IPV6_ROUTE (include/uapi/linux/rtnetlink.h).
 const GROUPS: [u32; 4] = [5, 7, 9, 11];
@@ -32,6 +32,8 @@ const TABLE_LOCAL: u32 = 255;
 const LOCAL: u8 = 2;
 /// Where `rtm_dst_len` and `rtm_table` are in a message, behind `nlmsghdr`.
 const LENGTH_AT: u32 = 17;
+/// Where `ifa_index` is, likewise.
+const INDEX_AT: u32 = 20;
 const TABLE_AT: u32 = 20;
 /// BPF_LD with BPF_ABS of one byte.
 const LOAD_BYTE: u16 = 0x30;
@@ -56,6 +58,8 @@ pub struct AddressWatch {
     socket: TokioSocket,
     buffer: Vec<u8>,
     except: IfName,
+    /// The excepted link's index, once it was seen: from then on the kernel drops what is about it.
+    excepted: Option<u32>,
     /// Indexes of links that are not the excepted one.
     others: BTreeSet<u32>,
 }
@@ -71,11 +75,11 @@ impl AddressWatch {
         let inner = socket.socket_mut();
         inner.bind(&SocketAddr::new(0, 0)).map_err(error("bind"))?;
         // Where the kernel refuses, other routes are left out when they are read.
-        let _ = attach(inner.as_raw_fd(), &mut without_other_routes());
+        let _ = attach(inner.as_raw_fd(), &mut filter(None));
         for group in GROUPS {
             inner.add_membership(group).map_err(error("NETLINK_ADD_MEMBERSHIP"))?;
         }
-        Ok(Self { socket, buffer: Vec::with_capacity(32 * 1024), except, others: BTreeSet::new() })
+        Ok(Self { socket, buffer: Vec::with_capacity(32 * 1024), except, excepted: None, others: BTreeSet::new() })
     }
 
     /// The next changes, at least one. Dropping the future loses none.
@@ -103,6 +107,9 @@ impl AddressWatch {
             AddressChange::Came(index, _) | AddressChange::Gone(index, _) => *index,
             AddressChange::DefaultRoute | AddressChange::Unrouted(_) | AddressChange::Lost => return true,
         };
+        if self.excepted == Some(index) {
+            return false;
+        }
         if self.others.contains(&index) {
             return true;
         }
@@ -110,8 +117,19 @@ impl AddressWatch {
         let name = if_indextoname(index).unwrap_or_default();
         match name.to_str() {
             Ok("") | Err(_) => matches!(change, AddressChange::Gone(..)),
-            Ok(name) => name != self.except.as_str() && self.others.insert(index),
+            Ok(name) if name == self.except.as_str() => {
+                self.except(index);
+                false
+            }
+            Ok(_) => self.others.insert(index),
         }
+    }
+
+    /// Has the kernel drop what is about the link of this index, which may get ten thousand addresses at once.
+    fn except(&mut self, index: u32) {
+        // Where the kernel refuses, it is left out when it is read.
+        let _ = attach(self.socket.socket_mut().as_raw_fd(), &mut filter(Some(index)));
+        self.excepted = Some(index);
     }
 }
 
@@ -148,13 +166,17 @@ fn route(frame: &Frame) -> Option<AddressChange> {
     (frame.kind == RTM_DELROUTE && is_of_address).then_some(AddressChange::Unrouted(dst.addr()))
 }
 
-/// A filter that lets of routes only pass default ones, and those of the table `local` that are removed.
-fn without_other_routes() -> [libc::sock_filter; 14] {
+/// A filter that lets of routes only pass default ones, and those of the table `local` that are removed; and no addresses of the link with
+/// the index `except`, which none has that is 0.
+fn filter(except: Option<u32>) -> [libc::sock_filter; 17] {
     [
         instruction(LOAD_HALF, 0, KIND_AT),
-        instruction(JUMP_EQUAL, 2, kind(RTM_NEWROUTE)),
-        instruction(JUMP_EQUAL, 5, kind(RTM_DELROUTE)),
+        instruction(JUMP_EQUAL, 5, kind(RTM_NEWROUTE)),
+        instruction(JUMP_EQUAL, 8, kind(RTM_DELROUTE)),
+        instruction(LOAD_WORD, 0, INDEX_AT),
+        instruction(JUMP_EQUAL, 1, u32::from_be_bytes(except.unwrap_or(0).to_ne_bytes())),
         instruction(RETURN, 0, u32::MAX),
+        instruction(RETURN, 0, 0),
         instruction(LOAD_BYTE, 0, LENGTH_AT),
         instruction(JUMP_EQUAL, 1, 0),
         instruction(RETURN, 0, 0),

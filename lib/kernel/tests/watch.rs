@@ -9,7 +9,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use common::ip;
+use common::{ip, sh};
 use kernel::Rtnl;
 use kernel::address_watch::{AddressChange, AddressWatch};
 use kernel::fdb::Fdbs;
@@ -29,6 +29,7 @@ const CASES: &[common::Case] = &[
     ("lost_notifications_are_reported", overrun),
     ("what_our_own_sockets_change_does_not_wait_in_the_monitor", own_changes),
     ("addresses_are_reported_as_they_come_and_go_but_for_those_of_one_link", addresses),
+    ("thousands_of_addresses_of_the_excepted_link_crowd_nothing_out", addresses_of_the_excepted_link),
     ("of_routes_default_ones_are_reported_and_local_ones_that_go", routes_of_addresses),
 ];
 
@@ -113,6 +114,28 @@ fn addresses() {
         }
         assert!(came(&found, "10.4.7.21", 24), "{found:?}");
         assert!(!came(&found, "192.168.0.10", 32), "{found:?}");
+    });
+}
+
+fn addresses_of_the_excepted_link() {
+    ip("link add eth0 type bridge");
+    ip("link add kube-ipvs0 type bridge");
+    let eth0 = if_nametoindex("eth0").unwrap();
+    let came = |text: &str| AddressChange::Came(eth0, InterfaceAddress::lasting(text.parse().unwrap(), 24));
+    on_tokio(async {
+        let mut watch = AddressWatch::open(IfName::literal("kube-ipvs0")).unwrap();
+        // The first one says which link it is.
+        ip("addr add 192.168.0.1/32 dev kube-ipvs0");
+        ip("addr add 10.4.7.1/24 dev eth0");
+        let first = tokio::time::timeout(LIMIT, watch.next()).await.expect("a change").unwrap();
+        assert_eq!(first, [came("10.4.7.1")]);
+        // A socket has room for some hundred announcements, and nobody reads meanwhile.
+        let many =
+            "for n in $(seq 2 9); do seq -f \"addr add 192.168.$n.%.0f/32 dev kube-ipvs0\" 1 250; done | ip -batch -";
+        sh("sh", &["-c", many]);
+        ip("addr add 10.4.8.1/24 dev eth0");
+        let next = tokio::time::timeout(LIMIT, watch.next()).await.expect("a change").unwrap();
+        assert_eq!(next, [came("10.4.8.1")]);
     });
 }
 

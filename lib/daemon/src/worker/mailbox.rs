@@ -143,7 +143,7 @@ impl<W: Work> Mailbox<W> {
             return Ok(false);
         }
         let wakes = !inside.is_full();
-        let since = W::since(&order).map_or_else(|| self.now(), |since| self.shared.at(since));
+        let since = W::since(&order);
         let order = match inside.orders.back_mut() {
             Some(waiting) => match W::merge(waiting, order) {
                 Some(order) => order,
@@ -154,7 +154,8 @@ impl<W: Work> Mailbox<W> {
         if inside.orders.len() >= CAPACITY {
             return Err(order);
         }
-        inside.first_order.get_or_insert(since);
+        // Where the system has to be asked for the time, this costs more than all the rest.
+        inside.first_order.get_or_insert_with(|| since.map_or_else(|| self.now(), |since| self.shared.at(since)));
         inside.orders.push_back(order);
         // The thread waits for something, not for more of it: thousands of orders wake it once.
         if wakes {

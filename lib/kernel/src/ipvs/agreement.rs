@@ -41,7 +41,10 @@ impl Agreement {
         listing: impl Iterator<Item = &'a Entry> + Clone,
     ) -> Option<BTreeSet<VirtualServerKey>> {
         let Some(before) = &mut self.listed else {
-            self.listed = Some(listing.copied().collect());
+            // A list that grows would have room for twice as many.
+            let mut listed = Vec::with_capacity(listing.clone().count());
+            listed.extend(listing.copied());
+            self.listed = Some(listed);
             return None;
         };
         let mut suspects = std::mem::take(&mut self.open);
@@ -54,7 +57,8 @@ impl Agreement {
                 *known = *listed;
             }
         } else {
-            let listed: Vec<Entry> = listing.copied().collect();
+            let mut listed: Vec<Entry> = Vec::with_capacity(found);
+            listed.extend(listing.copied());
             suspects.extend(changed(before, &listed));
             *before = listed;
         }

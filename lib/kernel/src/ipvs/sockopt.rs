@@ -202,6 +202,8 @@ impl Sockopt {
     /// The buffer filled with zeros, behind which the end of what the kernel writes is seen.
     fn clear(&mut self, bytes: usize) {
         self.buffer.clear();
+        // One that grows would have room for twice as much.
+        self.buffer.reserve_exact(bytes);
         self.buffer.resize(bytes, 0);
     }
 

@@ -12,7 +12,7 @@ use super::interest::{RTM_DELLINK, RTM_NEWLINK};
 
 /// BPF_LD with BPF_ABS of two and of four bytes, BPF_JMP with BPF_JEQ, BPF_RET (include/uapi/linux/bpf_common.h).
 pub(crate) const LOAD_HALF: u16 = 0x28;
-const LOAD_WORD: u16 = 0x20;
+pub(crate) const LOAD_WORD: u16 = 0x20;
 pub(crate) const JUMP_EQUAL: u16 = 0x15;
 pub(crate) const RETURN: u16 = 0x06;
 
