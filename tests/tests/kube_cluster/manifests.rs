@@ -16,6 +16,7 @@ use super::pods::Pod;
 use super::{Cluster, LIMIT, NODES};
 use crate::cni_node::{self, ours};
 use rendered::Objects;
+#[allow(unused_imports, reason = "each test binary uses its part")]
 pub(crate) use rendered::rights;
 
 /// The name of our image in the manifests.
@@ -34,7 +35,7 @@ pub(super) fn audit_policy() -> Value {
 }
 
 /// Builds the image on a machine that is no node and gives it to the nodes.
-pub(super) fn give_image(machines: &lab::Cluster, nodes: &[Node]) -> Result<()> {
+pub(crate) fn give_image(machines: &lab::Cluster, nodes: &[Node]) -> Result<()> {
     let builder = machines.host("hdss7-12")?;
     cni_node::show_empty_folders(builder)?;
     ours::save(builder, IMAGE)?;

@@ -1,0 +1,197 @@
+//! From flannel to netd, node by node and back, on a cluster with real kubelets and a real kube-proxy: each command is the one of the
+//! document, and not a ping, request or connection is lost from before the first to behind the last.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may fail by panic")]
+
+mod cni_node;
+mod kube_cluster;
+mod kube_migration;
+mod netd_node;
+
+use std::collections::BTreeSet;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, ensure};
+use kube_cluster::pods::Pod;
+use kube_cluster::{Cluster, LIMIT, NODES, OUTSIDE, Programs, manifests};
+use kube_migration::document::Document;
+use kube_migration::flannel::{self, Flannel};
+use kube_migration::load::{Connection, Load};
+use kube_migration::shell::Shell;
+use kube_migration::{kube_proxy, web};
+use lab::{Host, echo, eventually};
+
+/// The port of a node by which the first Pod is reached; the others have the next ones.
+const FIRST_PORT: u16 = 8000;
+/// The node that goes back.
+const ONE: &str = NODES[0];
+
+/// Headings of the document.
+const OVER: &str = "One node after another";
+const WATCH: &str = "What to watch";
+const LAST: &str = "The last step";
+
+/// A cluster with flannel, kube-proxy, and a Service of two Pods.
+struct Walk {
+    load: Load,
+    pods: Vec<Pod>,
+    flannel: Flannel,
+    shell: Shell,
+    cluster: Cluster,
+}
+
+impl Walk {
+    fn start() -> Result<Self> {
+        let cluster = Cluster::start(Programs::Nothing)?;
+        let shell = Shell::open(&cluster)?;
+        let flannel = Flannel::bring(&cluster, &shell)?;
+        manifests::give_image(&cluster.machines, &cluster.nodes)?;
+        cluster.ready()?;
+        kube_proxy::bring(&cluster, &shell)?;
+        cluster.apply(&web::service())?;
+        let mut walk = Self { load: Load::default(), pods: Vec::new(), flannel, shell, cluster };
+        walk.add_pods("old")?;
+        walk.load = walk.load()?;
+        Ok(walk)
+    }
+
+    /// One more Pod on each node, with a port of the node.
+    fn add_pods(&mut self, name: &str) -> Result<()> {
+        for (number, node) in NODES.iter().enumerate() {
+            let name = format!("{name}-{}", node.trim_start_matches("hdss7-"));
+            let port = FIRST_PORT + u16::try_from(self.pods.len() + number)?;
+            self.cluster.apply(&web::pod(&name, self.host(node)?, port)?)?;
+        }
+        let all = self.cluster.pods(self.pods.len() + NODES.len())?;
+        let known: BTreeSet<_> = self.pods.iter().map(|pod| pod.name.clone()).collect();
+        let mut added: Vec<_> = all.into_iter().filter(|pod| !known.contains(&pod.name)).collect();
+        added.sort_by(|one, other| one.name.cmp(&other.name));
+        self.pods.extend(added);
+        self.all_are_reached()
+    }
+
+    /// Pings between the Pods both ways; requests from each Pod, each node and outside, on connections of their own and on kept ones.
+    fn load(&self) -> Result<Load> {
+        let mut load = Load::default();
+        let [one, other] = [&self.pods[0], &self.pods[1]];
+        let outside = self.cluster.host(OUTSIDE)?;
+        for (from, to) in [(one, other), (other, one)] {
+            load.ping(&web::network(&self.cluster, from)?, &to.address)?;
+            load.ask(web::network(&self.cluster, from)?, web::ADDRESS, Connection::New)?;
+            load.ask(web::network(&self.cluster, from)?, web::ADDRESS, Connection::Kept)?;
+        }
+        for (number, node) in NODES.into_iter().enumerate() {
+            let host = self.cluster.host(node)?;
+            load.ask(host.clone(), web::ADDRESS, Connection::New)?;
+            let ports = [web::NODE_PORT, FIRST_PORT + u16::try_from(number)?];
+            for port in ports.map(|port| format!("{}:{port}", host.address().unwrap())) {
+                load.ask(outside.clone(), &port, Connection::New)?;
+            }
+            load.ask(outside.clone(), &format!("{}:{}", host.address()?, web::NODE_PORT), Connection::Kept)?;
+        }
+        Ok(load)
+    }
+
+    fn host(&self, node: &str) -> Result<&Host> {
+        self.cluster.host(node)
+    }
+
+    /// Runs the block of a document in which this stands, for a node.
+    fn for_node(&self, document: &Document, heading: &str, part: &str, node: &str) -> Result<String> {
+        let said = self.shell.on_node(&document.block(heading, part)?, self.host(node)?.name());
+        said.with_context(|| self.cluster.report())
+    }
+
+    /// Runs it for the cluster.
+    fn for_all(&self, document: &Document, heading: &str, part: &str) -> Result<String> {
+        self.shell.run(&document.block(heading, part)?).with_context(|| self.cluster.report())
+    }
+
+    /// Every Pod is reached from the first Pod of each node.
+    fn all_are_reached(&self) -> Result<()> {
+        for from in &self.pods[..NODES.len()] {
+            let place = web::network(&self.cluster, from)?;
+            for pod in &self.pods {
+                let server = format!("{}:8080", pod.address).parse()?;
+                let answer = eventually(LIMIT, || echo::ask_tcp(&place, server, LIMIT))?;
+                let seen = answer.client.ip().to_string();
+                ensure!(answer.name == pod.name && seen == from.address, "{answer:?} from {from:?} to {pod:?}");
+            }
+        }
+        Ok(())
+    }
+
+    /// Deletes every Pod, and waits until no address and no rule of it is left.
+    fn delete_pods(&self) -> Result<()> {
+        for pod in &self.pods {
+            self.cluster.server.delete(&format!("/api/v1/namespaces/default/pods/{}", pod.name))?;
+        }
+        self.cluster.reservations_equal(&[])?;
+        for name in NODES {
+            let host = self.host(name)?;
+            eventually(LIMIT, || {
+                let rules = host.run(&["nft", "list", "ruleset"])?.stdout;
+                let is_its = |line: &&str| self.pods.iter().any(|pod| line.contains(&format!("{}:8080", pod.address)));
+                let left: Vec<_> = rules.lines().filter(is_its).collect();
+                ensure!(left.is_empty(), "rules of Pods are left on {name}: {left:#?}");
+                Ok(())
+            })?;
+        }
+        Ok(())
+    }
+
+    /// A node goes from flannel to netd.
+    fn over_to_netd(&self, document: &Document, node: &str) -> Result<()> {
+        let link = |host: &Host| host.read("/sys/class/net/flannel.1/ifindex");
+        let before = link(self.host(node)?)?;
+        self.for_node(document, OVER, "kubectl label node", node)?;
+        self.flannel.annotations_are_its(&self.cluster, node)?;
+        ensure!(link(self.host(node)?)? == before, "flannel.1 of {node} was made anew");
+        let status = eventually(LIMIT, || self.for_node(document, WATCH, "netd status", node))?;
+        ensure!(status.contains("172.7."), "{status}");
+        self.load.flows(&format!("{node} has gone over"))
+    }
+}
+
+fn a_cluster_moves_from_flannel_to_netd_and_a_node_back_without_a_loss() -> Result<()> {
+    let mut walk = Walk::start()?;
+    let document = Document::read("migrate-from-flannel.md")?;
+    let said = walk.for_all(&document, "Before", "net-conf")?;
+    ensure!(said.contains("172.7.0.0/16"), "{said}");
+    walk.for_all(&document, OVER, "kubectl apply -k")?;
+    walk.load.flows("the roll of flannel")?;
+    for node in NODES {
+        walk.over_to_netd(&document, node)?;
+    }
+    walk.add_pods("new")?;
+    walk.for_node(&document, "Back", "kubectl label node", ONE)?;
+    walk.flannel.starts(&walk.cluster, ONE)?;
+    walk.load.flows("a node has gone back")?;
+    let host = walk.host(ONE)?.clone();
+    host.run(&["sh", "-ec", &document.block("Back", "ip route flush")?])?;
+    let left = host.run(&["sh", "-c", "ip route show proto 121; nft list tables | grep -E ' netd$' || true"])?.stdout;
+    ensure!(left.is_empty(), "left of netd: {left}");
+    walk.load.flows("what netd had put there is gone")?;
+    walk.flannel.annotations_are_its(&walk.cluster, ONE)?;
+    walk.add_pods("back")?;
+    walk.over_to_netd(&document, ONE)?;
+    walk.for_all(&document, LAST, "kubectl delete namespace")?;
+    for node in NODES {
+        let said = walk.for_node(&document, LAST, "--flannel-rules", node)?;
+        ensure!(said.contains("FLANNEL-POSTRTG") && said.contains("removed"), "{said}");
+        flannel::left_no_rule(walk.host(node)?)?;
+    }
+    walk.for_all(&document, LAST, "overlays/netd")?;
+    for node in NODES {
+        walk.host(node)?.run(&["sh", "-ec", &document.block(LAST, "rm ")?])?;
+    }
+    walk.add_pods("last")?;
+    let load = std::mem::take(&mut walk.load);
+    println!("{}", load.lost_nothing()?);
+    walk.delete_pods()
+}
+
+fn main() -> ExitCode {
+    kube_cluster::suite()
+        .unless(flannel::obstacle())
+        .run(lab::tests![a_cluster_moves_from_flannel_to_netd_and_a_node_back_without_a_loss,])
+}
