@@ -72,13 +72,15 @@ pub(crate) fn balancer() -> Option<String> {
     })
 }
 
-/// Processes of that name in this network namespace, as far as they can be seen: a container sees its own only.
+/// Processes of that name in this network namespace, as far as they can be seen: a container sees its own only, and with the node's
+/// processes it does not see the namespaces of those that have more rights. These count: what they work with must not be taken away.
 fn processes(name: &str) -> Vec<u32> {
     let own = namespace(Path::new("/proc/self"));
     let entries = fs::read_dir("/proc").into_iter().flatten().filter_map(Result::ok);
     let numbered = entries.filter_map(|entry| Some((entry.file_name().to_str()?.parse::<u32>().ok()?, entry.path())));
     let is_it = |path: &Path| fs::read_to_string(path.join("comm")).is_ok_and(|comm| comm.trim_end() == name);
-    let others = numbered.filter(|(id, path)| *id != std::process::id() && is_it(path) && namespace(path) == own);
+    let is_here = |path: &Path| namespace(path).is_none_or(|other| Some(other) == own);
+    let others = numbered.filter(|(id, path)| *id != std::process::id() && is_it(path) && is_here(path));
     let mut found: Vec<u32> = others.map(|(id, _)| id).collect();
     found.sort_unstable();
     found
