@@ -1,5 +1,5 @@
-//! From flannel to netd, node by node and back, on a cluster with real kubelets and a real kube-proxy: each command is the one of the
-//! document, and not a ping, request or connection is lost from before the first to behind the last.
+//! From flannel to netd and from kube-proxy to ipvs-proxy, node by node and back, on a cluster with real kubelets: each command is the one
+//! of the document, and not a ping, request or connection is lost from before the first to behind the last.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may fail by panic")]
 
 mod cni_node;
@@ -25,7 +25,7 @@ const FIRST_PORT: u16 = 8000;
 /// The node that goes back.
 const ONE: &str = NODES[0];
 
-/// Headings of the document.
+/// Headings of both documents.
 const OVER: &str = "One node after another";
 const WATCH: &str = "What to watch";
 const LAST: &str = "The last step";
@@ -35,6 +35,8 @@ struct Walk {
     load: Load,
     pods: Vec<Pod>,
     flannel: Flannel,
+    /// What kubelet has in the tables of iptables, on each node.
+    kubelets: Vec<BTreeSet<String>>,
     shell: Shell,
     cluster: Cluster,
 }
@@ -46,9 +48,11 @@ impl Walk {
         let flannel = Flannel::bring(&cluster, &shell)?;
         manifests::give_image(&cluster.machines, &cluster.nodes)?;
         cluster.ready()?;
+        let kubelets = NODES.map(|node| kube_proxy::kubelets_rules(cluster.host(node)?));
+        let kubelets = kubelets.into_iter().collect::<Result<_>>()?;
         kube_proxy::bring(&cluster, &shell)?;
         cluster.apply(&web::service())?;
-        let mut walk = Self { load: Load::default(), pods: Vec::new(), flannel, shell, cluster };
+        let mut walk = Self { load: Load::default(), pods: Vec::new(), flannel, kubelets, shell, cluster };
         walk.add_pods("old")?;
         walk.load = walk.load()?;
         Ok(walk)
@@ -150,6 +154,23 @@ impl Walk {
         ensure!(status.contains("172.7."), "{status}");
         self.load.flows(&format!("{node} has gone over"))
     }
+
+    /// A node goes from kube-proxy to ipvs-proxy.
+    fn over_to_ours(&self, document: &Document, node: &str) -> Result<()> {
+        let said = self.for_node(document, OVER, "kubectl label node", node)?;
+        ensure!(said.contains("chains of nft table ip nat"), "{said}");
+        self.has_kubelets_rules(node)?;
+        eventually(LIMIT, || self.for_node(document, WATCH, "ipvs-proxy status", node))?;
+        self.load.flows(&format!("{node} has gone over"))
+    }
+
+    /// A node without a kube-proxy has what kubelet has made, and nothing of kube-proxy's.
+    fn has_kubelets_rules(&self, node: &str) -> Result<()> {
+        let number = NODES.iter().position(|name| *name == node).context("a node")?;
+        let (left, kubelets) = (kube_proxy::rules(self.host(node)?)?, &self.kubelets[number]);
+        ensure!(&left == kubelets, "{node} has {left:#?}, and its kubelet made {kubelets:#?}");
+        Ok(())
+    }
 }
 
 fn a_cluster_moves_from_flannel_to_netd_and_a_node_back_without_a_loss() -> Result<()> {
@@ -190,8 +211,42 @@ fn a_cluster_moves_from_flannel_to_netd_and_a_node_back_without_a_loss() -> Resu
     walk.delete_pods()
 }
 
+fn a_cluster_moves_from_kube_proxy_to_ours_and_a_node_back_without_a_loss() -> Result<()> {
+    let mut walk = Walk::start()?;
+    let document = Document::read("migrate-from-kube-proxy.md")?;
+    let said = walk.for_all(&document, "Before", "get configmap kube-proxy")?;
+    ensure!(said.contains("clusterCIDR: 172.7.0.0/16"), "{said}");
+    walk.for_all(&document, "Before", "create configmap kubernetes-api")?;
+    walk.for_all(&document, OVER, "kubectl apply -k")?;
+    walk.load.flows("the roll of kube-proxy")?;
+    for node in NODES {
+        walk.over_to_ours(&document, node)?;
+    }
+    walk.add_pods("new")?;
+    walk.for_node(&document, "Back", "service-proxy=both", ONE)?;
+    let host = walk.host(ONE)?.clone();
+    kube_proxy::serves(&host)?;
+    walk.for_node(&document, "Back", "cleanup-NODE", ONE)?;
+    let tables = host.run(&["nft", "list", "tables"])?.stdout;
+    ensure!(!tables.contains("ipvs-proxy"), "left of ours: {tables}");
+    ensure!(kube_proxy::rules(&host)?.iter().any(|rule| rule.contains("KUBE-SVC-")), "kube-proxy has no rules");
+    walk.load.flows("a node has gone back")?;
+    walk.add_pods("back")?;
+    walk.over_to_ours(&document, ONE)?;
+    walk.for_all(&document, LAST, "delete daemonset")?;
+    walk.add_pods("last")?;
+    for node in NODES {
+        walk.has_kubelets_rules(node)?;
+        walk.host(node)?.run(&["curl", "-fsS", "--max-time", "5", "http://127.0.0.1:10256/healthz"])?;
+    }
+    let load = std::mem::take(&mut walk.load);
+    println!("{}", load.lost_nothing()?);
+    walk.delete_pods()
+}
+
 fn main() -> ExitCode {
-    kube_cluster::suite()
-        .unless(flannel::obstacle())
-        .run(lab::tests![a_cluster_moves_from_flannel_to_netd_and_a_node_back_without_a_loss,])
+    kube_cluster::suite().unless(flannel::obstacle()).run(lab::tests![
+        a_cluster_moves_from_flannel_to_netd_and_a_node_back_without_a_loss,
+        a_cluster_moves_from_kube_proxy_to_ours_and_a_node_back_without_a_loss,
+    ])
 }
