@@ -21,6 +21,8 @@ pub(super) struct Figures {
     pub(super) restart_changes: usize,
     /// A program that lists the same tables and does nothing else.
     pub(super) list: Samples,
+    /// The same with real servers by netlink, of IPVS.
+    pub(super) netlink: Samples,
     /// One endpoint: from the start of the write to etcd, the write alone, from the arrival of etcd's word on the node.
     pub(super) change: Samples,
     pub(super) write: Samples,
@@ -43,7 +45,8 @@ pub(super) fn tables(carrier: Carrier, all: &[(usize, Figures)], report: &Report
     let name = carrier.name();
     table(&FILL, all, report);
     report.section(&format!("ipvs-proxy on {name}: a restart with nothing to change (milliseconds)"));
-    table(&RESTART, all, report);
+    let peer = if carrier == Carrier::Ipvs { &BY_NETLINK[..] } else { &[] };
+    table(&RESTART.iter().chain(peer).copied().collect::<Vec<_>>(), all, report);
     report.section(&format!(
         "ipvs-proxy on {name}: one endpoint of one Service changes in the middle of them (milliseconds)"
     ));
@@ -76,6 +79,12 @@ const RESTART: [Column; 7] = [
     ("listing/dump", |figures| times(figures.refill.median(), figures.list.median())),
     ("restart/dump", |figures| times(figures.restart.median(), figures.list.median())),
     ("nft transactions", |figures| figures.restart_changes.to_string()),
+];
+
+const BY_NETLINK: [Column; 3] = [
+    ("dump by netlink", |figures| ms(figures.netlink.median())),
+    ("listing/it", |figures| times(figures.refill.median(), figures.netlink.median())),
+    ("restart/it", |figures| times(figures.restart.median(), figures.netlink.median())),
 ];
 
 const CHANGE: [Column; 8] = [

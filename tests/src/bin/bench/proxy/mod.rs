@@ -32,7 +32,7 @@ use crate::store::Store;
 use crate::usage;
 use change::Place;
 use figures::Figures;
-use floor::Content;
+use floor::{Content, Listing};
 use services::Service;
 use transactions::Transactions;
 
@@ -178,7 +178,11 @@ fn restart(
 ) -> Result<Process> {
     ensure!(first.terminate(LIMIT)?.success(), "ipvs-proxy failed at its end:\n{}", first.log());
     machine::await_calm();
-    figures.list.push(content.list(node)?);
+    figures.list.push(content.list(Listing::Option, node)?);
+    if load.carrier == Carrier::Ipvs {
+        machine::await_calm();
+        figures.netlink.push(content.list(Listing::Netlink, node)?);
+    }
     machine::await_calm();
     let transactions = Transactions::follow(node)?;
     let (again, whole, fill) = run(node, etcd, load)?;

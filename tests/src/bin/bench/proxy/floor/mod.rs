@@ -21,6 +21,15 @@ use calls::Calls;
 use servers::Servers;
 use tables::Tables;
 
+/// How real servers are listed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Listing {
+    /// By getsockopt(2), as `ipvs-proxy` does.
+    Option,
+    /// By netlink, as ipvsadm and kube-proxy do.
+    Netlink,
+}
+
 /// What `ipvs-proxy` has in the kernel of a machine.
 #[derive(Debug)]
 pub(super) struct Content {
@@ -62,12 +71,12 @@ impl Content {
     ///
     /// # Errors
     /// When the kernel cannot be read.
-    pub(super) fn list(&self, host: &Host) -> Result<Duration> {
+    pub(super) fn list(&self, by: Listing, host: &Host) -> Result<Duration> {
         let mut calls = Calls::default();
         self.tables.list(&mut calls);
         if let Some((_, servers)) = &self.rest {
             Addresses::list(&mut calls);
-            servers.list(&mut calls);
+            servers.list(by, &mut calls);
         }
         play(host, &calls)
     }

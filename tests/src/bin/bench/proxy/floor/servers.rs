@@ -1,13 +1,13 @@
 //! Virtual and real servers of IPVS, as messages (include/uapi/linux/ip_vs.h).
 //!
-//! Invariant: they are written by netlink, as many in a datagram as `ipvs-proxy` sends, and listed in the kernel's fastest way: real servers
-//! by getsockopt(2).
+//! Invariant: they are written by netlink, as many in a datagram as `ipvs-proxy` sends, and listed in both of the kernel's ways.
 
 use anyhow::{Context, Result};
 use lab::{Host, generic_netlink};
 use netlink_packet_core::NLM_F_REQUEST;
 use netlink_sys::protocols::NETLINK_GENERIC;
 
+use super::Listing;
 use super::calls::{Calls, question};
 use super::conversation::Conversation;
 use crate::proxy::bytes::{attribute, find, half, kept, message, nested};
@@ -86,10 +86,20 @@ impl Servers {
     }
 
     /// The questions that list them.
-    pub(super) fn list(&self, calls: &mut Calls) {
+    pub(super) fn list(&self, by: Listing, calls: &mut Calls) {
         calls.dump(NETLINK_GENERIC, &question(self.family, &head(GET_SERVICE)));
-        for buffer in self.all.iter().filter_map(Server::listing) {
-            calls.option(GET_DESTS, &buffer);
+        match by {
+            Listing::Option => {
+                for buffer in self.all.iter().filter_map(Server::listing) {
+                    calls.option(GET_DESTS, &buffer);
+                }
+            }
+            Listing::Netlink => {
+                for server in &self.all {
+                    let of = [&head(GET_DEST)[..], &nested(SERVICE, &server.identity())].concat();
+                    calls.dump(NETLINK_GENERIC, &question(self.family, &of));
+                }
+            }
         }
     }
 
