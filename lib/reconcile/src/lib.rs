@@ -36,5 +36,5 @@ pub use pass::{Failure, Pass};
 pub use reconciler::Reconciler;
 pub use stack::{Handle, Stack, Table};
 pub use stage::{Audited, Stage};
-pub use status::{Counts, Line, Row, State, TableStatus};
+pub use status::{Counts, Line, Row, SHOWN, State, TableStatus};
 pub use target::{Classify, Observed, Owner, Parts, PartsOf, RetryClass, Rows, Step, Target};

@@ -21,7 +21,7 @@ use crate::diff::{differing, step};
 use crate::held::{held, sharing};
 use crate::pass::{Failure, Pass};
 use crate::retry;
-use crate::status::State;
+use crate::status::{Row, State};
 use crate::target::{Classify, Observed, Owner, RetryClass, Rows, Target};
 use crate::walk::Walk;
 
@@ -312,6 +312,21 @@ impl<T: Target> Reconciler<T> {
 
     fn done(&self) -> usize {
         if self.mirror.is_some() { self.desired.len().saturating_sub(self.open().count()) } else { 0 }
+    }
+
+    /// The rows that are not as they should be: desired and not in place, and those that should be gone.
+    fn not_in_place(&self) -> impl Iterator<Item = &T::Key> {
+        self.open().chain(self.dirty.iter().filter(|key| !self.desired.contains_key(*key)))
+    }
+
+    /// True when the last try of the row failed, or somebody fights about it.
+    fn has_failed(&self, key: &T::Key) -> bool {
+        let is_contested = || self.contest(key).is_some_and(|contest| contest.pause() > Duration::ZERO);
+        self.failures.contains_key(key) || is_contested()
+    }
+
+    fn row(&self, key: &T::Key) -> Row {
+        Row { key: key.to_string(), state: self.state(key) }
     }
 
     fn state(&self, key: &T::Key) -> State {

@@ -4,7 +4,7 @@ use std::any::Any;
 use std::time::Duration;
 
 use crate::pass::Pass;
-use crate::status::{Counts, Line, TableStatus};
+use crate::status::{Counts, Line, Row, TableStatus};
 
 /// What one step of an audit found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,8 +41,10 @@ pub trait Stage: Any {
     fn retry(&mut self) {}
     /// When the next failed row is due again, on the caller's clock.
     fn next_try(&self) -> Option<Duration>;
-    /// Where the table stands, with the rows that are not in place.
+    /// Where the table stands, with the first of the rows that are not in place. Costs a walk over these, and the texts of those that it has.
     fn status(&self) -> TableStatus;
+    /// The rows whose last try failed, in key order.
+    fn failed(&self) -> Vec<Row>;
     /// Where the table stands, in numbers only.
     fn counts(&self) -> Counts;
     /// Every row that is desired or observed, in key order.

@@ -48,15 +48,20 @@ pub struct Line {
     pub state: State,
 }
 
-/// A table's state in numbers, with the rows that are not in place.
+/// Rows of one table that a status has in full; beyond that only their number is said.
+pub const SHOWN: usize = 100;
+
+/// A table's state in numbers, with the first of the rows that are not in place.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct TableStatus {
     /// Rows that are desired.
     pub desired: usize,
     /// Of these, rows in place.
     pub done: usize,
-    /// The rows that are not, in key order.
+    /// The rows that are not, those that failed before those that were not tried, each in key order; at most [`SHOWN`].
     pub open: Vec<Row>,
+    /// How many there are in all.
+    pub open_count: usize,
     /// Why the table could not be listed, if the last attempt failed.
     pub observe_error: Option<String>,
 }
@@ -65,7 +70,7 @@ impl TableStatus {
     /// True when every desired row is in place and the table could be read.
     #[must_use]
     pub fn is_done(&self) -> bool {
-        self.open.is_empty() && self.observe_error.is_none() && self.done == self.desired
+        self.open_count == 0 && self.observe_error.is_none() && self.done == self.desired
     }
 }
 

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use proptest::prelude::*;
-use reconcile::{Classify, Gate, Observed, Owner, Reconciler, RetryClass, Stack, Stage, State, Step, Target};
+use reconcile::{Classify, Gate, Observed, Owner, Reconciler, RetryClass, SHOWN, Stack, Stage, State, Step, Target};
 
 #[derive(Debug)]
 struct Errno(i32);
@@ -266,12 +266,13 @@ fn one_changed_row_costs_one_step_and_no_listing() {
     assert_eq!((change.observed, change.upserted, memory.contents().steps), (0, 1, 1));
 }
 
-/// A key that counts how often keys are compared.
+/// A key that counts how often keys are compared and printed.
 #[derive(Debug, Clone, Copy)]
 struct Counted(u32);
 
 thread_local! {
     static COMPARED: Cell<usize> = const { Cell::new(0) };
+    static PRINTED: Cell<usize> = const { Cell::new(0) };
 }
 
 impl Ord for Counted {
@@ -297,6 +298,7 @@ impl Eq for Counted {}
 
 impl fmt::Display for Counted {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        PRINTED.set(PRINTED.get() + 1);
         self.0.fmt(f)
     }
 }
@@ -338,6 +340,27 @@ fn one_changed_row_and_its_report_cost_the_same_among_many_as_among_few() {
     };
     let (few, many) = (compared(100), compared(20_000));
     assert!(many < 4 * few, "{few} comparisons of keys among 100 rows, {many} among 20,000");
+}
+
+#[test]
+fn a_status_prints_what_it_shows_and_the_rows_that_failed_first() {
+    let mut table = Reconciler::new("rows", Many);
+    table.want_all((1..=20_000).map(|key| (Counted(key), 1)).collect());
+    PRINTED.set(0);
+    let status = table.status();
+    assert_eq!((status.open.len(), status.open_count, status.is_done()), (SHOWN, 20_000, false));
+    assert!(PRINTED.get() <= SHOWN, "{} keys printed", PRINTED.get());
+    table.want(Counted(0), Some(1));
+    table.pass(true, Duration::ZERO);
+    (1..=200).for_each(|key| table.want(Counted(key), None));
+    PRINTED.set(0);
+    let (status, failed) = (table.status(), table.failed());
+    assert_eq!((status.open.len(), status.open_count), (SHOWN, 201));
+    assert_eq!(failed, status.open[..1], "the one that failed, then those that should be gone");
+    assert_eq!(failed[0].key, "0");
+    assert!(PRINTED.get() <= SHOWN + 1, "{} keys printed", PRINTED.get());
+    let shown = table.status().open.into_iter().map(|row| row.key);
+    assert!(shown.skip(1).eq((1..100).map(|key| key.to_string())));
 }
 
 #[test]

@@ -271,12 +271,13 @@ impl Stages {
 
     /// What the kernel refuses of what the configuration asks for at the ingress of links; packets take the ordinary way.
     fn refused_ingress(&self) -> Vec<String> {
-        let open = self.stack.get(self.ingress).into_iter().flat_map(|table| table.status().open);
-        open.filter_map(|row| match row.state {
-            State::Failed { reason, .. } => Some(refused_ingress(&row.key, &reason)),
-            _ => None,
-        })
-        .collect()
+        let failed = self.stack.get(self.ingress).into_iter().flat_map(Stage::failed);
+        failed
+            .filter_map(|row| match row.state {
+                State::Failed { reason, .. } => Some(refused_ingress(&row.key, &reason)),
+                _ => None,
+            })
+            .collect()
     }
 
     /// What an operator should look into.

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use super::line::Lines;
 
 /// Items of one list that are shown; beyond that only their number is said.
-pub const LISTED: usize = 100;
+pub const LISTED: usize = reconcile::SHOWN;
 
 /// The first [`LISTED`] of `items`, and how many there are in all.
 pub fn bounded<T>(items: impl IntoIterator<Item = T>) -> (Vec<T>, usize) {
@@ -56,8 +56,9 @@ pub struct Row {
 
 impl From<&reconcile::TableStatus> for Table {
     fn from(status: &reconcile::TableStatus) -> Self {
-        let (open, open_count) = bounded(status.open.iter().map(Row::from));
-        Self { desired: status.desired, done: status.done, error: status.observe_error.clone(), open, open_count }
+        let open = status.open.iter().map(Row::from).collect();
+        let (desired, done, error) = (status.desired, status.done, status.observe_error.clone());
+        Self { desired, done, error, open, open_count: status.open_count }
     }
 }
 
@@ -225,7 +226,8 @@ table routes (1 desired, kernel not listed)
     #[test]
     fn lists_are_bounded_and_their_number_is_said() {
         let open = |number: usize| reconcile::Row { key: format!("row {number}"), state: State::Pending };
-        let status = reconcile::TableStatus { desired: 250, open: (0..250).map(open).collect(), ..Default::default() };
+        let (open, open_count) = ((0..LISTED).map(open).collect(), 250);
+        let status = reconcile::TableStatus { desired: 250, open, open_count, ..Default::default() };
         let table = Table::from(&status);
         assert_eq!((table.open.len(), table.open_count, table.is_done()), (LISTED, 250, false));
         let mut lines = Lines::new();

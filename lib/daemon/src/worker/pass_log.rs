@@ -63,10 +63,7 @@ impl PassLog {
 
 /// Keys of rows that failed, each with the name of its table.
 fn failed_rows(stack: &Stack) -> BTreeMap<String, &'static str> {
-    let failed = stack.status().into_iter().flat_map(|(name, status)| {
-        let rows = status.open.into_iter().filter(|row| matches!(row.state, State::Failed { .. }));
-        rows.map(move |row| (row.key, name))
-    });
+    let failed = stack.stages().flat_map(|stage| stage.failed().into_iter().map(|row| (row.key, stage.name())));
     failed.collect()
 }
 
@@ -83,9 +80,10 @@ fn awaited<'a>(failure: &Failure, failed: &'a BTreeMap<String, &'static str>) ->
 /// The failures that go on, each as its pass says it.
 fn failing(stack: &Stack) -> BTreeSet<String> {
     let mut texts = BTreeSet::new();
-    for (name, status) in stack.status() {
-        texts.extend(status.observe_error.map(|reason| format!("{name}: {reason}")));
-        texts.extend(status.open.into_iter().filter_map(|row| match row.state {
+    for stage in stack.stages() {
+        let name = stage.name();
+        texts.extend(stage.status().observe_error.map(|reason| format!("{name}: {reason}")));
+        texts.extend(stage.failed().into_iter().filter_map(|row| match row.state {
             State::Failed { reason, .. } => Some(format!("{name}: {reason}")),
             State::Pending | State::Done => None,
         }));

@@ -7,7 +7,7 @@ use super::steps::Which;
 use super::{Reconciler, Totals};
 use crate::pass::Pass;
 use crate::stage::{Audited, Stage};
-use crate::status::{Counts, Line, Row, State, TableStatus};
+use crate::status::{Counts, Line, Row, SHOWN, State, TableStatus};
 use crate::target::{RetryClass, Target};
 
 impl<T: Target> Stage for Reconciler<T> {
@@ -66,11 +66,16 @@ impl<T: Target> Stage for Reconciler<T> {
     }
 
     fn status(&self) -> TableStatus {
-        let unwanted = self.dirty.iter().filter(|key| !self.desired.contains_key(*key));
-        let row = |key: &T::Key| Row { key: key.to_string(), state: self.state(key) };
         let observe_error = self.observe_failure.as_ref().map(|failure| failure.reason.clone());
-        let open = self.open().chain(unwanted).map(row).collect();
-        TableStatus { desired: self.desired.len(), done: self.done(), open, observe_error }
+        let failed = self.not_in_place().filter(|key| self.has_failed(key));
+        let pending = self.not_in_place().filter(|key| !self.has_failed(key));
+        let open = failed.chain(pending).take(SHOWN).map(|key| self.row(key)).collect();
+        let open_count = self.not_in_place().count();
+        TableStatus { desired: self.desired.len(), done: self.done(), open, open_count, observe_error }
+    }
+
+    fn failed(&self) -> Vec<Row> {
+        self.not_in_place().filter(|key| self.has_failed(key)).map(|key| self.row(key)).collect()
     }
 
     fn counts(&self) -> Counts {

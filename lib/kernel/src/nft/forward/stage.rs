@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use netstate::IfName;
 use netstate::nft::TableKey;
-use reconcile::{Counts, Line, Pass, Reconciler, Stage, TableStatus};
+use reconcile::{Counts, Line, Pass, Reconciler, Row, Stage, TableStatus};
 
 use super::{Accept, Accepts, Denying, rows};
 use crate::error::KernelError;
@@ -105,6 +105,10 @@ impl Stage for Forward {
 
     fn status(&self) -> TableStatus {
         self.table.status()
+    }
+
+    fn failed(&self) -> Vec<Row> {
+        self.table.failed()
     }
 
     fn counts(&self) -> Counts {
