@@ -3,7 +3,9 @@
 //! Invariant: an error names the field by its path in the object, what stands there and what is accepted. Fields that
 //! nobody asks for are read over: Services in the wild carry dozens of them.
 
+use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
+use std::rc::Rc;
 
 use cluster::Problem;
 use netstate::{Prefix, Protocol};
@@ -12,22 +14,53 @@ use serde_json::Value;
 /// A place in an object: a value, or its absence, and the path that leads there.
 #[derive(Debug, Clone)]
 pub(crate) struct Field<'a> {
-    path: String,
+    /// Nothing at the object itself.
+    path: Option<Rc<Path>>,
     value: Option<&'a Value>,
+}
+
+/// The way to a field, shared by all that lie below it: only a problem has it as text, and nearly every field has none.
+#[derive(Debug)]
+struct Path {
+    above: Option<Rc<Self>>,
+    step: Step,
+}
+
+#[derive(Debug)]
+enum Step {
+    Key(&'static str),
+    Index(usize),
+}
+
+impl fmt::Display for Path {
+    /// `spec.ports[0].port`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(above) = &self.above {
+            above.fmt(f)?;
+        }
+        match self.step {
+            Step::Key(key) if self.above.is_none() => f.write_str(key),
+            Step::Key(key) => write!(f, ".{key}"),
+            Step::Index(index) => write!(f, "[{index}]"),
+        }
+    }
 }
 
 impl<'a> Field<'a> {
     /// The object itself.
     #[must_use]
     pub(crate) const fn root(value: &'a Value) -> Self {
-        Self { path: String::new(), value: Some(value) }
+        Self { path: None, value: Some(value) }
     }
 
     /// The field `key` of the object that stands here; absent when this is no object.
     #[must_use]
-    pub(crate) fn get(&self, key: &str) -> Self {
-        let path = if self.path.is_empty() { key.to_owned() } else { format!("{}.{key}", self.path) };
-        Self { path, value: self.value.and_then(|value| value.get(key)).filter(|value| !value.is_null()) }
+    pub(crate) fn get(&self, key: &'static str) -> Self {
+        self.below(Step::Key(key), self.value.and_then(|value| value.get(key)).filter(|value| !value.is_null()))
+    }
+
+    fn below(&self, step: Step, value: Option<&'a Value>) -> Self {
+        Self { path: Some(Rc::new(Path { above: self.path.clone(), step })), value }
     }
 
     /// True when nothing, or `null`, stands here.
@@ -40,7 +73,7 @@ impl<'a> Field<'a> {
     #[must_use]
     pub(crate) fn problem(&self, accepted: &'static str) -> Problem {
         let found = self.value.map_or_else(|| "missing".to_owned(), |value| shortened(&value.to_string()));
-        let field = if self.path.is_empty() { "(the object)".to_owned() } else { self.path.clone() };
+        let field = self.path.as_ref().map_or_else(|| "(the object)".to_owned(), ToString::to_string);
         Problem::new(field, found, accepted)
     }
 
@@ -130,7 +163,7 @@ impl<'a> Field<'a> {
     pub(crate) fn items(&self) -> Result<Vec<Self>, Problem> {
         let Some(value) = self.value else { return Ok(Vec::new()) };
         let array = value.as_array().ok_or_else(|| self.problem("a list"))?;
-        let item = |(index, value)| Self { path: format!("{}[{index}]", self.path), value: Some(value) };
+        let item = |(index, value)| self.below(Step::Index(index), Some(value));
         Ok(array.iter().enumerate().map(item).collect())
     }
 }

@@ -14,7 +14,7 @@ use super::field::Field;
 /// Says what is accepted in place of a text that cannot be read.
 pub(super) fn annotation<T: FromStr>(
     service: &Field<'_>,
-    name: &str,
+    name: &'static str,
     form: &'static str,
 ) -> Result<Option<T>, Problem> {
     let field = service.get("metadata").get("annotations").get(name);
