@@ -216,7 +216,8 @@ fn most_of_the_nodes_go_only_when_a_second_listing_confirms_it() -> Result<()> {
     netd.wait_for_line("nothing is removed before a second look", SOON)?;
     throughout(allowing_for_load(Duration::from_secs(3)), || {
         let routes = net.routes(node)?;
-        ensure!(routes.len() > 3, "{routes:?}");
+        // Where each deletion comes alone, half of them are no doubt yet.
+        ensure!(routes.len() >= 3, "{routes:?}");
         Ok(())
     })?;
     // Half a minute later.
