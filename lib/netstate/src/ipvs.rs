@@ -2,9 +2,8 @@
 //!
 //! Counters and connection numbers change by themselves; they are no part of what must be equal.
 
-use std::cmp::Ordering;
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use crate::Protocol;
@@ -13,8 +12,8 @@ pub use crate::scheduler::{InvalidScheduler, Scheduler, SchedulerFlags};
 /// How a row that somebody else made or changed shows.
 const FOREIGN: &str = " with options of others";
 
-/// What clients connect to; in the order of its fields.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+/// What clients connect to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct VirtualServerKey {
     /// Transport protocol.
     pub protocol: Protocol,
@@ -22,34 +21,6 @@ pub struct VirtualServerKey {
     pub addr: IpAddr,
     /// Virtual port, 1..=65535.
     pub port: u16,
-}
-
-impl VirtualServerKey {
-    /// Of IPv4, a number that is ordered as the key: 8 bits of protocol, 32 of address, 16 of port.
-    fn number(&self) -> Option<u128> {
-        let IpAddr::V4(addr) = self.addr else { return None };
-        Some(u128::from(self.protocol as u8) << 48 | number_of(addr, self.port))
-    }
-}
-
-fn number_of(addr: Ipv4Addr, port: u16) -> u128 {
-    u128::from(u32::from(addr)) << 16 | u128::from(port)
-}
-
-// A node compares keys a million times at its start, nearly always of IPv4.
-impl Ord for VirtualServerKey {
-    fn cmp(&self, other: &Self) -> Ordering {
-        match (self.number(), other.number()) {
-            (Some(one), Some(two)) => one.cmp(&two),
-            _ => (self.protocol, self.addr, self.port).cmp(&(other.protocol, other.addr, other.port)),
-        }
-    }
-}
-
-impl PartialOrd for VirtualServerKey {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        Some(self.cmp(other))
-    }
 }
 
 impl fmt::Display for VirtualServerKey {
@@ -109,8 +80,8 @@ impl fmt::Display for Persistence {
     }
 }
 
-/// One real server of a virtual server; in the order of its fields.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+/// One real server of a virtual server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RealServerKey {
     /// The virtual server it belongs to.
     pub service: VirtualServerKey,
@@ -118,28 +89,6 @@ pub struct RealServerKey {
     pub addr: IpAddr,
     /// Port of the real server, 1..=65535.
     pub port: u16,
-}
-
-impl RealServerKey {
-    fn number(&self) -> Option<u128> {
-        let IpAddr::V4(addr) = self.addr else { return None };
-        Some(self.service.number()? << 48 | number_of(addr, self.port))
-    }
-}
-
-impl Ord for RealServerKey {
-    fn cmp(&self, other: &Self) -> Ordering {
-        match (self.number(), other.number()) {
-            (Some(one), Some(two)) => one.cmp(&two),
-            _ => (self.service, self.addr, self.port).cmp(&(other.service, other.addr, other.port)),
-        }
-    }
-}
-
-impl PartialOrd for RealServerKey {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        Some(self.cmp(other))
-    }
 }
 
 impl fmt::Display for RealServerKey {
@@ -233,38 +182,6 @@ impl From<RealServer> for Row {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn keys_are_in_the_order_of_their_fields() {
-        let addrs: [IpAddr; 6] =
-            ["0.0.0.0", "1.0.0.0", "0.0.0.255", "255.255.255.255", "::", "fd00::1"].map(|addr| addr.parse().unwrap());
-        let endpoints: Vec<(IpAddr, u16)> =
-            addrs.into_iter().flat_map(|addr| [1, 255, 256, 65535].map(|port| (addr, port))).collect();
-        let protocols = [Protocol::Tcp, Protocol::Udp, Protocol::Sctp];
-        let services: Vec<VirtualServerKey> = protocols
-            .into_iter()
-            .flat_map(|protocol| {
-                endpoints.iter().map(move |(addr, port)| VirtualServerKey { protocol, addr: *addr, port: *port })
-            })
-            .collect();
-        for (one, other) in services.iter().flat_map(|one| services.iter().map(move |other| (one, other))) {
-            let fields = |key: &VirtualServerKey| (key.protocol, key.addr, key.port);
-            assert_eq!(one.cmp(other), fields(one).cmp(&fields(other)), "{one} {other}");
-            for ((addr, port), (to, at)) in
-                endpoints.iter().zip(endpoints.iter().rev()).chain(endpoints.iter().zip(&endpoints))
-            {
-                let [one, other] = [(one, addr, port), (other, to, at)].map(|(service, addr, port)| RealServerKey {
-                    service: *service,
-                    addr: *addr,
-                    port: *port,
-                });
-                let fields = |key: &RealServerKey| {
-                    (key.service.protocol, key.service.addr, key.service.port, key.addr, key.port)
-                };
-                assert_eq!(one.cmp(&other), fields(&one).cmp(&fields(&other)), "{one} {other}");
-            }
-        }
-    }
 
     #[test]
     fn virtual_servers_sort_before_real_servers() {
