@@ -3,7 +3,7 @@
 //!
 //! Invariant: a family counts once for each try that left rows of it out, however many.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use daemon::metrics::{Label, Metrics};
@@ -13,7 +13,7 @@ use netstate::nft::{Family as TableFamily, Row, RowKey};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
-use reconcile::{PartsOf, Rows, Step, Target};
+use reconcile::{Layer, Step, Target};
 
 /// The numbers; clones are the same.
 #[derive(Debug, Clone)]
@@ -112,41 +112,15 @@ impl<T> Counted<T> {
     }
 }
 
-impl<T: Target<Key = RowKey, Value = Row, Error = KernelError>> Target for Counted<T> {
-    type Key = RowKey;
-    type Value = Row;
-    type Error = KernelError;
+impl<T: Target<Key = RowKey, Value = Row, Error = KernelError>> Layer for Counted<T> {
+    type Inner = T;
 
-    fn observe(&mut self) -> Result<Rows<RowKey, Row>, KernelError> {
-        self.table.observe()
+    fn inner(&self) -> &T {
+        &self.table
     }
 
-    fn parts(&mut self) -> Result<Option<PartsOf<Self>>, KernelError> {
-        self.table.parts()
-    }
-
-    fn confirm(&mut self) {
-        self.table.confirm();
-    }
-
-    fn is_unchanged(&mut self) -> bool {
-        self.table.is_unchanged()
-    }
-
-    fn satisfies(&self, have: &Row, want: &Row) -> bool {
-        self.table.satisfies(have, want)
-    }
-
-    fn rival(&self, key: &RowKey) -> Option<String> {
-        self.table.rival(key)
-    }
-
-    fn successor<'a>(&self, key: &RowKey, desired: &'a BTreeMap<RowKey, Row>) -> Option<&'a RowKey> {
-        self.table.successor(key, desired)
-    }
-
-    fn batch(&self) -> usize {
-        self.table.batch()
+    fn inner_mut(&mut self) -> &mut T {
+        &mut self.table
     }
 
     fn apply(&mut self, steps: &[Step<RowKey, Row>]) -> Vec<Result<(), KernelError>> {
@@ -161,6 +135,7 @@ mod tests {
     use daemon::readiness::Readiness;
     use kernel::Cause;
     use netstate::nft::{Name, Ruleset, TableKey};
+    use reconcile::Rows;
 
     use super::*;
 
@@ -195,7 +170,8 @@ mod tests {
         let create: Vec<_> = all.iter().cloned().map(|(key, row)| Step::Create(key, row)).collect();
         let remove: Vec<_> = all.into_iter().map(|(key, row)| Step::Remove(key, row)).collect();
         let apply = |refuses: &[TableFamily], steps: &[Step<RowKey, Row>]| {
-            let results = Counted::new(Refusing(refuses.to_vec()), numbers.clone()).apply(steps);
+            let mut table = Counted::new(Refusing(refuses.to_vec()), numbers.clone());
+            let results = Target::apply(&mut table, steps);
             assert_eq!(results.iter().filter(|result| result.is_err()).count(), 2 * refuses.len());
         };
         apply(&[], &create);

@@ -10,7 +10,7 @@ use std::net::IpAddr;
 
 use kernel::{Cause, KernelError};
 use netstate::ipvs::{RealServerKey, Row, RowKey, VirtualServerKey};
-use reconcile::{Owner, Rows, Step, Target};
+use reconcile::{Layer, Owner, Rows, Step};
 
 use super::targets::Servers;
 
@@ -61,10 +61,16 @@ impl<T: Servers> Guarded<T> {
     }
 }
 
-impl<T: Servers> Target for Guarded<T> {
-    type Key = RowKey;
-    type Value = Row;
-    type Error = KernelError;
+impl<T: Servers> Layer for Guarded<T> {
+    type Inner = T;
+
+    fn inner(&self) -> &T {
+        &self.table
+    }
+
+    fn inner_mut(&mut self) -> &mut T {
+        &mut self.table
+    }
 
     fn observe(&mut self) -> Result<Rows<RowKey, Row>, KernelError> {
         if (self.living)().is_none() {
@@ -79,14 +85,6 @@ impl<T: Servers> Target for Guarded<T> {
             self.judge(service);
         }
         Ok(rows)
-    }
-
-    fn is_unchanged(&mut self) -> bool {
-        self.table.is_unchanged()
-    }
-
-    fn batch(&self) -> usize {
-        self.table.batch()
     }
 
     fn apply(&mut self, steps: &[Step<RowKey, Row>]) -> Vec<Result<(), KernelError>> {

@@ -10,7 +10,7 @@ use std::net::IpAddr;
 use kernel::{KernelError, Rtnl};
 use netstate::route::TABLE_LOCAL;
 use netstate::{Address, AddressKey, RouteKind};
-use reconcile::{Owner, Rows, Step, Target};
+use reconcile::{Layer, Owner, Rows, Step, Target};
 
 use super::targets::VirtualAddresses;
 
@@ -29,13 +29,15 @@ impl<T> Routed<T> {
     }
 }
 
-impl<T: Target<Key = AddressKey, Value = Address, Error = KernelError>> Target for Routed<T> {
-    type Key = AddressKey;
-    type Value = Address;
-    type Error = KernelError;
+impl<T: Target<Key = AddressKey, Value = Address, Error = KernelError>> Layer for Routed<T> {
+    type Inner = T;
 
-    fn observe(&mut self) -> Result<Rows<AddressKey, Address>, KernelError> {
-        self.table.observe()
+    fn inner(&self) -> &T {
+        &self.table
+    }
+
+    fn inner_mut(&mut self) -> &mut T {
+        &mut self.table
     }
 
     fn apply(&mut self, steps: &[Step<AddressKey, Address>]) -> Vec<Result<(), KernelError>> {
@@ -60,5 +62,39 @@ impl<T: Target<Key = AddressKey, Value = Address, Error = KernelError>> VirtualA
         let ours = held.iter().filter(|(_, row)| row.owner == Owner::Ours).map(|(key, _)| key);
         self.unrouted = ours.filter(|key| !local.contains(&key.addr)).cloned().collect();
         Ok(self.unrouted.clone())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Addresses about which somebody fights.
+    struct Contested;
+
+    impl Target for Contested {
+        type Key = AddressKey;
+        type Value = Address;
+        type Error = KernelError;
+
+        fn observe(&mut self) -> Result<Rows<AddressKey, Address>, KernelError> {
+            Ok(Rows::new())
+        }
+
+        fn rival(&self, key: &AddressKey) -> Option<String> {
+            Some(format!("who has {}", key.addr))
+        }
+
+        fn apply(&mut self, steps: &[Step<AddressKey, Address>]) -> Vec<Result<(), KernelError>> {
+            steps.iter().map(|_| Ok(())).collect()
+        }
+    }
+
+    #[test]
+    fn who_fights_about_an_address_is_known_although_its_route_is_seen_to() {
+        let routed = Routed::new(Contested, Rtnl::open().unwrap());
+        let link = "kube-ipvs0".parse().unwrap();
+        let key = AddressKey { link, addr: [192, 168, 0, 10].into(), len: 32 };
+        assert_eq!(Target::rival(&routed, &key), Some("who has 192.168.0.10".to_owned()));
     }
 }

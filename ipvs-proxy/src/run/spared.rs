@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 
 use kernel::KernelError;
 use netstate::{Address, AddressKey, Prefix};
-use reconcile::{Observed, Owner, PartsOf, Rows, Step, Target};
+use reconcile::{Layer, Observed, Owner, PartsOf, Rows, Step, Target};
 
 /// See the module's text.
 pub(crate) struct Spared<T> {
@@ -40,10 +40,16 @@ fn is_in(networks: &[Prefix], key: &AddressKey) -> bool {
     networks.iter().any(|network| network.contains(key.addr))
 }
 
-impl<T: Target<Key = AddressKey, Value = Address, Error = KernelError>> Target for Spared<T> {
-    type Key = AddressKey;
-    type Value = Address;
-    type Error = KernelError;
+impl<T: Target<Key = AddressKey, Value = Address, Error = KernelError>> Layer for Spared<T> {
+    type Inner = T;
+
+    fn inner(&self) -> &T {
+        &self.table
+    }
+
+    fn inner_mut(&mut self) -> &mut T {
+        &mut self.table
+    }
 
     fn observe(&mut self) -> Result<Rows<AddressKey, Address>, KernelError> {
         let mut rows = self.table.observe()?;

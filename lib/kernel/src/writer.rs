@@ -9,7 +9,7 @@ use std::fs;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use netstate::nft::{Row, RowKey, TableKey};
-use reconcile::{Observed, PartsOf, Step, Target};
+use reconcile::{Layer, Target};
 
 use crate::error::KernelError;
 use crate::nft;
@@ -176,50 +176,26 @@ struct Watched<T, F> {
     rival: F,
 }
 
-impl<T: Target, F: Fn(&T::Key) -> Option<String> + 'static> Target for Watched<T, F> {
-    type Key = T::Key;
-    type Value = T::Value;
-    type Error = T::Error;
+impl<T: Target, F: Fn(&T::Key) -> Option<String> + 'static> Layer for Watched<T, F> {
+    type Inner = T;
 
-    fn observe(&mut self) -> Result<BTreeMap<T::Key, Observed<T::Value>>, T::Error> {
-        self.target.observe()
+    fn inner(&self) -> &T {
+        &self.target
     }
 
-    fn parts(&mut self) -> Result<Option<PartsOf<T>>, T::Error> {
-        self.target.parts()
-    }
-
-    fn confirm(&mut self) {
-        self.target.confirm();
-    }
-
-    fn is_unchanged(&mut self) -> bool {
-        self.target.is_unchanged()
-    }
-
-    fn satisfies(&self, have: &T::Value, want: &T::Value) -> bool {
-        self.target.satisfies(have, want)
+    fn inner_mut(&mut self) -> &mut T {
+        &mut self.target
     }
 
     fn rival(&self, key: &T::Key) -> Option<String> {
         (self.rival)(key)
     }
-
-    fn successor<'a>(&self, key: &T::Key, desired: &'a BTreeMap<T::Key, T::Value>) -> Option<&'a T::Key> {
-        self.target.successor(key, desired)
-    }
-
-    fn batch(&self) -> usize {
-        self.target.batch()
-    }
-
-    fn apply(&mut self, steps: &[Step<T::Key, T::Value>]) -> Vec<Result<(), T::Error>> {
-        self.target.apply(steps)
-    }
 }
 
 #[cfg(test)]
 mod tests {
+    use reconcile::{Observed, Step};
+
     use super::*;
 
     /// A table whose steps are given to it three at a time, and where nothing fits that is not the same upside down.

@@ -21,6 +21,7 @@ mod chain;
 mod diff;
 mod gate;
 mod held;
+mod layer;
 mod pass;
 mod reconciler;
 pub mod retry;
@@ -32,6 +33,7 @@ mod walk;
 
 pub use chain::Chain;
 pub use gate::Gate;
+pub use layer::Layer;
 pub use pass::{Failure, Pass};
 pub use reconciler::Reconciler;
 pub use stack::{Handle, Stack, Table};
