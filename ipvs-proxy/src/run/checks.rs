@@ -6,11 +6,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use daemon::http::{self, Page};
 use daemon::liveness::Liveness;
+use daemon::slot::locked;
 use netstate::IpFamily;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
@@ -40,10 +41,6 @@ struct Wanted {
     services: BTreeMap<ObjectName, Option<HealthCheck>>,
     /// Where to listen, when that changed.
     addresses: Option<BTreeSet<IpAddr>>,
-}
-
-fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Checks {

@@ -6,11 +6,10 @@
 //!
 //! Invariant: all of a configuration is in force, or that of before; why it cannot be is reported.
 
-use std::sync::PoisonError;
-
 use anyhow::Context;
 use daemon::monitors::{self, Meaning, Monitors};
 use daemon::shell::Shell;
+use daemon::slot::locked;
 use daemon::worker::Mailbox;
 use kernel::ipvs::Ipvs;
 
@@ -62,7 +61,7 @@ impl Running {
 
     /// Shows whoever asks which data path is used.
     pub(super) fn show(&self, mode: Mode) {
-        self.shell.vitals.lock().unwrap_or_else(PoisonError::into_inner).pages.insert(MODE_PAGE, mode.name());
+        locked(&self.shell.vitals).pages.insert(MODE_PAGE, mode.name());
     }
 
     /// Takes in another configuration, and notes what becomes of it.

@@ -2,12 +2,12 @@
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
-use std::sync::PoisonError;
 use std::time::{Duration, SystemTime};
 
 use cluster::kubernetes::events::Reporter;
 use daemon::http::Unserved;
 use daemon::shell::Shell;
+use daemon::slot::locked;
 use daemon::status::{LISTED, TableRows, is_tried};
 use daemon::worker::{Cause, PassLog, Took, Work};
 use netstate::IpFamily;
@@ -141,7 +141,7 @@ impl ProxyWork {
 
     /// What somebody else has at places that are wanted here.
     fn occupied(&self) -> Occupied {
-        let vitals = self.shell.vitals.lock().unwrap_or_else(PoisonError::into_inner);
+        let vitals = locked(&self.shell.vitals);
         Occupied { unbound: self.checks.problems(), unserved: vitals.unserved.clone(), held: self.held.found() }
     }
 
@@ -172,7 +172,7 @@ impl ProxyWork {
             }
             None => tracing::info!("load balancers may send clients to this node again"),
         }
-        let mut vitals = self.shell.vitals.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut vitals = locked(&self.shell.vitals);
         vitals.ineligible = ineligible.is_some();
         drop(vitals);
         self.ineligible = ineligible;
@@ -224,7 +224,7 @@ impl ProxyWork {
                 IpFamily::V6 => "IPv6",
             });
             let updated = names.map(|name| (name, now)).collect();
-            self.shell.vitals.lock().unwrap_or_else(PoisonError::into_inner).updated = updated;
+            locked(&self.shell.vitals).updated = updated;
         }
         metrics.source("services", self.proxy.view().lost().is_none(), self.proxy.gate().is_open());
     }

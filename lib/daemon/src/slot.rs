@@ -1,4 +1,4 @@
-//! `Slot`: room for one value between two loops.
+//! `Slot`: room for one value between two loops; `locked`: what several threads share.
 //!
 //! Invariant: whatever is put in, at most one value waits; what comes while one waits is merged with it, so a flood costs
 //! no memory, and the one who takes finds the last state.
@@ -6,6 +6,11 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
+
+/// The value of `mutex`. A thread that panicked while it held it ends the program, or its value is as good as before.
+pub fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// See the module's text.
 #[derive(Debug)]
@@ -46,7 +51,7 @@ impl<T> Slot<T> {
     }
 
     fn lock(&self) -> MutexGuard<'_, Option<T>> {
-        self.value.lock().unwrap_or_else(PoisonError::into_inner)
+        locked(&self.value)
     }
 }
 

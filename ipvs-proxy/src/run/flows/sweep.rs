@@ -6,10 +6,11 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use daemon::slot::locked;
 use kernel::KernelError;
 use kernel::conntrack::Selection;
 use netstate::IpFamily;
@@ -32,7 +33,7 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// # Errors
 /// When connections cannot be read or deleted; theirs and those of the frontends behind them wait again.
 pub(crate) fn sweep(checks: &Mutex<Checks>, flows: &mut dyn Flows, numbers: &Numbers) -> Result<(), KernelError> {
-    let begun = lock(checks).begin();
+    let begun = locked(checks).begin();
     let mut searched: BTreeMap<IpFamily, (Duration, usize)> = BTreeMap::new();
     let result = begun.into_iter().try_for_each(|((family, protocol), frontends)| {
         let is_filtered = flows.filters() && frontends.len() <= ONE_BY_ONE;
@@ -44,18 +45,18 @@ pub(crate) fn sweep(checks: &Mutex<Checks>, flows: &mut dyn Flows, numbers: &Num
         let (took, all) = searched.entry(family).or_default();
         parts.into_iter().try_for_each(|(selection, frontends)| {
             let begun = Instant::now();
-            let deleted = flows.forget(&selection, &|flow: &Tracked| lock(checks).is_stale(protocol, flow));
+            let deleted = flows.forget(&selection, &|flow: &Tracked| locked(checks).is_stale(protocol, flow));
             *took = took.saturating_add(begun.elapsed());
             let deleted = deleted?;
             *all = all.saturating_add(deleted);
             if deleted > 0 {
                 tracing::info!(of = %selection, deleted, "stale connections deleted");
             }
-            lock(checks).done(frontends);
+            locked(checks).done(frontends);
             Ok(())
         })
     });
-    lock(checks).again();
+    locked(checks).again();
     searched.into_iter().for_each(|(family, (took, deleted))| numbers.searched(family, took, deleted));
     result
 }
@@ -65,10 +66,6 @@ fn selection(frontend: &FrontendKey) -> Selection {
         Place::Address(addr) => Selection::to(frontend.protocol, addr, frontend.port),
         Place::AnyNode(family) => Selection::to_port(family, frontend.protocol, frontend.port),
     }
-}
-
-fn lock(checks: &Mutex<Checks>) -> MutexGuard<'_, Checks> {
-    checks.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// A thread that sweeps whenever something waits, as long as this exists.
@@ -112,7 +109,7 @@ impl Background {
 impl Shared {
     /// Waits until something is to be done, for a while; returns whether it is.
     fn wait(&self, failed: bool) -> bool {
-        let checks = lock(&self.checks);
+        let checks = locked(&self.checks);
         if failed {
             let (checks, _) = self.changed.wait_timeout(checks, PAUSE).unwrap_or_else(PoisonError::into_inner);
             return !checks.is_empty();
@@ -126,12 +123,12 @@ impl Shared {
 
 impl Sweeper for Background {
     fn put(&mut self, checks: BTreeMap<FrontendKey, Check>, locals: Locals) {
-        lock(&self.0.checks).put(checks, locals);
+        locked(&self.0.checks).put(checks, locals);
         self.0.changed.notify_one();
     }
 
     fn welcome(&mut self, frontend: &FrontendKey, endpoint: SocketAddr) {
-        lock(&self.0.checks).welcome(frontend, endpoint);
+        locked(&self.0.checks).welcome(frontend, endpoint);
     }
 }
 
@@ -201,7 +198,7 @@ mod tests {
         let checks = noted(Protocol::Udp, 2);
         assert_eq!(asked(&checks, 1, true), (vec!["udp connections to 192.168.0.1:80".to_owned()], false));
         assert_eq!(asked(&checks, 0, true).0.len(), 2);
-        assert!(lock(&checks).is_empty());
+        assert!(locked(&checks).is_empty());
     }
 
     #[test]
@@ -219,7 +216,7 @@ mod tests {
         }
         let (sender, receiver) = mpsc::channel();
         let mut background = Background::start(Reports(sender, 0), Numbers::default()).unwrap();
-        let waiting = std::mem::take(&mut lock(&noted(Protocol::Tcp, 1)).waiting);
+        let waiting = std::mem::take(&mut locked(&noted(Protocol::Tcp, 1)).waiting);
         background.put(waiting, Locals::default());
         for _ in 0..3 {
             receiver.recv_timeout(Duration::from_secs(60)).unwrap();

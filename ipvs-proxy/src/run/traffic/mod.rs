@@ -15,11 +15,12 @@ mod estimates;
 mod page;
 
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::Context;
 use daemon::metrics::Metrics;
+use daemon::slot::locked;
 use daemon::worker::Mailbox;
 use kernel::ipvs::Traffic as Counted;
 use netstate::Protocol;
@@ -150,10 +151,6 @@ fn cut<K: Ord, T>(counted: &mut Vec<(K, T)>) -> usize {
     let left_out = counted.len().saturating_sub(MOST);
     counted.truncate(MOST);
     left_out
-}
-
-fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]
