@@ -38,9 +38,11 @@ fn serve(cluster: &Cluster, replicas: usize) -> Result<Vec<Pod>> {
 
 /// Removes both, with every Pod.
 fn remove(cluster: &Cluster) -> Result<()> {
+    // The slices of a Service that is gone stay as they are until somebody collects them, and the next one of that name finds them.
+    cluster.scale("web", 0)?;
+    cluster.pods_of("app=web", 0)?;
     cluster.server.delete("/api/v1/namespaces/default/services/web")?;
-    cluster.server.delete("/apis/apps/v1/namespaces/default/deployments/web")?;
-    cluster.pods_of("app=web", 0).map(drop)
+    cluster.server.delete("/apis/apps/v1/namespaces/default/deployments/web").map(drop)
 }
 
 /// Both nodes as clients of the Service.
