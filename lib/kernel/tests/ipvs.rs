@@ -143,7 +143,10 @@ fn schedulers_with_their_flags_and_clients_are_what_the_tool_shows() {
         let believed = table.mirror().unwrap().clone();
         let target = table.target_mut();
         let mut found = target.differing(&believed).unwrap();
-        found.extend(target.differing_in_turn(&believed).unwrap());
+        // At least 4 of the 8 virtual servers a turn.
+        for _ in 0..2 {
+            found.extend(target.differing_in_turn(&believed).unwrap());
+        }
         assert_eq!(found, [of].into(), "{change:?}");
         table.invalidate();
         assert_eq!(converge(&mut table).upserted, 1, "{change:?}");
