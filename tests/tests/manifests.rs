@@ -157,6 +157,13 @@ fn ensure_known(program: &str, words: &[&str]) -> Result<()> {
     Ok(())
 }
 
+/// The configuration that the Pods of an overlay's ipvs-proxy follow, and its ConfigMap's name.
+fn followed<'a>(objects: &'a Objects, set: &'a Value) -> Result<(&'a str, &'a str)> {
+    let mut maps = list_at(set, "/spec/template/spec/volumes").filter_map(|volume| volume.pointer("/configMap/name"));
+    let name = maps.next().and_then(Value::as_str).context("no ConfigMap is mounted")?;
+    Ok((name, text_at(&objects[&("ConfigMap".to_owned(), name.to_owned())], "/data/config.yaml")?))
+}
+
 /// The port at which a probe asks, by the name that the container gives it.
 fn port_of(container: &Value, probe: &str) -> Result<u64> {
     let asked = container.pointer(&format!("/{probe}/httpGet/port")).with_context(|| format!("no {probe}"))?;
@@ -172,7 +179,7 @@ fn probes_ask_where_the_programs_answer() -> Result<()> {
             let place = match name {
                 // The default address of its metrics, where the pages about health are as well.
                 "netd" => Host::start("help")?.command(bin("netd")?).arg("--help").run()?.stdout,
-                _ => text_at(&objects[&("ConfigMap".to_owned(), name.to_owned())], "/data/config.yaml")?.to_owned(),
+                _ => followed(&objects, set)?.1.to_owned(),
             };
             for (probe, page) in
                 [("startupProbe", "/livez"), ("readinessProbe", "/readyz"), ("livenessProbe", "/livez")]
@@ -189,6 +196,20 @@ fn probes_ask_where_the_programs_answer() -> Result<()> {
             }
         }
     }
+    Ok(())
+}
+
+/// A DaemonSet is rolled node by node: until a Pod's turn comes it follows its ConfigMap, which another overlay may have applied meanwhile.
+fn pods_of_one_overlay_keep_their_ports_while_those_of_another_come() -> Result<()> {
+    let mut ports = BTreeMap::<String, BTreeSet<String>>::new();
+    for (_, objects) in overlays()? {
+        for (_, set) in of_kind(&objects, "DaemonSet").filter(|(name, _)| *name == "ipvs-proxy") {
+            let (name, text) = followed(&objects, set)?;
+            let own: Vec<_> = text.lines().filter(|line| line.contains("BindAddress")).collect();
+            ports.entry(name.to_owned()).or_default().insert(own.join(", "));
+        }
+    }
+    ensure!(ports.len() == 2 && ports.values().all(|own| own.len() == 1), "{ports:#?}");
     Ok(())
 }
 
@@ -209,6 +230,8 @@ fn programs_take_their_command_lines_and_files() -> Result<()> {
                 let check = ["config", "check", "--store=local", "--net-config-path=/etc/config/net-conf.json"];
                 host.command(bin("netd")?).args(check).run().with_context(|| overlay.clone())?;
             } else {
+                let (_, network) = followed(&objects, set)?;
+                host.write("/etc/config/config.yaml", network)?;
                 let check = ["--config=/etc/config/config.yaml", "--write-config-to=/tmp/read.yaml"];
                 let kubernetes = [("KUBERNETES_SERVICE_HOST", "10.4.7.10"), ("KUBERNETES_SERVICE_PORT", "6443")];
                 let mut command = host.command(bin("ipvs-proxy")?).args(check);
@@ -217,7 +240,6 @@ fn programs_take_their_command_lines_and_files() -> Result<()> {
                 }
                 command.run().with_context(|| overlay.clone())?;
                 let read = host.read("/tmp/read.yaml")?;
-                let network = text_at(&objects[&("ConfigMap".to_owned(), name.to_owned())], "/data/config.yaml")?;
                 let cidr = network.lines().find(|line| line.starts_with("clusterCIDR")).context("a Pod network")?;
                 ensure!(read.replace('"', "").contains(cidr), "{overlay}: {read}");
             }
@@ -324,6 +346,7 @@ fn main() -> ExitCode {
         containers_may_configure_the_network_and_nothing_else,
         paths_of_command_lines_are_mounted_and_files_of_config_maps_are_in_them,
         probes_ask_where_the_programs_answer,
+        pods_of_one_overlay_keep_their_ports_while_those_of_another_come,
         programs_take_their_command_lines_and_files,
         init_container_installs_a_list_whose_plugins_are_there,
         chart_renders_the_objects_of_the_base,
