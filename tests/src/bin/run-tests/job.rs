@@ -11,22 +11,46 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use serde::Deserialize;
 
-/// Those that take longest begin first, so that none of them runs alone at the end.
-const LONG: [&str; 13] = [
+/// Those that took longest, longest first: they begin first, so that none of them runs alone at the end.
+const LONG: [&str; 34] = [
     "kubernetes_nodes",
+    "kubernetes_migration",
+    "proxy_ipvs",
+    "kubernetes_services",
+    "netd_kubernetes",
+    "proxy_kubernetes",
+    "proxy_services",
     "verbs",
-    "netd_doctor",
+    "proxy_oracle_ipvs",
     "bench",
+    "lab_kubernetes",
+    "netd_wireguard",
+    "netd_vrf",
+    "proxy_change",
+    "netd_doctor",
     "lab_time",
-    "netd_flowtable",
-    "netd_entrances",
-    "netd_resilience",
+    "netd_time",
+    "proxy_takeover_ipvs",
     "proxy_oracle",
-    "netd_firewalls",
-    "netd_moving",
-    "netd_lease",
+    "proxy_config",
+    "netd_store",
+    "proxy_store",
     "etcd",
+    "netd_moving",
+    "documentation",
+    "netd_daemon",
+    "proxy_traffic_ipvs",
+    "netd_lease",
+    "netd_wireguard_paths",
+    "proxy_mode",
+    "netd_firewalls",
+    "netd_entrances",
+    "netd_resilience_tunnels",
+    "netd_flowtable",
 ];
+
+/// The name of the tests in documentation among the binaries.
+const DOCUMENTATION: &str = "documentation";
 
 /// Exit status of the lab kernel's runner (`tests/kernel/run`) for a guest whose kernel stood still: it says nothing of the tests.
 const STOOD_STILL: i32 = 122;
@@ -86,13 +110,12 @@ pub(crate) fn all(words: &[String]) -> Result<Vec<Job>> {
     let output = cargo.stdin(Stdio::null()).stderr(Stdio::inherit()).output().context("start cargo")?;
     ensure!(output.status.success(), "cargo test --no-run: {}", output.status);
     let mut jobs: Vec<(String, Job)> = String::from_utf8_lossy(&output.stdout).lines().filter_map(binary).collect();
+    if words.is_empty() {
+        jobs.push((DOCUMENTATION.to_owned(), documentation()?));
+    }
     jobs.sort_by(|(a, first), (b, second)| (rank(a), &first.title).cmp(&(rank(b), &second.title)));
     let wanted = |job: &Job| words.is_empty() || words.iter().any(|word| job.title.contains(word.as_str()));
-    let mut jobs: Vec<Job> = jobs.into_iter().map(|(_, job)| job).filter(wanted).collect();
-    if words.is_empty() {
-        jobs.push(documentation()?);
-    }
-    Ok(jobs)
+    Ok(jobs.into_iter().map(|(_, job)| job).filter(wanted).collect())
 }
 
 /// The place of a binary among [`LONG`], or behind them.
@@ -121,7 +144,7 @@ fn binary(line: &str) -> Option<(String, Job)> {
 fn documentation() -> Result<Job> {
     let args = ["test", "--locked", "--workspace", "--doc"].map(str::to_owned).to_vec();
     Ok(Job {
-        title: "documentation".to_owned(),
+        title: DOCUMENTATION.to_owned(),
         alone: format!("cargo {}", args.join(" ")),
         program: PathBuf::from("cargo"),
         args,
@@ -207,6 +230,15 @@ mod tests {
             "running 3 tests".to_owned(),
         ];
         assert!(none[1..].iter().all(|line| binary(line).is_none()), "a program, a library, and what is no artifact");
+    }
+
+    #[test]
+    fn long_ones_begin_first_and_are_all_there() {
+        assert!(rank("kubernetes_nodes") < rank("netd_flowtable") && rank("netd_flowtable") < rank("readme"));
+        let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+        let file = |name: &&str| folder.join(format!("tests/{name}.rs")).exists();
+        let others: Vec<&str> = LONG.into_iter().filter(|name| !file(name)).collect();
+        assert_eq!(others, ["verbs", "etcd", DOCUMENTATION], "each other name is a file of tests");
     }
 
     #[test]
