@@ -12,10 +12,10 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, ensure};
 use kube_cluster::pods::Pod;
-use kube_cluster::{Cluster, LIMIT, NODES, OUTSIDE, Programs, manifests};
+use kube_cluster::{Cluster, LIMIT, NODES, OUTSIDE, Programs};
 use kube_migration::document::Document;
 use kube_migration::flannel::{self, Flannel};
-use kube_migration::load::{Connection, Load};
+use kube_migration::load::{self, Connection, Load};
 use kube_migration::shell::Shell;
 use kube_migration::{kube_proxy, web};
 use lab::{Host, echo, eventually};
@@ -46,7 +46,6 @@ impl Walk {
         let cluster = Cluster::start(Programs::Nothing)?;
         let shell = Shell::open(&cluster)?;
         let flannel = Flannel::bring(&cluster, &shell)?;
-        manifests::give_image(&cluster.machines, &cluster.nodes)?;
         cluster.ready()?;
         let kubelets = NODES.map(|node| kube_proxy::kubelets_rules(cluster.host(node)?));
         let kubelets = kubelets.into_iter().collect::<Result<_>>()?;
@@ -116,7 +115,7 @@ impl Walk {
             let place = web::network(&self.cluster, from)?;
             for pod in &self.pods {
                 let server = format!("{}:8080", pod.address).parse()?;
-                let answer = eventually(LIMIT, || echo::ask_tcp(&place, server, LIMIT))?;
+                let answer = eventually(LIMIT, || echo::ask_tcp(&place, server, load::EARLY))?;
                 let seen = answer.client.ip().to_string();
                 ensure!(answer.name == pod.name && seen == from.address, "{answer:?} from {from:?} to {pod:?}");
             }

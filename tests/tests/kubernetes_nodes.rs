@@ -26,7 +26,8 @@ use kube_steps::rights::rights_of_our_accounts_are_exactly_the_calls_of_the_whol
 use kube_steps::upgrade::an_upgrade_of_both_daemon_sets_drops_no_packet_and_fails_no_request;
 
 fn main() -> ExitCode {
-    let verdict = kube_cluster::suite().run(lab::tests![
+    // In this order: the last one looks back on all of them.
+    let verdict = kube_cluster::suite().side_by_side(1).run(lab::tests![
         daemon_sets_of_our_manifests_make_nodes_ready_and_pods_reach_each_other,
         a_deployment_is_scaled_to_24_pods_and_back_under_load_without_a_failed_request,
         a_deployment_is_rolled_over_under_load_without_a_failed_request,

@@ -10,7 +10,10 @@ use crate::process::Process;
 /// Controllers and scheduler.
 #[derive(Debug)]
 pub struct ControlPlane {
-    _processes: [Process; 2],
+    processes: Vec<Process>,
+    network: String,
+    /// Flags for the controllers behind ours.
+    more: Vec<String>,
 }
 
 impl ControlPlane {
@@ -27,27 +30,47 @@ impl ControlPlane {
     /// # Errors
     /// As [`ControlPlane::start`].
     pub fn start_with(server: &ApiServer, network: &str, more: &[&str]) -> Result<Self> {
-        let host = server.host();
-        host.write("/run/kubernetes/admin.kubeconfig", server.kubeconfig().to_string())?;
+        server.host().write("/run/kubernetes/admin.kubeconfig", server.kubeconfig().to_string())?;
+        let more = more.iter().map(|flag| (*flag).to_owned()).collect();
+        let mut control = Self { processes: Vec::new(), network: network.to_owned(), more };
+        control.start_again(server)?;
+        Ok(control)
+    }
+
+    /// Ends both as a crash does.
+    ///
+    /// # Errors
+    /// When one cannot be ended.
+    pub fn stop(&mut self) -> Result<()> {
+        self.processes.drain(..).try_for_each(|process| process.kill())
+    }
+
+    /// Starts both again where they were stopped.
+    ///
+    /// # Errors
+    /// As [`ControlPlane::start`].
+    pub fn start_again(&mut self, server: &ApiServer) -> Result<()> {
         let access = ["kubeconfig", "authentication-kubeconfig", "authorization-kubeconfig"]
             .map(|flag| format!("--{flag}=/run/kubernetes/admin.kubeconfig"));
         let start = |name: &str, flags: &[&str]| {
-            let command = host.command(server.programs().join(name)).args(&access);
-            command.args(["--leader-elect=false", "--port=0"]).args(flags).start(name)
+            let command = server.host().command(server.programs().join(name)).args(&access);
+            let own = ["--leader-elect=false", "--port=0", "--kube-api-qps=100", "--kube-api-burst=200"];
+            command.args(own).args(flags).start(name)
         };
-        let controllers = [
+        let cidr = format!("--cluster-cidr={}", self.network);
+        let mut controllers = vec![
             "--cert-dir=/run/kubernetes/controllers",
             "--allocate-node-cidrs=true",
-            &format!("--cluster-cidr={network}"),
+            &cidr,
             "--service-cluster-ip-range=192.168.0.0/16",
             "--service-account-private-key-file=/run/kubernetes/accounts.key",
             "--root-ca-file=/run/kubernetes/ca.crt",
-            "--node-monitor-grace-period=16s",
+            "--node-monitor-grace-period=12s",
             "--pod-eviction-timeout=5s",
         ];
+        controllers.extend(self.more.iter().map(String::as_str));
         let scheduler = ["--cert-dir=/run/kubernetes/scheduler"];
-        let controllers = [&controllers[..], more].concat();
-        let processes = [start("kube-controller-manager", &controllers)?, start("kube-scheduler", &scheduler)?];
-        Ok(Self { _processes: processes })
+        self.processes = vec![start("kube-controller-manager", &controllers)?, start("kube-scheduler", &scheduler)?];
+        Ok(())
     }
 }

@@ -121,5 +121,11 @@ fn configuration() -> serde_json::Value {
         "evictionHard": {"memory.available": "50Mi", "nodefs.available": "1%", "imagefs.available": "1%"},
         "volumePluginDir": "/var/lib/kubelet/plugins",
         "nodeStatusUpdateFrequency": "2s",
+        "nodeLeaseDurationSeconds": 8,
+        "syncFrequency": "1s",
+        "kubeAPIQPS": 100,
+        "kubeAPIBurst": 200,
+        "eventRecordQPS": 100,
+        "eventBurst": 200,
     })
 }

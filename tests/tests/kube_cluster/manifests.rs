@@ -34,13 +34,21 @@ pub(super) fn audit_policy() -> Value {
     json!({"apiVersion": "audit.k8s.io/v1", "kind": "Policy", "rules": [{"level": "Metadata", "users": users}, {"level": "None"}]})
 }
 
-/// Builds the image on a machine that is no node and gives it to the nodes.
-pub(crate) fn give_image(machines: &lab::Cluster, nodes: &[Node]) -> Result<()> {
-    let builder = machines.host("hdss7-12")?;
+/// The machine that builds the image, which is no node.
+const BUILDER: &str = "hdss7-12";
+
+/// Builds the image.
+pub(super) fn build_image(machines: &lab::Cluster) -> Result<()> {
+    let builder = machines.host(BUILDER)?;
     cni_node::show_empty_folders(builder)?;
-    ours::save(builder, IMAGE)?;
+    ours::save(builder, IMAGE).map(drop)
+}
+
+/// Gives the image that was built to the nodes.
+pub(super) fn give_image(machines: &lab::Cluster, nodes: &[Node]) -> Result<()> {
     for node in nodes {
-        fs::copy(builder.path(ours::ARCHIVE), node.host.path(ours::ARCHIVE)).context("copy the image")?;
+        fs::copy(machines.host(BUILDER)?.path(ours::ARCHIVE), node.host.path(ours::ARCHIVE))
+            .context("copy the image")?;
         node.runtime.import(ours::ARCHIVE)?;
         fs::remove_file(node.host.path(ours::ARCHIVE))?;
     }

@@ -3,6 +3,7 @@
 //! Invariant: everything ends with its value. Nothing of flannel or kube-proxy runs unless a test starts it.
 #![allow(dead_code, reason = "each test binary uses its part")]
 
+mod collect;
 pub(crate) mod equal;
 pub(crate) mod load;
 pub(crate) mod manifests;
@@ -11,15 +12,17 @@ pub(crate) mod pods;
 pub(crate) mod shared;
 
 use std::collections::BTreeSet;
+use std::thread;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use lab::harness::Suite;
 use lab::kubernetes::{ApiServer, ControlPlane, Release};
 use lab::{Host, Need, eventually};
 use serde_json::{Value, json};
 
 use crate::cni_node::{containerd, ours};
+use collect::Collector;
 use node::Node;
 use pods::Pod;
 
@@ -36,15 +39,16 @@ pub(crate) enum Programs {
     Processes,
     /// Our DaemonSets, from this overlay of `configs/kubernetes` and the image of the Containerfile.
     DaemonSets(&'static str),
-    /// Nothing: no plugin is installed, and no Node gets ready until the test has seen to it.
+    /// Nothing but the image: no plugin is installed, and no Node gets ready until the test has seen to it.
     Nothing,
 }
 
 /// The cluster.
 pub(crate) struct Cluster {
     // In the order of their end.
+    _collector: Collector,
     pub(crate) nodes: Vec<Node>,
-    _control: ControlPlane,
+    pub(crate) control: ControlPlane,
     pub(crate) server: ApiServer,
     pub(crate) machines: lab::Cluster,
 }
@@ -58,23 +62,26 @@ impl Cluster {
     /// The same, with these flags of API server and controllers.
     pub(crate) fn start_with(programs: Programs, flags: &[&str]) -> Result<Self> {
         let machines = lab::Cluster::reference()?;
-        let first = machines.host("hdss7-11")?;
-        first.write("/run/audit.yaml", manifests::audit_policy().to_string())?;
-        let audit = ["--audit-policy-file=/run/audit.yaml", &format!("--audit-log-path={}", manifests::AUDIT)];
-        let server = ApiServer::start_for_pods(first, &[&audit, flags].concat())?;
-        let control = ControlPlane::start_with(&server, "172.7.0.0/16", flags)?;
-        let mut nodes = Vec::new();
-        for name in NODES {
-            nodes.push(Node::start(&server, machines.host(name)?, programs)?);
-        }
-        let cluster = Self { nodes, _control: control, server, machines };
+        // The image is built while the control plane starts, which takes as long.
+        let (server, control, nodes) = thread::scope(|scope| {
+            let image = (programs != Programs::Processes).then(|| scope.spawn(|| manifests::build_image(&machines)));
+            let (server, control) = control_plane(machines.host("hdss7-11")?, flags)?;
+            let mut nodes = Vec::new();
+            for name in NODES {
+                nodes.push(Node::start(&server, machines.host(name)?, programs)?);
+            }
+            if let Some(image) = image {
+                image.join().map_err(|_| anyhow!("the building of the image has panicked"))??;
+                manifests::give_image(&machines, &nodes)?;
+            }
+            Ok::<_, anyhow::Error>((server, control, nodes))
+        })?;
+        let collector = Collector::start(server.another_client())?;
+        let cluster = Self { _collector: collector, nodes, control, server, machines };
         match programs {
             Programs::Nothing => return cluster.eventually_nodes("there", |_| true).map(|()| cluster),
             Programs::Processes => {}
-            Programs::DaemonSets(overlay) => {
-                manifests::give_image(&cluster.machines, &cluster.nodes)?;
-                cluster.deploy(overlay)?;
-            }
+            Programs::DaemonSets(overlay) => cluster.deploy(overlay)?,
         }
         cluster.ready()?;
         Ok(cluster)
@@ -168,6 +175,15 @@ impl Cluster {
     pub(crate) fn ask_from(&self, pod: &Pod, url: &str) -> Result<String> {
         self.node(&pod.node)?.runtime.ask(&pod.container, url)
     }
+}
+
+/// API server, controllers and scheduler on a machine.
+fn control_plane(host: &Host, flags: &[&str]) -> Result<(ApiServer, ControlPlane)> {
+    host.write("/run/audit.yaml", manifests::audit_policy().to_string())?;
+    let audit = ["--audit-policy-file=/run/audit.yaml", &format!("--audit-log-path={}", manifests::AUDIT)];
+    let server = ApiServer::start_for_pods(host, &[&audit, flags].concat())?;
+    let control = ControlPlane::start_with(&server, "172.7.0.0/16", flags)?;
+    Ok((server, control))
 }
 
 /// Conditions and states, for a message.

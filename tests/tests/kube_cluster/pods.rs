@@ -37,11 +37,15 @@ pub(super) fn is_ready(pod: &Value) -> bool {
     !states.is_empty() && states.iter().all(|state| state["ready"] == true)
 }
 
+/// A web server that ends when it is asked to: busybox's own, as the first process, is not ended by a SIGTERM.
+pub(crate) fn command() -> [String; 3] {
+    ["sh", "-c", &format!("trap exit TERM; httpd -f -p {PORT} -h /www & wait")].map(str::to_owned)
+}
+
 /// A Deployment of web servers with this label `app`. A Pod that ends serves three seconds longer: its clients may not have seen it.
 pub(crate) fn deployment(name: &str, replicas: usize) -> Value {
-    let port = PORT.to_string();
     let container = json!({"name": "web", "image": image::NAME, "imagePullPolicy": "Never",
-        "command": ["httpd", "-f", "-p", port, "-h", "/www"], "ports": [{"containerPort": PORT}],
+        "command": command(), "ports": [{"containerPort": PORT}],
         "lifecycle": {"preStop": {"exec": {"command": ["sleep", "3"]}}},
         "readinessProbe": {"tcpSocket": {"port": PORT}, "periodSeconds": 1}});
     let pod =

@@ -19,6 +19,9 @@ use crate::kube_cluster::LIMIT;
 
 /// How long an answer may take on a busy machine; without one by then the request is lost.
 const LATE: Duration = Duration::from_secs(20);
+/// How long the first answer of a server is waited for before it is asked again: a connection that was begun before the node had its rules is
+/// never led to an endpoint.
+pub(crate) const EARLY: Duration = Duration::from_secs(2);
 /// Between two requests of a client.
 const PAUSE: Duration = Duration::from_millis(30);
 /// Between two pings, in seconds.
@@ -62,7 +65,7 @@ impl Load {
     pub(crate) fn ask(&mut self, from: impl Place + Send + 'static, to: &str, how: Connection) -> Result<()> {
         let name = format!("HTTP from {} to {to} ({how:?})", from.label());
         let server: SocketAddr = to.parse().with_context(|| name.clone())?;
-        eventually(LIMIT, || echo::ask_tcp(&from, server, LATE)).with_context(|| name.clone())?;
+        eventually(LIMIT, || echo::ask_tcp(&from, server, EARLY)).with_context(|| name.clone())?;
         let (stop, answers) = (Arc::clone(&self.stop), Arc::new(AtomicUsize::new(0)));
         let counted = Arc::clone(&answers);
         let running = thread::Builder::new().spawn(move || match how {

@@ -9,12 +9,10 @@ use anyhow::{Context, Result, ensure};
 use lab::eventually;
 use serde_json::json;
 
-use super::{PROPAGATION, WEB, clients, endpoints_gone, remove, serve, step};
+use super::{PROPAGATION, WEB, WEB_DEPLOYMENT, clients, endpoints_gone, forget_connections, serve, step};
 use crate::cni_node::ask;
 use crate::kube_cluster::pods::{PORT, Pod};
 use crate::kube_cluster::{LIMIT, NODES, OUTSIDE, load};
-
-const WEB_DEPLOYMENT: &str = "/apis/apps/v1/namespaces/default/deployments/web";
 
 pub(crate) fn daemon_sets_of_our_manifests_make_nodes_ready_and_pods_reach_each_other() -> Result<()> {
     step(|cluster| {
@@ -34,7 +32,7 @@ pub(crate) fn daemon_sets_of_our_manifests_make_nodes_ready_and_pods_reach_each_
             let said = cluster.ask_from(own, &format!("{}:{PORT}", pod.address))?;
             ensure!(said.starts_with(&format!("{} ", own.address)), "{} saw {said}, not {}", pod.address, own.address);
         }
-        remove(cluster)
+        Ok(())
     })
 }
 
@@ -49,7 +47,7 @@ pub(crate) fn a_deployment_is_scaled_to_24_pods_and_back_under_load_without_a_fa
             cluster.pods_of("app=web", 2).map(drop)
         })?;
         println!("scaled: {served:?} requests of the nodes were answered");
-        remove(cluster)
+        Ok(())
     })
 }
 
@@ -71,7 +69,7 @@ pub(crate) fn a_deployment_is_rolled_over_under_load_without_a_failed_request() 
         })?;
         ensure!(before.iter().all(|old| after.iter().all(|new| new.name != old.name)), "{before:?} and {after:?}");
         println!("rolled over: {served:?} requests of the nodes were answered");
-        remove(cluster)
+        Ok(())
     })
 }
 
@@ -94,7 +92,7 @@ pub(crate) fn pods_deleted_by_force_under_load_get_no_connection_once_their_endp
             tally.not_cut_after(gone + PROPAGATION)?;
             println!("deleted by force: {tally}");
         }
-        remove(cluster)
+        forget_connections(cluster, &addresses)
     })
 }
 
@@ -130,6 +128,6 @@ pub(crate) fn a_client_outside_reaches_node_ports_of_both_nodes_under_changes() 
             }
         }
         ask(cluster.host(NODES[0])?, WEB)?;
-        remove(cluster)
+        Ok(())
     })
 }

@@ -8,7 +8,7 @@ use serde_json::json;
 
 use super::step;
 use crate::cni_node::{ask, image};
-use crate::kube_cluster::pods::PORT;
+use crate::kube_cluster::pods::{self, PORT};
 use crate::kube_cluster::{LIMIT, NODES, OUTSIDE};
 
 pub(crate) fn a_host_port_leads_to_its_pod_and_ends_with_it() -> Result<()> {
@@ -17,7 +17,7 @@ pub(crate) fn a_host_port_leads_to_its_pod_and_ends_with_it() -> Result<()> {
         let urls = NODES.map(|name| cluster.host(name).and_then(lab::Host::address).map(|at| format!("{at}:8088")));
         for (number, name) in NODES.iter().enumerate() {
             let container = json!({"name": "web", "image": image::NAME, "imagePullPolicy": "Never",
-                "command": ["httpd", "-f", "-p", PORT.to_string(), "-h", "/www"],
+                "command": pods::command(),
                 "ports": [{"containerPort": PORT, "hostPort": 8088}]});
             cluster.apply(&json!({"apiVersion": "v1", "kind": "Pod",
                 "metadata": {"name": format!("port-{number}"), "labels": {"app": "port"}},

@@ -8,9 +8,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, ensure};
 
-use super::{clients, remove, step};
+use super::{clients, serve_as, step};
 use crate::kube_cluster::manifests::SETS;
-use crate::kube_cluster::pods::{deployment, service};
+use crate::kube_cluster::pods::deployment;
 use crate::kube_cluster::{Cluster, NODES, load};
 
 const KILLS: usize = 12;
@@ -65,9 +65,7 @@ pub(crate) fn programs_killed_at_random_fail_no_request_and_every_node_gets_equa
         // A kubelet that starts takes Pods with a readiness probe as not ready until it has probed them, on both nodes at once if it must be.
         let container = web.pointer_mut("/spec/template/spec/containers/0").and_then(|one| one.as_object_mut());
         container.context("a container")?.remove("readinessProbe");
-        cluster.apply(&web)?;
-        cluster.apply(&service("web", "192.168.0.10"))?;
-        cluster.pods_of("app=web", 4)?;
+        serve_as(cluster, &web, 4)?;
         let seed = seed()?;
         println!("kills: KILLS_SEED={seed}");
         let mut numbers = Numbers(seed);
@@ -95,6 +93,6 @@ pub(crate) fn programs_killed_at_random_fail_no_request_and_every_node_gets_equa
         cluster.scale("web", 8)?;
         cluster.pods_of("app=web", 8)?;
         cluster.equals()?;
-        remove(cluster)
+        Ok(())
     })
 }

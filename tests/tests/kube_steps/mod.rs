@@ -1,6 +1,7 @@
 //! What is done on a cluster whose network and Services are our DaemonSets, step by step.
 //!
-//! Invariant: each step begins and ends with nothing but our programs on the cluster, and every node as the API says.
+//! Invariant: each step begins and ends with nothing but our programs and at most the Deployment `web` behind its Service on the cluster, and
+//! every node as the API says. A step can be run without the others.
 
 pub(crate) mod changes;
 pub(crate) mod entrances;
@@ -21,6 +22,7 @@ use crate::kube_cluster::{Cluster, LIMIT, NODES, shared};
 
 /// The address of the Service `web`, which no route but the default one leads to.
 pub(crate) const WEB: &str = "192.168.0.10:80";
+const WEB_DEPLOYMENT: &str = "/apis/apps/v1/namespaces/default/deployments/web";
 /// Until a node leads no connection to an endpoint any more that the API has not.
 const PROPAGATION: Duration = Duration::from_secs(1);
 
@@ -29,11 +31,26 @@ fn step(step: impl FnOnce(&mut Cluster) -> Result<()>) -> Result<()> {
     shared::step("reference", step)
 }
 
-/// A Deployment `web` of so many Pods behind a Service of that name.
+/// A Deployment `web` of so many Pods behind a Service of that name; those that a step before has left are used.
 fn serve(cluster: &Cluster, replicas: usize) -> Result<Vec<Pod>> {
-    cluster.apply(&deployment("web", replicas))?;
+    serve_as(cluster, &deployment("web", replicas), replicas)
+}
+
+/// The same of this Deployment `web`; Pods of another one go first.
+fn serve_as(cluster: &Cluster, web: &Value, replicas: usize) -> Result<Vec<Pod>> {
+    match cluster.server.get(WEB_DEPLOYMENT) {
+        Ok(found) if has_pods_like(web, &found) => cluster.scale("web", replicas)?,
+        Ok(_) => remove(cluster).and_then(|()| cluster.apply(web))?,
+        Err(_) => cluster.apply(web)?,
+    }
     cluster.apply(&service("web", "192.168.0.10"))?;
     cluster.pods_of("app=web", replicas)
+}
+
+/// Whether a Deployment has the tolerations and probes of another one.
+fn has_pods_like(web: &Value, found: &Value) -> bool {
+    let has = |field: &str| [web, found].map(|one| one.pointer(&format!("/spec/template/spec/{field}")).is_some());
+    ["tolerations", "containers/0/readinessProbe"].into_iter().map(has).all(|[one, other]| one == other)
 }
 
 /// Removes both, with every Pod.
@@ -42,7 +59,7 @@ fn remove(cluster: &Cluster) -> Result<()> {
     cluster.scale("web", 0)?;
     cluster.pods_of("app=web", 0)?;
     cluster.server.delete("/api/v1/namespaces/default/services/web")?;
-    cluster.server.delete("/apis/apps/v1/namespaces/default/deployments/web").map(drop)
+    cluster.server.delete(WEB_DEPLOYMENT).map(drop)
 }
 
 /// Both nodes as clients of the Service.
@@ -64,4 +81,16 @@ fn endpoints_gone(cluster: &Cluster, addresses: &[&str]) -> Result<Instant> {
         Ok(())
     })?;
     Ok(Instant::now())
+}
+
+/// What a connection that was cut with its Pod leaves in its client's kernel leads that client's next connection from the same port to the Pod
+/// that is no more, for up to five minutes (of kube-proxy it is the same): clients of steps that follow would meet it.
+fn forget_connections(cluster: &Cluster, addresses: &[&str]) -> Result<()> {
+    for name in NODES {
+        for address in addresses {
+            let forget = format!("conntrack -D -p tcp -r {address} || true");
+            cluster.host(name)?.run(&["sh", "-c", &forget])?;
+        }
+    }
+    Ok(())
 }

@@ -9,18 +9,18 @@ use lab::Process;
 use nix::sys::signal::Signal;
 use serde_json::json;
 
-use super::{clients, remove, serve, step};
+use super::{clients, serve, step};
 use crate::kube_cluster::manifests::SETS;
+use crate::kube_cluster::pods::Pod;
 use crate::kube_cluster::{Cluster, load};
 
 /// Echo requests from a Pod of each node to a Pod of the other, twenty in a second; they end with the value.
 struct Pings(Vec<Process>);
 
 impl Pings {
-    fn start(cluster: &Cluster) -> Result<Self> {
-        let pods = cluster.pods_of("app=web", 2)?;
-        let [one, other] = pods.as_slice() else { anyhow::bail!("two Pods: {pods:?}") };
-        ensure!(one.node != other.node, "on both nodes: {pods:?}");
+    fn start(cluster: &Cluster, pods: &[Pod]) -> Result<Self> {
+        let one = pods.first().context("a Pod")?;
+        let other = pods.iter().find(|pod| pod.node != one.node).with_context(|| format!("on both nodes: {pods:?}"))?;
         let mut running = Vec::new();
         for (from, to) in [(one, other), (other, one)] {
             let node = cluster.node(&from.node)?;
@@ -51,8 +51,7 @@ impl Pings {
 
 pub(crate) fn an_upgrade_of_both_daemon_sets_drops_no_packet_and_fails_no_request() -> Result<()> {
     step(|cluster| {
-        serve(cluster, 2)?;
-        let pings = Pings::start(cluster)?;
+        let pings = Pings::start(cluster, &serve(cluster, 4)?)?;
         let mut before = Vec::new();
         for name in SETS {
             before.extend(cluster.pods_of_set(name)?);
@@ -71,6 +70,6 @@ pub(crate) fn an_upgrade_of_both_daemon_sets_drops_no_packet_and_fails_no_reques
             ensure!(after.iter().all(|new| before.iter().all(|old| old.name != new.name)), "{before:?} and {after:?}");
         }
         println!("upgrade: {served:?} requests of the nodes were answered");
-        remove(cluster)
+        Ok(())
     })
 }
