@@ -348,19 +348,48 @@ fn a_configuration_that_cannot_be_used_is_an_event_of_the_node() -> Result<()> {
     net.eventually_available(node)
 }
 
+/// Puts the objects of these documents.
+fn put_yaml(net: &Net, texts: &[&str]) -> Result<()> {
+    for text in texts {
+        for object in serde_saphyr::from_multiple::<Value>(text)? {
+            net.api.put(&object)?;
+        }
+    }
+    Ok(())
+}
+
 fn the_node_is_that_of_the_pod_and_annotations_have_the_prefix() -> Result<()> {
     let net = Net::start(Release::V1_20, HOST_GW)?;
     let node = NODES[0];
     net.put_node(node, &["172.7.21.0/24"])?;
-    let account = json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "default", "namespace": "kube-flannel"}});
-    net.api.put(&account)?;
+    for account in ["default", "flannel"] {
+        let metadata = json!({"name": account, "namespace": "kube-flannel"});
+        net.api.put(&json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": metadata}))?;
+    }
     let containers = json!([{"name": "netd", "image": "netd"}]);
     let spec = json!({"nodeName": node, "containers": containers, "automountServiceAccountToken": false});
     let metadata = json!({"name": "netd-x", "namespace": "kube-flannel"});
     net.api.put(&json!({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}))?;
     let variables = [("POD_NAME", "netd-x"), ("POD_NAMESPACE", "kube-flannel")];
     let extra = ["--kube-annotation-prefix=example.org/pods", "--set-node-network-unavailable=false"];
+    // With the rights of our ClusterRole alone it is said what else is needed, and that is in the document.
+    put_yaml(&net, &[include_str!("../../configs/kubernetes/netd/rbac.yaml")])?;
+    let subject = json!({"kind": "ServiceAccount", "name": "flannel", "namespace": "kube-flannel"});
+    let role = json!({"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "netd"});
+    net.api.put(
+        &json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRoleBinding", "metadata": {"name": "flannel"},
+        "roleRef": role, "subjects": [subject]}),
+    )?;
+    let token = net.api.token_of("kube-flannel", "flannel")?;
+    let kubeconfig = net.faults(node)?.kubeconfig().token(&token);
+    net.host(node)?.write("/etc/kubernetes/kubeconfig", kubeconfig.to_string())?;
     let netd = net.launch_as(node, &variables, &extra)?;
+    netd.wait_for_line(
+        "the verb `get` for `pods`: apply a Role of namespace kube-flannel as in docs/flannel.md",
+        SOON,
+    )?;
+    let page = include_str!("../../docs/flannel.md");
+    put_yaml(&net, &page.split("```").filter_map(|part| part.strip_prefix("yaml\n")).collect::<Vec<_>>())?;
     netd.wait_for_line(READY, SOON)?;
     let found = net.node(node)?;
     ensure!(found["metadata"]["annotations"]["example.org/pods-public-ip"] == "10.4.7.21", "{found}");

@@ -47,6 +47,8 @@ const MOST_WORDS: usize = 64 << 10;
 #[derive(Clone)]
 pub struct Client {
     shared: Arc<Shared>,
+    /// What grants the rights that this clone needs, where that is not what grants all others.
+    grants: Option<Arc<str>>,
 }
 
 struct Shared {
@@ -117,7 +119,13 @@ impl Client {
             answered: Mutex::new(Instant::now()),
             ready: Mutex::new(Instant::now()),
         };
-        Ok(Self { shared: Arc::new(shared) })
+        Ok(Self { shared: Arc::new(shared), grants: None })
+    }
+
+    /// The same client for requests whose rights are granted by something else, as a 403 names it.
+    #[must_use]
+    pub fn granted_by(&self, grants: &str) -> Self {
+        Self { shared: Arc::clone(&self.shared), grants: Some(grants.into()) }
     }
 
     /// The URL of the API server.
@@ -215,7 +223,7 @@ impl Client {
 
     /// For the texts of faults.
     pub(super) fn ask<'a>(&'a self, verb: &'static str, object: &'a str, server: &'a str) -> Ask<'a> {
-        Ask { verb, object, server, grants: &self.shared.access.grants }
+        Ask { verb, object, server, grants: self.grants.as_deref().unwrap_or(&self.shared.access.grants) }
     }
 
     /// The client of what the files hold now, as far as that can be used.

@@ -61,6 +61,7 @@ impl NodeName {
             Self::Named(name) => return name.clone(),
             Self::OfPod { namespace, name } => (namespace, name),
         };
+        let client = client.granted_by(&pod_grants(namespace));
         let (mut backoff, mut reported) = (Backoff::new(seed), String::new());
         loop {
             let trouble = match client.get::<Pod>(&format!("/api/v1/namespaces/{namespace}/pods/{name}")).await {
@@ -76,6 +77,13 @@ impl NodeName {
             tokio::time::sleep(backoff.next_delay()).await;
         }
     }
+}
+
+/// What grants the right to read the own Pod. The ClusterRole of our manifests does not: they name the Node.
+fn pod_grants(namespace: &str) -> String {
+    format!(
+        "a Role of namespace {namespace} as in docs/flannel.md (with NODE_NAME, as configs/kubernetes/netd sets it, none is needed)"
+    )
 }
 
 /// The own Node, from now on.
