@@ -149,14 +149,34 @@ fn a_kube_proxy_that_runs_is_named() -> Result<()> {
     let node = nodes.node()?;
     nodes.publish("web.yaml", WEB_YAML)?;
     node.run(&["cp", "/bin/sleep", "/run/kube-proxy"])?;
-    let _rival = node.command("/run/kube-proxy").arg("1000").start("kube-proxy")?;
+    let rival = node.command("/run/kube-proxy").arg("1000").start("kube-proxy")?;
     let proxy = nodes.proxy()?;
     proxy.wait_for_line("runs in this network namespace", SOON)?;
     eventually(SOON, || {
         let advice = nodes.status()?["advice"].to_string();
         ensure!(advice.contains("kube-proxy (process "), "{advice}");
         Ok(())
-    })
+    })?;
+    // A Pod with the node's processes and fewer rights than kube-proxy does not see its network namespace, and takes nothing from it.
+    ensure!(proxy.terminate(SOON)?.success());
+    node.command("ipvsadm").arg("-R").input(LEFT).run()?;
+    node.run(&["ipset", "create", "KUBE-CLUSTER-IP", "hash:ip,port"])?;
+    node.run(&["ipset", "add", "KUBE-CLUSTER-IP", "192.168.0.77,tcp:80"])?;
+    let (before, few) = (servers(node)?, ["--bounding-set=-all,+net_admin,+net_raw", "--"]);
+    let own = node.run(&["pgrep", "-x", "kube-proxy"])?.stdout;
+    let namespace = format!("/proc/{}/ns/net", own.trim());
+    node.run(&["readlink", &namespace])?;
+    let hidden = node.command("setpriv").args(few).args(["readlink", &namespace]).run();
+    ensure!(hidden.is_err(), "the namespace can be read: {hidden:?}");
+    let refused = node.command("setpriv").args(few).arg(lab::bin("ipvs-proxy")?).arg("--cleanup-kube-proxy").run();
+    let text = format!("{:#}", refused.unwrap_err());
+    ensure!(text.contains("kube-proxy (process ") && text.contains("stop it"), "{text}");
+    ensure!(servers(node)? == before, "{before:?} {:?}", servers(node)?);
+    drop(rival);
+    // Without it there is something to be removed.
+    let said = node.command(lab::bin("ipvs-proxy")?).arg("--cleanup-kube-proxy").run()?.stdout;
+    ensure!(said.contains("rows of IPVS") && !servers(node)?.iter().any(|line| line.contains("0.77")), "{said}");
+    Ok(())
 }
 
 fn cleanup_without_a_record_removes_nothing() -> Result<()> {
