@@ -20,7 +20,9 @@ use proxy_api::access::{
 use proxy_api::events::what_somebody_must_act_on_is_an_event_of_the_service_or_the_node;
 use proxy_api::node::labels_taints_and_the_end_of_the_node_are_followed;
 use proxy_api::rights::each_right_that_is_missing_is_named_with_what_grants_it;
-use proxy_api::service_cidr::service_cidrs_of_the_api_are_followed;
+use proxy_api::service_cidr::{
+    service_cidrs_of_a_server_of_1_31_are_followed_in_its_version, service_cidrs_of_the_api_are_followed,
+};
 use proxy_api::store::an_api_server_without_its_etcd_is_named_and_services_go_on;
 use serde_json::{Value, json};
 
@@ -296,6 +298,7 @@ fn main() -> ExitCode {
         a_server_of_several_addresses_and_one_of_another_context_take_over,
         an_api_server_without_its_etcd_is_named_and_services_go_on,
         service_cidrs_of_the_api_are_followed,
+        service_cidrs_of_a_server_of_1_31_are_followed_in_its_version,
     ];
     Suite::new(&[Need::Nftables]).with_kubernetes(Release::V1_20).with_kubernetes(Release::Modern).run(tests)
 }

@@ -9,6 +9,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	networkingv1 "k8s.io/api/networking/v1"
+	networkingv1beta1 "k8s.io/api/networking/v1beta1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/labels"
@@ -47,6 +48,19 @@ var kinds = []kind{
 	{version: networkingv1.SchemeGroupVersion, plural: "ipaddresses", singular: "ipaddress", short: []string{"ip"}, object: &networkingv1.IPAddress{}, list: &networkingv1.IPAddressList{}, cluster: true},
 	{version: appsv1.SchemeGroupVersion, plural: "deployments", singular: "deployment", short: []string{"deploy"}, object: &appsv1.Deployment{}, list: &appsv1.DeploymentList{}, status: true, generation: true},
 	{version: appsv1.SchemeGroupVersion, plural: "daemonsets", singular: "daemonset", short: []string{"ds"}, object: &appsv1.DaemonSet{}, list: &appsv1.DaemonSetList{}, status: true, generation: true},
+}
+
+// beta is what a server of 1.31 and 1.32 has, which serves networks and addresses of Services in their first version alone.
+func beta() {
+	earlier := map[string]kind{
+		"servicecidrs": {object: &networkingv1beta1.ServiceCIDR{}, list: &networkingv1beta1.ServiceCIDRList{}},
+		"ipaddresses":  {object: &networkingv1beta1.IPAddress{}, list: &networkingv1beta1.IPAddressList{}},
+	}
+	for at := range kinds {
+		if is, known := earlier[kinds[at].plural]; known {
+			kinds[at].version, kinds[at].object, kinds[at].list = networkingv1beta1.SchemeGroupVersion, is.object, is.list
+		}
+	}
 }
 
 // What a field selector may name beside name and namespace.

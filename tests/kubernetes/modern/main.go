@@ -52,12 +52,16 @@ func main() {
 	flag.StringVar(&s.authority, "client-ca-file", "", "authority whose certificates name users")
 	flag.StringVar(&s.tokens, "token-auth-file", "", "CSV of token, user, UID and groups")
 	flag.StringVar(&s.services, "service-cluster-ip-range", "10.96.0.0/16", "addresses for Services")
+	earlier := flag.Bool("service-cidrs-beta", false, "serve ServiceCIDR and IPAddress as 1.31 and 1.32 do, in v1beta1 alone")
 	asked := flag.Bool("version", false, "print the version and exit")
 	klog.InitFlags(nil)
 	flag.Parse()
 	if *asked {
 		fmt.Println("Kubernetes", version.Get().GitVersion)
 		return
+	}
+	if *earlier {
+		beta()
 	}
 	if err := serve(s); err != nil {
 		fmt.Fprintln(os.Stderr, "api-server:", err)

@@ -25,10 +25,13 @@ func install(to *server.GenericAPIServer, config *server.Config, scheme *runtime
 		info := groups[k.version.Group]
 		if info == nil {
 			fresh := server.NewDefaultAPIGroupInfo(k.version.Group, scheme, runtime.NewParameterCodec(scheme), codecs)
-			fresh.PrioritizedVersions = []schema.GroupVersion{k.version}
-			fresh.VersionedResourcesStorageMap[k.version.Version] = map[string]rest.Storage{}
+			fresh.PrioritizedVersions = nil
 			info = &fresh
 			groups[k.version.Group] = info
+		}
+		if info.VersionedResourcesStorageMap[k.version.Version] == nil {
+			info.PrioritizedVersions = append(info.PrioritizedVersions, k.version)
+			info.VersionedResourcesStorageMap[k.version.Version] = map[string]rest.Storage{}
 		}
 		own := strategy{ObjectTyper: scheme, NameGenerator: names.SimpleNameGenerator, kind: k, pool: addresses}
 		if err := own.store(config, info.VersionedResourcesStorageMap[k.version.Version]); err != nil {

@@ -9,6 +9,8 @@ use crate::proxy::{Nodes, SOON};
 use crate::{answered_by, service, slice, start};
 
 const OBJECTS: &str = "/apis/networking.k8s.io/v1/servicecidrs";
+/// Where 1.31 and 1.32 have them.
+const EARLIER: &str = "/apis/networking.k8s.io/v1beta1/servicecidrs";
 
 /// Waits until the status names exactly these networks as announced and used.
 fn announced(nodes: &Nodes, networks: &[&str]) -> Result<()> {
@@ -81,4 +83,38 @@ pub(crate) fn service_cidrs_of_the_api_are_followed() -> Result<()> {
     answered_by(&nodes, &["172.7.21.2"])?;
     ensure!(proxy.is_running());
     Ok(())
+}
+
+pub(crate) fn service_cidrs_of_a_server_of_1_31_are_followed_in_its_version() -> Result<()> {
+    let nodes = Nodes::start()?;
+    let server = ApiServer::start_with(nodes.outside()?, Release::Modern, &["--service-cidrs-beta"])?;
+    let codes = [OBJECTS, EARLIER].map(|path| server.ask("GET", path, None).map(|answer| answer.code));
+    ensure!(matches!(codes, [Ok(404), Ok(200)]), "one version is served, the earlier one: {codes:?}");
+    let cidr = |name: &str, network: &str| -> Value {
+        json!({"apiVersion": "networking.k8s.io/v1beta1", "kind": "ServiceCIDR", "metadata": {"name": name},
+            "spec": {"cidrs": [network]}})
+    };
+    server.put(&service("web", "192.168.0.10"))?;
+    server.put(&slice(Release::Modern, &["172.7.21.2"]))?;
+    server.put(&cidr("kubernetes", "192.168.0.0/20"))?;
+    let faults = Faults::start(&server, nodes.node()?)?;
+    let _proxy = start(&nodes, &faults.kubeconfig())?;
+    announced(&nodes, &["192.168.0.0/20"])?;
+    is_dropped(&nodes, "192.168.0.0/20", true)?;
+    server.put(&cidr("more", "192.168.64.0/20"))?;
+    announced(&nodes, &["192.168.0.0/20", "192.168.64.0/20"])?;
+    faults.inject(EARLIER, Fault::Answer(403));
+    faults.break_connections();
+    eventually(SOON, || {
+        let advice = nodes.status()?["advice"].to_string();
+        let grants = "for `servicecidrs.networking.k8s.io`: apply the ClusterRole of configs/kubernetes/ipvs-proxy";
+        ensure!(advice.contains(grants), "{advice}");
+        Ok(())
+    })?;
+    announced(&nodes, &["192.168.0.0/20", "192.168.64.0/20"])?;
+    faults.heal()?;
+    server.delete(&format!("{EARLIER}/more"))?;
+    announced(&nodes, &["192.168.0.0/20"])?;
+    is_dropped(&nodes, "192.168.64.0/20", false)?;
+    answered_by(&nodes, &["172.7.21.2"])
 }
