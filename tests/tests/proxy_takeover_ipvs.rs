@@ -10,8 +10,11 @@ use anyhow::{Result, ensure};
 use lab::harness::Suite;
 use lab::kubernetes::Release;
 use lab::{Host, KubeProxy, Need, eventually};
-use proxy::{SOON, servers};
-use takeover::{Open, Takeover, bring_strangers, check_rules};
+use proxy::{SOON, servers, spread};
+use takeover::{Open, PODS, Takeover, bring_strangers, check_rules};
+
+/// Addresses of the API's Services, that of the API server among them.
+const SERVED: [&str; 3] = ["192.168.0.1/32", "192.168.0.10/32", "192.168.0.53/32"];
 
 /// Virtual servers of others: by a firewall mark, and at an address of the node.
 const STRANGERS: [&str; 3] =
@@ -38,10 +41,19 @@ fn await_addresses(node: &Host, wanted: &[&str]) -> Result<()> {
     })
 }
 
+/// What a kube-proxy leaves of a Service that was deleted while it did not run.
+fn leave(node: &Host) -> Result<()> {
+    node.run(&["ip", "address", "add", "192.168.0.77/32", "dev", "kube-ipvs0"])?;
+    node.run(&["ipset", "add", "KUBE-CLUSTER-IP", "192.168.0.77,tcp:80"])?;
+    let rules = "-A -t 192.168.0.77:80 -s rr\n-a -t 192.168.0.77:80 -r 172.7.21.3:80 -m -w 1\n";
+    node.command("ipvsadm").arg("-R").input(rules).run().map(drop)
+}
+
 /// Brings strangers in, cleans up, and looks at what is left.
 fn clean_up(cluster: &Takeover) -> Result<()> {
     let node = cluster.nodes.node()?;
     bring_strangers(node)?;
+    leave(node)?;
     node.run(&["ipset", "create", "others", "hash:ip"])?;
     node.command("ipvsadm").arg("-R").input(STRANGERS.join("\n") + "\n").run()?;
     let before = servers(node)?;
@@ -49,13 +61,12 @@ fn clean_up(cluster: &Takeover) -> Result<()> {
     ensure!(said.contains("set KUBE-CLUSTER-IP") && said.contains("chains of nft table ip nat"), "{said}");
     check_rules(node)?;
     ensure!(sets(node)?.trim() == "others", "{}", sets(node)?);
-    await_addresses(node, &["192.168.0.10/32", "192.168.0.53/32"])?;
+    await_addresses(node, &SERVED)?;
     let after = servers(node)?;
     ensure!(STRANGERS.iter().all(|line| after.contains(&(*line).to_owned())), "{after:?}");
     let lost: Vec<_> = before.iter().filter(|line| !after.contains(line)).collect();
-    // We have no node ports at loopback, and do not serve the third Service, nor that of the API server.
-    let is_left =
-        |line: &str| [":30077", "127.0.0.1:", "192.168.0.77:", "192.168.0.1:"].iter().any(|part| line.contains(part));
+    // We have no node ports at loopback.
+    let is_left = |line: &str| ["127.0.0.1:", "192.168.0.77:"].iter().any(|part| line.contains(part));
     ensure!(
         lost.iter().all(|line| is_left(line)) && !after.iter().any(|line| is_left(line)),
         "{lost:?} went, {after:?} stay"
@@ -65,14 +76,28 @@ fn clean_up(cluster: &Takeover) -> Result<()> {
     Ok(())
 }
 
+/// Changes the endpoints in the API, and waits until they are followed.
+fn follows_the_api(cluster: &Takeover) -> Result<()> {
+    for pods in [&PODS[1..], &PODS[..]] {
+        cluster.web_is(pods)?;
+        eventually(SOON, || {
+            let answered: Vec<_> = spread(cluster.nodes.outside()?, 6)?.into_keys().collect();
+            ensure!(answered == pods, "{answered:?}");
+            Ok(())
+        })?;
+    }
+    Ok(())
+}
+
 fn a_kube_proxy_of_ipvs_is_taken_over_and_takes_over_again_without_a_failed_connection() -> Result<()> {
     let cluster = Takeover::start()?;
+    cluster.without_left()?;
     let node = cluster.nodes.node()?;
     let kube_proxy = KubeProxy::start(node, &cluster.api, "ipvs")?;
     ensure!(sets(node)?.contains("KUBE-CLUSTER-IP"), "it is in the mode ipvs: {}", kube_proxy.process().log());
     let mut open = Open::start(&cluster.nodes)?;
     let connected = cluster.under_load(|| {
-        let ours = cluster.ours("ipvs")?;
+        let ours = cluster.ours_from_the_api()?;
         open.goes_on("the start of ours")?;
         Takeover::end(&kube_proxy)?;
         clean_up(&cluster)?;
@@ -81,6 +106,8 @@ fn a_kube_proxy_of_ipvs_is_taken_over_and_takes_over_again_without_a_failed_conn
             ensure!(cluster.nodes.status()?["ok"] == true, "{}", cluster.nodes.status()?);
             Ok(())
         })?;
+        follows_the_api(&cluster)?;
+        open.goes_on("changes in the API")?;
         let _kube_proxy = KubeProxy::start(node, &cluster.api, "ipvs")?;
         ensure!(ours.terminate(SOON)?.success());
         let said = cluster.call("--cleanup")?;
@@ -88,9 +115,11 @@ fn a_kube_proxy_of_ipvs_is_taken_over_and_takes_over_again_without_a_failed_conn
         let tables = node.run(&["nft", "list", "tables"])?.stdout;
         ensure!(!tables.contains("ipvs-proxy"), "{tables}");
         open.goes_on_with_kube_proxy("the way back")?;
-        // What we do not serve is its again, too.
-        await_addresses(node, &["192.168.0.1/32", "192.168.0.10/32", "192.168.0.53/32", "192.168.0.77/32"])
+        await_addresses(node, &SERVED)?;
+        follows_the_api(&cluster)
     })?;
+    // A request that fails ends its client with an error.
+    println!("answered requests of the three clients: {connected:?}, none failed");
     ensure!(connected.iter().all(|count| *count >= 10), "{connected:?}");
     Ok(())
 }

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use crate::proxy::{Kept, Nodes, SOON, WEB, ask, client};
 
-const PODS: [&str; 2] = ["172.7.21.3", "172.7.22.2"];
+pub(crate) const PODS: [&str; 2] = ["172.7.21.3", "172.7.22.2"];
 
 /// A Service that the API has and we do not: kube-proxy's leftover.
 const LEFT: &str = "192.168.0.77";
@@ -98,6 +98,33 @@ impl Takeover {
             Ok(())
         })?;
         Ok(proxy)
+    }
+
+    /// Ours in the mode ipvs from the objects in the API that kube-proxy has, beside it, with everything in place.
+    pub(crate) fn ours_from_the_api(&self) -> Result<Process> {
+        let node = self.nodes.node()?;
+        node.write("/run/kubeconfig", self.api.kubeconfig().to_string())?;
+        let command = node.command(lab::bin("ipvs-proxy")?).args(["--kubeconfig=/run/kubeconfig", "--proxy-mode=ipvs"]);
+        let command = command.args(["--cluster-cidr=172.7.0.0/16", "--healthz-bind-address=127.0.0.1:10256"]);
+        let proxy = command.arg(format!("--hostname-override={}", node.name())).start("ipvs-proxy")?;
+        let served = self.api.get("/api/v1/services")?["items"].as_array().map_or(0, Vec::len);
+        eventually(SOON, || {
+            let status = self.nodes.status()?;
+            ensure!(status["ok"] == true && status["services"] == served, "{served} {status}");
+            Ok(())
+        })?;
+        Ok(proxy)
+    }
+
+    /// Deletes the Service that only kube-proxy has: both have the same objects from here on.
+    pub(crate) fn without_left(&self) -> Result<()> {
+        self.api.delete("/apis/discovery.k8s.io/v1beta1/namespaces/default/endpointslices/left-1")?;
+        self.api.delete("/api/v1/namespaces/default/services/left")
+    }
+
+    /// Gives the Service `web` these endpoints in the API.
+    pub(crate) fn web_is(&self, pods: &[&str]) -> Result<()> {
+        self.api.put(&slices("web", "TCP", pods)[0]).map(drop)
     }
 
     /// Ends a kube-proxy, as its DaemonSet does.
