@@ -40,12 +40,12 @@ impl Store {
 
     /// Writes keys, bound to a lease if there is one.
     pub(crate) fn put_all(&self, entries: &[(String, String)], lease: Option<&str>) -> Result<()> {
-        for part in entries.chunks(TOGETHER) {
-            let put = |(key, value): &(String, String)| json!({"requestPut": {"key": base64(key), "value": base64(value), "lease": lease.unwrap_or("0")}});
-            let puts: Vec<Value> = part.iter().map(put).collect();
-            self.post("/v3/kv/txn", &json!({"success": puts}))?;
-        }
-        Ok(())
+        entries.chunks(TOGETHER).try_for_each(|part| self.put_written(&written(part, lease)))
+    }
+
+    /// Writes keys as [`written`] has them.
+    pub(crate) fn put_written(&self, transaction: &str) -> Result<()> {
+        self.post_text("/v3/kv/txn", transaction).map(drop)
     }
 
     /// Deletes one key.
@@ -54,7 +54,10 @@ impl Store {
     }
 
     fn post(&self, path: &str, body: &Value) -> Result<Value> {
-        let body = body.to_string();
+        self.post_text(path, &body.to_string())
+    }
+
+    fn post_text(&self, path: &str, body: &str) -> Result<Value> {
         // HTTP/1.0: the answer is not chunked and ends with the connection.
         let head =
             format!("POST {path} HTTP/1.0\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n", body.len());
@@ -69,6 +72,13 @@ impl Store {
         }
         serde_json::from_str(text).with_context(|| format!("etcd, {path}: {text}"))
     }
+}
+
+/// The request that writes these keys, [`TOGETHER`] at most: for those who write hundreds in a second, and prepare them before.
+pub(crate) fn written(entries: &[(String, String)], lease: Option<&str>) -> String {
+    let put = |(key, value): &(String, String)| json!({"requestPut": {"key": base64(key), "value": base64(value), "lease": lease.unwrap_or("0")}});
+    let puts: Vec<Value> = entries.iter().map(put).collect();
+    json!({"success": puts}).to_string()
 }
 
 /// Standard alphabet with padding (RFC 4648 §4), as JSON carries bytes in protocol buffers.

@@ -10,13 +10,15 @@ use anyhow::{Context, Result, anyhow};
 use lab::Host;
 
 use super::flow::{Flow, Used};
+use super::latency::Latency;
 use crate::arrival::Arrivals;
 use crate::machine::is_rehearsal;
 use crate::report::ms;
 use crate::samples::Samples;
 
 /// The heads of the columns, behind the row's name.
-pub(super) const HEAD: [&str; 6] = ["median", "least–most", "p99", "changes", "received, bytes", "processor of each"];
+pub(super) const HEAD: [&str; 7] =
+    ["median", "least–most", "p99", "p99 by its own metrics", "changes", "received, bytes", "processor of each"];
 
 /// How often something is changed, an even number: the last change restores the first state.
 const TURNS: usize = 200;
@@ -31,6 +33,8 @@ pub(super) struct Changes {
     own: Samples,
     used: Used,
     count: usize,
+    /// What the daemon itself says, where it is asked.
+    latency: Latency,
 }
 
 impl Changes {
@@ -61,6 +65,20 @@ impl Changes {
         Ok(())
     }
 
+    /// The same beside an `ipvs-proxy`, which says itself how long each took.
+    pub(super) fn measure_with_metrics(
+        &mut self,
+        (host, pid): (&Host, i32),
+        change: impl Fn(bool) -> Result<()>,
+        wait: impl Fn(bool) -> Result<SystemTime> + Sync,
+    ) -> Result<()> {
+        let before = Latency::read(host)?;
+        self.measure((host, pid), change, wait)?;
+        let latency = Latency::read(host)?.since(&before);
+        self.latency = latency.and(&self.latency);
+        Ok(())
+    }
+
     /// The columns of [`HEAD`].
     pub(super) fn columns(&self) -> Vec<String> {
         let (bytes, processor) = self.used.each(self.count);
@@ -68,6 +86,7 @@ impl Changes {
             ms(self.own.median()),
             format!("{}–{}", ms(self.own.least()), ms(self.own.most())),
             ms(self.own.p99()),
+            self.latency.p99(),
             self.count.to_string(),
             bytes.to_string(),
             ms(processor),

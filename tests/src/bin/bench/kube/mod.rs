@@ -6,6 +6,7 @@
 
 mod changes;
 mod flow;
+mod latency;
 mod nodes;
 mod objects;
 mod peer;

@@ -20,7 +20,7 @@ pub(super) fn measure(stage: &Stage, middle: Service, figures: &mut Figures) -> 
     let proxy = KubeProxy::start(host, &stage.api, "iptables")?;
     let pid = proxy.process().pid();
     figures.peer.push(started.elapsed(), received(host)? - before, pid)?;
-    exchange(stage, (host, pid), middle, &mut figures.peer_change)?;
+    exchange(stage, (host, pid), middle, (&mut figures.peer_change, false))?;
     drop(proxy);
     host.run(&["nft", "flush", "ruleset"]).map(drop)
 }

@@ -116,24 +116,31 @@ where
     let again = figures.again.measure(node, LINES, launch)?;
     confirm(node, services(), &again)?;
     figures.again.note_resident(again.pid())?;
-    exchange(stage, (node, again.pid()), middle, &mut figures.change)?;
+    exchange(stage, (node, again.pid()), middle, (&mut figures.change, true))?;
     ensure!(again.terminate(LIMIT)?.success(), "ipvs-proxy failed at its end:\n{}", again.log());
     node.run(&["nft", "flush", "ruleset"])?;
     node.run(&["rm", "-rf", "/run/ipvs-proxy"]).map(drop)
 }
 
 /// An endpoint of the middle Service is exchanged, and again the first one.
-pub(super) fn exchange(stage: &Stage, place: (&Host, i32), middle: Service, changes: &mut Changes) -> Result<()> {
+/// With `own` the daemon is ours, and its metrics are asked as well.
+pub(super) fn exchange(
+    stage: &Stage,
+    place: (&Host, i32),
+    middle: Service,
+    (changes, own): (&mut Changes, bool),
+) -> Result<()> {
     let transactions = Transactions::follow(place.0)?;
     let release = stage.api.release();
     let path = format!("/apis/{}/namespaces/default/endpointslices/{}", release.slices(), middle.slice_name());
     let change = |changed: bool| {
         stage.api.patch(&path, &json!({"endpoints": objects::endpoints(middle, changed, release)})).map(drop)
     };
-    changes.measure(place, change, |changed| {
+    let wait = |changed: bool| {
         let wanted = middle.endpoints(changed);
         transactions.wait(*wanted.first().context("a Service without endpoints")?.ip(), LIMIT)
-    })
+    };
+    if own { changes.measure_with_metrics(place, change, wait) } else { changes.measure(place, change, wait) }
 }
 
 /// Fails when the kernel does not have every Service and endpoint.
