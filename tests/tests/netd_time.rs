@@ -1,14 +1,16 @@
-//! Hours that pass in seconds, and clocks that jump: virtual time in the lab kernel.
+//! Hours that pass in seconds, and clocks that jump: virtual time in the lab kernel, for both daemons.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may fail by panic")]
 
 mod netd_node;
+mod proxy;
 
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use lab::{Need, eventually};
+use lab::{Etcd, Need, eventually};
 use netd_node::{Net, VXLAN, kernel_state, lease};
+use proxy::{Nodes, WEB_YAML, servers, slice, spread};
 use serde_json::Value;
 
 const NODES: [&str; 2] = ["hdss7-21", "hdss7-22"];
@@ -108,9 +110,54 @@ fn clock_that_jumps_both_ways_costs_neither_a_row_nor_the_lease() -> Result<()> 
     Ok(())
 }
 
+/// What `ipvs-proxy` has in the kernel.
+fn of_services(nodes: &Nodes) -> Result<String> {
+    let node = nodes.node()?;
+    let rules = node.run(&["nft", "-s", "list", "ruleset"])?.stdout;
+    Ok(servers(node)?.join("\n") + &rules + &node.run(&["ip", "-o", "-4", "address"])?.stdout)
+}
+
+fn services_stay_while_etcd_is_away_for_minutes_and_the_status_says_so() -> Result<()> {
+    let nodes = Nodes::start()?;
+    let member = nodes.outside()?;
+    let mut etcd = Etcd::start([member])?;
+    let endpoints = format!("--etcd-endpoints={}", etcd.endpoints());
+    let apply = |text: &str| -> Result<()> {
+        let command = member.command(lab::bin("ipvs-proxy")?).arg(&endpoints).args(["apply", "-f", "-"]);
+        command.input(text.to_owned()).run().map(drop)
+    };
+    apply(WEB_YAML)?;
+    let command = nodes.node()?.command(lab::bin("ipvs-proxy")?).arg(&endpoints);
+    let proxy = command.args(["--cluster-cidr=172.7.0.0/16", "--service-cidr=192.168.0.0/16"]).start("ipvs-proxy")?;
+    proxy.wait_for_line("ready", LONG)?;
+    ensure!(spread(member, 4)?.len() == 4);
+    let before = of_services(&nodes)?;
+    ensure!(before.contains("192.168.0.10:80"), "{before}");
+    etcd.kill(member.name())?;
+    for part in 1..=3 {
+        std::thread::sleep(HOUR / 36);
+        let status = nodes.status()?;
+        let lost = status["lost"].is_string() && status["ok"] == false;
+        ensure!(lost && status["services"] == 1, "after {part} times 100 s: {status}");
+        let now = of_services(&nodes)?;
+        ensure!(now == before, "after {part} times 100 s: {now}\n--- instead of\n{before}");
+    }
+    ensure!(spread(member, 4)?.len() == 4 && proxy.is_running());
+    etcd.restart(member.name())?;
+    eventually(LONG, || apply(&slice(&["172.7.22.3"])))?;
+    eventually(LONG, || {
+        let (status, seen) = (nodes.status()?, spread(member, 2)?);
+        ensure!(status["lost"].is_null() && seen.keys().eq(["172.7.22.3"]), "{seen:?} {status}");
+        Ok(())
+    })
+}
+
 fn main() -> ExitCode {
-    lab::harness::Suite::new(&[Need::VirtualTime, Need::Vxlan, Need::Nftables]).limit(12 * HOUR).run(lab::tests![
-        outage_longer_than_the_lease_costs_no_row_and_ends_by_itself,
-        clock_that_jumps_both_ways_costs_neither_a_row_nor_the_lease,
-    ])
+    lab::harness::Suite::new(&[Need::VirtualTime, Need::Vxlan, Need::Nftables, Need::IpVs, Need::Dummy])
+        .limit(12 * HOUR)
+        .run(lab::tests![
+            outage_longer_than_the_lease_costs_no_row_and_ends_by_itself,
+            clock_that_jumps_both_ways_costs_neither_a_row_nor_the_lease,
+            services_stay_while_etcd_is_away_for_minutes_and_the_status_says_so,
+        ])
 }
