@@ -12,8 +12,8 @@ use anyhow::{Result, ensure};
 use lab::{Need, echo, eventually};
 use proxy::affinity::{clients_move_with_their_endpoint_only, only_answer, sticky};
 use proxy::{
-    DNS, Nodes, SOON, WEB, WEB_SERVICE, WEB_YAML, ask, await_reals, client, counted, dns, exposed, families, filter,
-    flow_moves_on, node, sctp, servers, slice, spread,
+    DNS, Nodes, SOON, WEB, WEB_SERVICE, WEB_YAML, ask, await_reals, client, cold, counted, dns, exposed, families,
+    filter, flow_moves_on, killed, node, sctp, servers, slice, spread,
 };
 
 const PODS: [&str; 4] = ["172.7.21.2", "172.7.21.3", "172.7.22.2", "172.7.22.3"];
@@ -269,6 +269,14 @@ fn numbers_of_services_can_be_left_out() -> Result<()> {
     counted::numbers_of_services_can_be_left_out()
 }
 
+fn killed_at_any_message_it_ends_right_after_the_next_start() -> Result<()> {
+    killed::killed_at_any_message_it_ends_right_after_the_next_start("ipvs", 6)
+}
+
+fn dns_answers_on_a_new_node_before_the_last_service_is_there() -> Result<()> {
+    cold::dns_answers_on_a_new_node_before_the_last_service_is_there()
+}
+
 fn main() -> ExitCode {
     // Beside other work on the machine they have taken more than the ten minutes that there are by default.
     let suite = lab::harness::Suite::new(&[Need::IpVs, Need::Nftables, Need::Dummy]).limit(Duration::from_secs(1800));
@@ -303,5 +311,7 @@ fn main() -> ExitCode {
         each_connection_of_a_service_is_counted_once,
         packets_and_bytes_of_a_service_are_what_was_sent_and_received,
         numbers_of_services_can_be_left_out,
+        killed_at_any_message_it_ends_right_after_the_next_start,
+        dns_answers_on_a_new_node_before_the_last_service_is_there,
     ])
 }

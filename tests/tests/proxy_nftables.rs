@@ -12,8 +12,8 @@ use anyhow::{Context, Result, ensure};
 use lab::{Host, Need, Place, Process, echo, eventually};
 use proxy::exposed::start;
 use proxy::{
-    DNS, Nodes, SOON, WEB, WEB_SERVICE, WEB_YAML, counted, dns, exposed, families, flow_moves_on, node, sctp, slice,
-    spread,
+    DNS, Nodes, SERVICES, SOON, WEB, WEB_SERVICE, WEB_YAML, counted, dns, exposed, families, flow_moves_on, killed,
+    node, sctp, slice, spread,
 };
 
 fn proxy(nodes: &Nodes) -> Result<Process> {
@@ -223,6 +223,57 @@ fn killed_and_started_again_it_changes_nothing() -> Result<()> {
     Ok(())
 }
 
+fn killed_at_any_message_it_ends_right_after_the_next_start() -> Result<()> {
+    killed::killed_at_any_message_it_ends_right_after_the_next_start("nftables", 10)
+}
+
+/// What the proxy counts of refused transactions of IPv4.
+fn refusals(node: &Host) -> Result<u64> {
+    let url = "http://127.0.0.1:10249/metrics";
+    let page = node.run(&["curl", "-s", "--fail", "--max-time", "20", url])?.stdout;
+    let name = "kubeproxy_sync_proxy_rules_nftables_sync_failures_total{ip_family=\"IPv4\"} ";
+    Ok(page.lines().find_map(|line| line.strip_prefix(name)?.parse().ok()).unwrap_or(0))
+}
+
+/// A table with the flag `owner` belongs to the socket that made it: the kernel refuses it to everybody else (nft(8)).
+fn a_table_that_the_kernel_refuses_is_counted_and_named() -> Result<()> {
+    let nodes = start()?;
+    nodes.publish("web.yaml", WEB_YAML)?;
+    let node = nodes.node()?;
+    node.run(&["mkfifo", "/run/owner"])?;
+    let holder = node.command("sh").args(["-c", "exec nft -i 0<>/run/owner"]).start("nft")?;
+    node.run(&["sh", "-c", "echo 'add table ip ipvs-proxy { flags owner; }' > /run/owner"])?;
+    eventually(SOON, || {
+        let table = node.run(&["nft", "list", "table", "ip", "ipvs-proxy"])?.stdout;
+        ensure!(table.contains("flags owner"), "{table}");
+        Ok(())
+    })?;
+    let command = node.command(lab::bin("ipvs-proxy")?).arg(format!("--services-dir={SERVICES}"));
+    let proxy = command.args(["--proxy-mode=nftables", "--cluster-cidr=172.7.0.0/16"]).start("ipvs-proxy")?;
+    eventually(SOON, || {
+        let status = nodes.status()?;
+        ensure!(status["ok"] == false && status.to_string().contains("Operation not permitted"), "{status}");
+        ensure!(refusals(node)? > 0, "not counted");
+        Ok(())
+    })?;
+    ensure!(proxy.is_running(), "{}", proxy.log());
+    // It goes with the socket. A refused row is tried again after a minute; a new start does not wait for that.
+    drop(holder);
+    eventually(SOON, || {
+        ensure!(node.run(&["nft", "list", "table", "ip", "ipvs-proxy"]).is_err(), "the table is there");
+        Ok(())
+    })?;
+    ensure!(proxy.terminate(SOON)?.success(), "{}", proxy.log());
+    let _proxy = nodes.proxy_with(&["--proxy-mode=nftables"])?;
+    eventually(SOON, || {
+        ensure!(nodes.status()?["ok"] == true, "{}", nodes.status()?);
+        Ok(())
+    })?;
+    echo::ask_tcp(nodes.outside()?, WEB.parse()?, SOON)?;
+    ensure!(refusals(node)? == 0, "what the kernel takes is no failure");
+    Ok(())
+}
+
 fn cleanup_takes_all_of_it_away_and_nothing_else() -> Result<()> {
     let nodes = start()?;
     let node = nodes.node()?;
@@ -311,6 +362,8 @@ fn main() -> ExitCode {
             no_connection_fails_while_all_endpoints_are_replaced_again_and_again,
             what_somebody_deletes_is_back_within_a_second,
             killed_and_started_again_it_changes_nothing,
+            killed_at_any_message_it_ends_right_after_the_next_start,
+            a_table_that_the_kernel_refuses_is_counted_and_named,
             cleanup_takes_all_of_it_away_and_nothing_else,
             both_families_of_a_service_are_served,
             ipv6_alone_is_served,

@@ -20,7 +20,7 @@ const ALWAYS_THERE: [(&str, &str); 14] = [
     ("bash", "bash"),
     (
         "coreutils",
-        "cat chmod chown chroot cp cut date df dirname env expand head id install ln ls mkdir mktemp mv nice nproc numfmt paste printf pwd readlink realpath rm \
+        "cat chmod chown chroot cp cut date df dirname env expand head id install ln ls mkdir mkfifo mktemp mv nice nproc numfmt paste printf pwd readlink realpath rm \
          rmdir seq sha256sum sha512sum sleep sort stat stty sync tail tee timeout touch tr true uname",
     ),
     ("dash", "sh"),

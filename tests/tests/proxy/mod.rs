@@ -5,11 +5,13 @@
 
 #![allow(dead_code, reason = "each test binary uses its part")]
 
+pub(crate) mod cold;
 pub(crate) mod configured;
 pub(crate) mod counted;
 pub(crate) mod exposed;
 pub(crate) mod families;
 pub(crate) mod filter;
+pub(crate) mod killed;
 pub(crate) mod node;
 pub(crate) mod sctp;
 
