@@ -10,7 +10,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result, ensure};
 
 /// The parts that `make bench` measures.
-const PARTS: [&str; 3] = ["cni", "netd", "proxy"];
+const PARTS: [&str; 4] = ["cni", "netd", "proxy", "kubernetes"];
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")

@@ -127,8 +127,8 @@ fn audit(pid: i32) -> Result<()> {
 /// A storm's requests, written before it begins: they would cost the processor that is measured.
 #[derive(Debug)]
 enum Prepared {
-    /// Transactions of etcd.
-    Beneath(Vec<String>),
+    /// Transactions of etcd, with the heartbeats in each.
+    Beneath(Vec<(String, usize)>),
     /// Paths and patches.
     Patches(Vec<(String, String)>),
 }
@@ -144,8 +144,10 @@ impl Prepared {
         match way {
             Way::Beneath => {
                 let entry = |index: usize| (node(index).key(release), node(index).object(beat(index)).to_string());
-                let batch = |first: usize| written(&(first..first + TOGETHER).map(entry).collect::<Vec<_>>(), None);
-                Self::Beneath((0..count).step_by(TOGETHER).map(batch).collect())
+                // A transaction takes each key once.
+                let together = TOGETHER.min(nodes);
+                let batch = |first: usize| written(&(first..first + together).map(entry).collect::<Vec<_>>(), None);
+                Self::Beneath((0..count).step_by(together).map(|first| (batch(first), together)).collect())
             }
             Way::Patches => {
                 let patch = |index: usize| {
@@ -161,8 +163,10 @@ impl Prepared {
     fn send(&self, stage: &Stage, long: Duration) -> Result<(usize, Duration)> {
         match self {
             Self::Beneath(batches) => {
-                let (count, took) = paced(batches, long, || Ok(|batch: &String| stage.store.put_written(batch)))?;
-                Ok((count * TOGETHER, took))
+                let together = batches.first().map_or(0, |(_, together)| *together);
+                let put = |(batch, _): &(String, usize)| stage.store.put_written(batch);
+                let (count, took) = paced(batches, long, || Ok(put))?;
+                Ok((count * together, took))
             }
             Self::Patches(patches) => paced(patches, long, || {
                 let server = stage.api.another_client();
