@@ -41,11 +41,22 @@ pub(super) fn process(config: &Config) -> anyhow::Result<()> {
 /// Gives this process its score.
 pub(super) fn score(config: &Config) {
     let score = config.settings.text(setting::OOM_SCORE);
-    if !score.is_empty()
-        && let Err(error) = std::fs::write(OOM_SCORE, score)
-    {
-        tracing::warn!(%error, score, "the score of this process cannot be set, which takes CAP_SYS_RESOURCE");
+    if score.is_empty() {
+        return;
     }
+    if let Err(error) = std::fs::write(OOM_SCORE, score) {
+        let own = std::fs::read_to_string(OOM_SCORE).unwrap_or_default();
+        if is_spared(&own) {
+            tracing::info!(score = own.trim(), "the score of this process stays as whoever started it gave it");
+        } else {
+            tracing::warn!(%error, score, "the score of this process cannot be set, which takes CAP_SYS_RESOURCE");
+        }
+    }
+}
+
+/// Whether a process with this score is spared: kubelet gives Pods of the class system-node-critical a low one.
+fn is_spared(score: &str) -> bool {
+    score.trim().parse::<i32>().is_ok_and(|score| score < 0)
 }
 
 /// Gives IPVS the time-outs that are asked for, tries the scheduler, and stops estimates.
@@ -94,8 +105,23 @@ pub(super) fn parameters(config: &Config, release: &str, mode: Mode) -> BTreeMap
         Mode::Ipvs => addresses::sysctls(release, &families),
         Mode::Nftables => addresses::sysctls_without_ipvs(&families),
     };
-    parameters.extend(config.parameters.clone());
+    parameters.extend(
+        config
+            .parameters
+            .iter()
+            .filter(|(key, value)| can_have(key, value))
+            .map(|(key, value)| (key.clone(), value.clone())),
+    );
     parameters
+}
+
+/// Whether a parameter that the settings ask for can get its value on this node; where it cannot, it is said and stays as it is.
+fn can_have(key: &SysctlKey, value: &str) -> bool {
+    let is_of_machine = kernel::sysctl::is_of_machine(key);
+    if is_of_machine && kernel::sysctl::read(key).is_ok_and(|now| now != value) {
+        tracing::warn!(%key, wanted = value, "a parameter of the whole machine stays as it is: this is not the machine's own network; set it there");
+    }
+    !is_of_machine
 }
 
 /// How clients are known for Pods, in the families that are asked for and that this kernel has.
@@ -134,4 +160,15 @@ pub(crate) fn init_only(config: &Config) -> anyhow::Result<Exit> {
         }
     }
     Ok(if failed == 0 { Exit::Success } else { Exit::Failure })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_spared;
+
+    #[test]
+    fn process_is_spared_by_a_score_below_that_of_others() {
+        assert!(is_spared("-997\n") && is_spared("-1"));
+        assert!(!is_spared("0\n") && !is_spared("1000\n") && !is_spared(""));
+    }
 }

@@ -8,7 +8,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use netstate::SysctlKey;
@@ -26,6 +26,13 @@ const MOUNTED: &str = "/host/proc/sys";
 /// When the parameter does not exist or cannot be read.
 pub fn read(key: &SysctlKey) -> Result<String, KernelError> {
     read_whole(&path(key)).map_err(|source| error("read parameter", key, source))
+}
+
+/// Whether the calling thread's network namespace shows `key` for reading alone, whoever asks: it is one of the whole machine, such as the size
+/// of the table of connections, and this is not the machine's own network.
+#[must_use]
+pub fn is_of_machine(key: &SysctlKey) -> bool {
+    std::fs::metadata(path(key)).is_ok_and(|found| found.permissions().mode() & 0o222 == 0)
 }
 
 /// The identifier of this boot; empty where the kernel does not say.
@@ -187,6 +194,20 @@ mod tests {
         // Writable or not: it has the value already.
         write(&key, &value).unwrap();
         set_new(&key, &value).unwrap();
+    }
+
+    #[test]
+    fn parameter_of_the_machine_is_known_in_another_network() {
+        let [size, age] = ["nf_conntrack_max", "nf_conntrack_udp_timeout"]
+            .map(|name| format!("net/netfilter/{name}").parse::<SysctlKey>().unwrap());
+        let ask = move || {
+            nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).ok()?;
+            // Without connection tracking the kernel has neither.
+            read(&size).ok().map(|_| (is_of_machine(&size), is_of_machine(&age)))
+        };
+        if let Some(answers) = std::thread::spawn(ask).join().unwrap() {
+            assert_eq!(answers, (true, false));
+        }
     }
 
     #[test]

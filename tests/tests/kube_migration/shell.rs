@@ -30,12 +30,10 @@ impl Shell {
         host.write("/run/operator/.kube/config", cluster.server.kubeconfig().to_string())?;
         let shell = Self { host, path };
         let configs = concat!(env!("CARGO_MANIFEST_DIR"), "/../configs");
-        // "the same into net-conf.json", "copy clusterCIDR, conntrack".
+        // "the same into net-conf.json", "copy clusterCIDR".
         let copy = format!(
             "mkdir -p {FOLDER} && cp -r {configs} {FOLDER}/ && \
-             grep -rl 10.244.0.0/16 {FOLDER}/configs/kubernetes | xargs sed -i s,10.244.0.0/16,172.7.0.0/16, && \
-             grep -rlE '^ *clusterCIDR: ' {FOLDER}/configs/kubernetes/ipvs-proxy {FOLDER}/configs/kubernetes/overlays/from-kube-proxy | \
-             xargs sed -Ei 's/^( *)clusterCIDR: .*/&\\n\\1conntrack: {{maxPerCore: 0, min: 0, tcpCloseWaitTimeout: 0s, tcpEstablishedTimeout: 0s}}/'"
+             grep -rl 10.244.0.0/16 {FOLDER}/configs/kubernetes | xargs sed -i s,10.244.0.0/16,172.7.0.0/16,"
         );
         shell.host.run(&["bash", "-euc", &copy])?;
         Ok(shell)
