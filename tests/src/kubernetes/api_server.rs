@@ -33,7 +33,7 @@ pub struct ApiServer {
     host: Host,
     release: Release,
     programs: PathBuf,
-    flags: Vec<String>,
+    pub(super) flags: Vec<String>,
     authority: Authority,
     address: SocketAddr,
     client: Client,

@@ -50,7 +50,8 @@ impl Kubelet {
         }
         let kubeconfig = server.kubeconfig_of(&format!("system:node:{}", host.name()), &["system:nodes"])?;
         host.write("/run/kubelet/kubeconfig", kubeconfig.to_string())?;
-        host.write("/run/kubelet/config", configuration().to_string())?;
+        let configuration = configuration(server.flags.iter().any(|flag| flag.contains("IPv6DualStack=true")));
+        host.write("/run/kubelet/config", configuration.to_string())?;
         let program = server.programs().join("kubelet");
         Ok(Self { process: launch(host, &program)?, host: host.clone(), program })
     }
@@ -105,7 +106,7 @@ fn show_control_groups(host: &Host) -> Result<()> {
     host.run(&["bash", "-euc", &script]).map(drop)
 }
 
-fn configuration() -> serde_json::Value {
+fn configuration(is_dual: bool) -> serde_json::Value {
     json!({
         "apiVersion": "kubelet.config.k8s.io/v1beta1",
         "kind": "KubeletConfiguration",
@@ -120,6 +121,7 @@ fn configuration() -> serde_json::Value {
         "clusterDomain": "cluster.local",
         "evictionHard": {"memory.available": "50Mi", "nodefs.available": "1%", "imagefs.available": "1%"},
         "volumePluginDir": "/var/lib/kubelet/plugins",
+        "featureGates": {"IPv6DualStack": is_dual},
         "nodeStatusUpdateFrequency": "2s",
         "nodeLeaseDurationSeconds": 8,
         "syncFrequency": "1s",

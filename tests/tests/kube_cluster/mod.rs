@@ -43,6 +43,33 @@ pub(crate) enum Programs {
     Nothing,
 }
 
+/// The networks of Pods and Services.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Networks {
+    pods: &'static str,
+    services: &'static str,
+    net_conf: &'static str,
+}
+
+const IPV4: Networks = Networks {
+    pods: "172.7.0.0/16",
+    services: "192.168.0.0/16",
+    net_conf: r#"{"Network":"172.7.0.0/16","Backend":{"Type":"vxlan"}}"#,
+};
+
+/// The same with networks of IPv6 beside them.
+const BOTH: Networks = Networks {
+    pods: "172.7.0.0/16,fd00:7::/48",
+    services: "192.168.0.0/16,fd00:192:168::/112",
+    net_conf: r#"{"Network":"172.7.0.0/16","EnableIPv6":true,"IPv6Network":"fd00:7::/48","Backend":{"Type":"vxlan"}}"#,
+};
+
+impl Networks {
+    fn has_ipv6(self) -> bool {
+        self.pods.contains(':')
+    }
+}
+
 /// The cluster.
 pub(crate) struct Cluster {
     // In the order of their end.
@@ -61,14 +88,28 @@ impl Cluster {
 
     /// The same, with these flags of API server and controllers.
     pub(crate) fn start_with(programs: Programs, flags: &[&str]) -> Result<Self> {
+        Self::start_in(IPV4, programs, flags)
+    }
+
+    /// Starts one of both families, whose programs are processes of the nodes.
+    pub(crate) fn start_dual() -> Result<Self> {
+        let services = format!("--service-cluster-ip-range={}", BOTH.services);
+        Self::start_in(BOTH, Programs::Processes, &["--feature-gates=IPv6DualStack=true", &services])
+    }
+
+    fn start_in(networks: Networks, programs: Programs, flags: &[&str]) -> Result<Self> {
         let machines = lab::Cluster::reference()?;
+        for name in NODES.iter().chain([&OUTSIDE]).filter(|_| networks.has_ipv6()) {
+            let address = format!("{}/64", of_ipv6(name));
+            machines.host(name)?.run(&["ip", "-6", "address", "add", &address, "dev", "eth0", "nodad"])?;
+        }
         // The image is built while the control plane starts, which takes as long.
         let (server, control, nodes) = thread::scope(|scope| {
             let image = (programs != Programs::Processes).then(|| scope.spawn(|| manifests::build_image(&machines)));
-            let (server, control) = control_plane(machines.host("hdss7-11")?, flags)?;
+            let (server, control) = control_plane(machines.host("hdss7-11")?, networks, flags)?;
             let mut nodes = Vec::new();
             for name in NODES {
-                nodes.push(Node::start(&server, machines.host(name)?, programs)?);
+                nodes.push(Node::start(&server, machines.host(name)?, programs, networks)?);
             }
             if let Some(image) = image {
                 image.join().map_err(|_| anyhow!("the building of the image has panicked"))??;
@@ -177,12 +218,17 @@ impl Cluster {
     }
 }
 
+/// The address of IPv6 that a machine of a cluster of both families has.
+pub(crate) fn of_ipv6(name: &str) -> String {
+    format!("fd00:10:4:7::{}", name.trim_start_matches("hdss7-"))
+}
+
 /// API server, controllers and scheduler on a machine.
-fn control_plane(host: &Host, flags: &[&str]) -> Result<(ApiServer, ControlPlane)> {
+fn control_plane(host: &Host, networks: Networks, flags: &[&str]) -> Result<(ApiServer, ControlPlane)> {
     host.write("/run/audit.yaml", manifests::audit_policy().to_string())?;
     let audit = ["--audit-policy-file=/run/audit.yaml", &format!("--audit-log-path={}", manifests::AUDIT)];
     let server = ApiServer::start_for_pods(host, &[&audit, flags].concat())?;
-    let control = ControlPlane::start_with(&server, "172.7.0.0/16", flags)?;
+    let control = ControlPlane::start_with(&server, networks.pods, flags)?;
     Ok((server, control))
 }
 

@@ -9,13 +9,11 @@ use anyhow::{Result, ensure};
 use lab::kubernetes::{ApiServer, Kubelet};
 use lab::{Host, Process, eventually};
 
-use super::{LIMIT, Programs};
+use super::{LIMIT, Networks, Programs, of_ipv6};
 use crate::cni_node::cri::Cri;
 use crate::cni_node::{self, NATIVE, image};
 
 const KUBECONFIG: &str = "/run/kubernetes/kubeconfig";
-
-const SERVICES: &str = "--service-cidr=192.168.0.0/16";
 
 /// kube-proxy's default, which counts where a file configures ipvs-proxy.
 const CLOSE_WAIT: &str = "--conntrack-tcp-timeout-close-wait=1h";
@@ -28,23 +26,27 @@ pub(crate) struct Node {
     /// netd, then ipvs-proxy, where they are processes.
     pub(crate) daemons: Vec<Process>,
     pub(crate) host: Host,
+    networks: Networks,
     asked: AtomicU32,
 }
 
 impl Node {
-    pub(super) fn start(server: &ApiServer, host: &Host, programs: Programs) -> Result<Self> {
+    pub(super) fn start(server: &ApiServer, host: &Host, programs: Programs, networks: Networks) -> Result<Self> {
         cni_node::show_empty_folders(host)?;
         host.run(&["ip", "route", "add", "default", "via", "10.4.7.11"])?;
+        if networks.has_ipv6() {
+            host.run(&["ip", "-6", "route", "add", "default", "via", &of_ipv6("hdss7-11")])?;
+        }
         let daemons = match programs {
             Programs::Nothing | Programs::DaemonSets(_) => Vec::new(),
             Programs::Processes => {
                 cni_node::install(host, NATIVE)?;
-                processes(server, host)?.into()
+                processes(server, host, networks)?.into()
             }
         };
         let runtime = Cri::start_with(host, image::PAUSE)?;
         let kubelet = Kubelet::start(server, host)?;
-        Ok(Self { kubelet, runtime, daemons, host: host.clone(), asked: AtomicU32::new(0) })
+        Ok(Self { kubelet, runtime, daemons, host: host.clone(), networks, asked: AtomicU32::new(0) })
     }
 
     /// Starts netd again, where it was a process and has ended.
@@ -55,13 +57,13 @@ impl Node {
 
     /// Starts ipvs-proxy again, where it was a process and has ended.
     pub(crate) fn start_proxy(&mut self) -> Result<()> {
-        self.daemons[1] = proxy(&self.host, KUBECONFIG, &[SERVICES])?;
+        self.daemons[1] = proxy(&self.host, KUBECONFIG, &self.networks.flags())?;
         Ok(())
     }
 
     /// The same, from the server of this kubeconfig, which says itself where Services have their addresses.
     pub(crate) fn start_proxy_from(&mut self, kubeconfig: &str) -> Result<()> {
-        self.daemons[1] = proxy(&self.host, kubeconfig, &[])?;
+        self.daemons[1] = proxy(&self.host, kubeconfig, &self.networks.flags()[..1])?;
         Ok(())
     }
 
@@ -120,10 +122,17 @@ impl Node {
 }
 
 /// netd and ipvs-proxy of a node, both from the API server, with one kubeconfig.
-fn processes(server: &ApiServer, host: &Host) -> Result<[Process; 2]> {
+fn processes(server: &ApiServer, host: &Host, networks: Networks) -> Result<[Process; 2]> {
     host.write(KUBECONFIG, server.kubeconfig().to_string())?;
-    host.write("/etc/kube-flannel/net-conf.json", r#"{"Network":"172.7.0.0/16","Backend":{"Type":"vxlan"}}"#)?;
-    Ok([netd(host)?, proxy(host, KUBECONFIG, &[SERVICES])?])
+    host.write("/etc/kube-flannel/net-conf.json", networks.net_conf)?;
+    Ok([netd(host)?, proxy(host, KUBECONFIG, &networks.flags())?])
+}
+
+impl Networks {
+    /// What ipvs-proxy is told of them.
+    fn flags(self) -> [String; 2] {
+        [format!("--cluster-cidr={}", self.pods), format!("--service-cidr={}", self.services)]
+    }
 }
 
 fn netd(host: &Host) -> Result<Process> {
@@ -132,8 +141,8 @@ fn netd(host: &Host) -> Result<Process> {
     netd.args(flags).start("netd")
 }
 
-fn proxy(host: &Host, kubeconfig: &str, more: &[&str]) -> Result<Process> {
-    let flags = ["--proxy-mode=nftables", "--cluster-cidr=172.7.0.0/16", CLOSE_WAIT];
+fn proxy(host: &Host, kubeconfig: &str, more: &[String]) -> Result<Process> {
+    let flags = ["--proxy-mode=nftables", CLOSE_WAIT];
     let proxy = host.command(lab::bin("ipvs-proxy")?).args(flags).args(more);
     let proxy = proxy.args([format!("--kubeconfig={kubeconfig}"), format!("--hostname-override={}", host.name())]);
     proxy.start("ipvs-proxy")
