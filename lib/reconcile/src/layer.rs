@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::target::{PartsOf, Rows, Step, Target};
+use crate::target::{Observed, PartsOf, Rows, Step, Target};
 
 /// The rows of `T`.
 type RowsOf<T> = Rows<<T as Target>::Key, <T as Target>::Value>;
@@ -88,6 +88,10 @@ impl<L: Layer> Target for L {
 
     fn batch(&self) -> usize {
         self.inner().batch()
+    }
+
+    fn left(&mut self, key: &Self::Key, before: Option<Observed<Self::Value>>) -> Option<Observed<Self::Value>> {
+        self.inner_mut().left(key, before)
     }
 
     fn apply(&mut self, steps: &[Step<Self::Key, Self::Value>]) -> Vec<Result<(), Self::Error>> {

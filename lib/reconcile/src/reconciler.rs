@@ -1,7 +1,7 @@
 //! `Reconciler`: one table's desired rows, its mirror of the kernel and the way between them.
 //!
-//! Invariant: the mirror holds what the kernel answered, never what we hoped for. A step that fails leaves the mirror
-//! as it was and the row dirty. A pass touches dirty rows only, so one changed endpoint among thousands costs one step.
+//! Invariant: the mirror holds what the kernel answered, never what we hoped for. A step that fails leaves the row
+//! dirty, and in the mirror what there is of it. A pass touches dirty rows only, so one changed endpoint among thousands costs one step.
 //! A row that was in place and is found otherwise, though nobody desired anything new, was changed by somebody else:
 //! putting it back counts as a repair.
 

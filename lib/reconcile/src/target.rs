@@ -136,6 +136,13 @@ pub trait Target: 'static {
         usize::MAX
     }
 
+    /// What there is of the row `key` behind a step on it that failed; before the step there was `before`. Override it where a step may
+    /// have done a part of its work.
+    fn left(&mut self, key: &Self::Key, before: Option<Observed<Self::Value>>) -> Option<Observed<Self::Value>> {
+        let _ = key;
+        before
+    }
+
     /// Carries out `steps` in order and returns one result for each.
     fn apply(&mut self, steps: &[Step<Self::Key, Self::Value>]) -> Vec<Result<(), Self::Error>>;
 }

@@ -71,6 +71,10 @@ impl Target for Peculiar {
         3
     }
 
+    fn left(&mut self, key: &u8, before: Option<Observed<i8>>) -> Option<Observed<i8>> {
+        before.map(|row| Observed { value: row.value + key.cast_signed(), ..row })
+    }
+
     fn apply(&mut self, steps: &[Step<u8, i8>]) -> Vec<Result<(), Refused>> {
         (0..steps.len()).map(|step| Err(Refused(step))).collect()
     }
@@ -101,6 +105,7 @@ fn answers_as_its_inner<T: Target<Key = u8, Value = i8, Error = Refused>>(mut ta
     assert_eq!(target.rival(&7), Some("rival of 7".to_owned()));
     assert_eq!(target.successor(&1, &BTreeMap::from([(2, 0)])), Some(&2));
     assert_eq!(target.batch(), 3);
+    assert_eq!(target.left(&3, Some(row().1)).map(|row| row.value), Some(5));
     assert_eq!(target.apply(&[Step::Create(1, 1), Step::Remove(2, 2)]), [Err(Refused(0)), Err(Refused(1))]);
 }
 

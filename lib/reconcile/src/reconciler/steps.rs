@@ -1,6 +1,7 @@
 //! From dirty rows to steps, and what became of them.
 //!
-//! Invariant: a step that fails leaves its row dirty, with the time of the next try; one that was carried out is in the mirror.
+//! Invariant: a step that fails leaves its row dirty, with the time of the next try, and in the mirror what there is of it; one that was
+//! carried out is in the mirror.
 
 use std::time::Duration;
 
@@ -155,6 +156,10 @@ impl<T: Target> Reconciler<T> {
         let (class, reason) = (failure.class, failure.reason.clone());
         self.totals.failures += 1;
         pass.fail(failure);
+        if let Some(mirror) = &self.mirror {
+            let left = self.target.left(key, mirror.get(key).cloned());
+            self.mirror_row(key, left);
+        }
         let next = now + retry::delay(times, class);
         self.failures.insert(key.clone(), RowFailure { class, reason, times, since, next });
     }
