@@ -71,7 +71,7 @@ pub(crate) struct Planned {
     pub(crate) claims: Claims,
     pub(crate) plane: DataPlane,
     pub(crate) nft: BTreeMap<RowKey, Row>,
-    pub(crate) ipvs: BTreeMap<ipvs::RowKey, ipvs::Row>,
+    pub(crate) ipvs: BTreeMap<VirtualServerKey, ipvs::Row>,
     /// Virtual addresses.
     pub(crate) addresses: BTreeSet<IpAddr>,
     /// Addresses that cannot be virtual here, by Service.

@@ -96,6 +96,12 @@ impl Drains {
         self.open.remove(key).is_some()
     }
 
+    /// True while this real server is being drained.
+    #[must_use]
+    pub(crate) fn has(&self, key: &RealServerKey) -> bool {
+        self.open.contains_key(key)
+    }
+
     /// The real servers of `service` that are being drained.
     pub(crate) fn of(&self, service: VirtualServerKey) -> Vec<RealServerKey> {
         self.open.keys().filter(|key| key.service == service).copied().collect()

@@ -1,17 +1,18 @@
-//! IPVS rows of a frontend: a virtual server and its real servers.
+//! IPVS row of a frontend: a virtual server with its real servers.
 //!
 //! Invariant: a frontend has its virtual server as long as it is served, whoever its clients are led to: the address depends on it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use netstate::IpFamily;
-use netstate::ipvs::{Persistence, RealServer, RealServerKey, Row, RowKey, Scheduler, VirtualServer, VirtualServerKey};
+use netstate::ipvs::{Persistence, RealServer, Row, Scheduler, VirtualServer, VirtualServerKey};
 use reconcile::Rows;
 
 use crate::plan::frontend::{Affinity, Place};
 use crate::plan::route::Answer;
+use crate::plan::select::Backend;
 use crate::plan::{Frontend, FrontendKey};
 
 /// A real server that takes no new connections and keeps its old ones.
@@ -36,34 +37,24 @@ pub(super) fn answer(frontend: &Frontend) -> &Answer {
 
 /// The virtual server with its real servers.
 #[must_use]
-pub(super) fn rows(server: VirtualServerKey, frontend: &Frontend, scheduler: &Scheduler) -> BTreeMap<RowKey, Row> {
+pub(super) fn row(frontend: &Frontend, scheduler: &Scheduler) -> Row {
     let scheduler = frontend.scheduler.as_deref().unwrap_or(scheduler);
     let persistence =
         frontend.affinity.map(|affinity| Persistence { seconds: affinity.seconds, prefix: affinity.prefix });
-    let virtual_server = VirtualServer::new(scheduler.clone(), persistence);
-    let reals = answer(frontend).backends().iter().map(|backend| {
-        let key = RealServerKey { service: server, addr: backend.addr, port: backend.port };
-        (RowKey::Real(key), Row::Real(RealServer::new(backend.weight)))
-    });
-    std::iter::once((RowKey::Virtual(server), virtual_server.into())).chain(reals).collect()
+    let real = |backend: &Backend| (SocketAddr::new(backend.addr, backend.port), RealServer::new(backend.weight));
+    let reals = answer(frontend).backends().iter().map(real).collect();
+    Row::from(VirtualServer::new(scheduler.clone(), persistence)).with(reals)
 }
 
 /// The scheduler of a virtual server and how long its clients stay, by the rows of the kernel.
 pub(crate) fn options(
-    rows: &Rows<RowKey, Row>,
-    server: VirtualServerKey,
+    rows: &Rows<VirtualServerKey, Row>,
+    key: VirtualServerKey,
 ) -> (Option<Arc<Scheduler>>, Option<Affinity>) {
-    match rows.get(&RowKey::Virtual(server)).map(|row| &row.value) {
-        Some(Row::Virtual(found)) => {
-            let affinity = found.persistence.map(|Persistence { seconds, prefix }| Affinity {
-                seconds,
-                port: server.port,
-                prefix,
-            });
-            (Some(Arc::new(found.scheduler.clone())), affinity)
-        }
-        _ => (None, None),
-    }
+    let Some(found) = rows.get(&key).map(|row| &row.value.server) else { return (None, None) };
+    let affinity =
+        found.persistence.map(|Persistence { seconds, prefix }| Affinity { seconds, port: key.port, prefix });
+    (Some(Arc::new(found.scheduler.clone())), affinity)
 }
 
 /// The virtual servers of a frontend; that of a node port has one at each address of `node`.
@@ -78,20 +69,7 @@ pub(crate) fn servers(frontend: &FrontendKey, node: &BTreeSet<IpAddr>) -> impl I
 }
 
 /// Who takes new connections at a virtual server, by the rows of the kernel.
-pub(crate) fn serving(rows: &Rows<RowKey, Row>, server: VirtualServerKey) -> BTreeSet<SocketAddr> {
-    let serves = |real: &RealServerKey| {
-        let row = rows.get(&RowKey::Real(*real)).map(|row| &row.value);
-        matches!(row, Some(Row::Real(RealServer { weight: 1.., .. })))
-    };
-    reals_of(rows, server).filter(serves).map(|real| SocketAddr::new(real.addr, real.port)).collect()
-}
-
-/// The real servers of `server` among `rows`.
-pub(crate) fn reals_of<V>(rows: &BTreeMap<RowKey, V>, server: VirtualServerKey) -> impl Iterator<Item = RealServerKey> {
-    // The lowest key that a real server of this virtual server can have.
-    let first = RealServerKey { service: server, addr: IpFamily::of(server.addr).unspecified(), port: 0 };
-    rows.range(RowKey::Real(first)..).map_while(move |(key, _)| match key {
-        RowKey::Real(real) if real.service == server => Some(*real),
-        _ => None,
-    })
+pub(crate) fn serving(rows: &Rows<VirtualServerKey, Row>, key: VirtualServerKey) -> BTreeSet<SocketAddr> {
+    let reals = rows.get(&key).into_iter().flat_map(|row| row.value.reals.iter());
+    reals.filter(|(_, real)| real.weight > 0).map(|(at, _)| at).collect()
 }

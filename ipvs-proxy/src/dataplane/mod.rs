@@ -36,7 +36,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use netstate::family::PerFamily;
-use netstate::ipvs::Scheduler;
+use netstate::ipvs::{Scheduler, VirtualServerKey};
 use netstate::{Address, AddressKey, IfName, IpFamily, Prefix, Route, RouteKey, ipvs as ipvs_rows, nft as nft_rows};
 
 use self::counts::Counts;
@@ -53,8 +53,8 @@ use crate::plan::{Delta, Frontend, FrontendKey};
 pub(crate) struct Changes {
     /// Chains and elements of the nft tables.
     pub(crate) nft: BTreeMap<nft_rows::RowKey, Option<nft_rows::Row>>,
-    /// Virtual and real servers.
-    pub(crate) ipvs: BTreeMap<ipvs_rows::RowKey, Option<ipvs_rows::Row>>,
+    /// Virtual servers with their real servers.
+    pub(crate) ipvs: BTreeMap<VirtualServerKey, Option<ipvs_rows::Row>>,
     /// Virtual addresses.
     pub(crate) addresses: BTreeMap<AddressKey, Option<Address>>,
     /// Routes in their place.

@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use netstate::ipvs::{Row as ServerRow, RowKey as ServerKey, VirtualServerKey};
+use netstate::ipvs::{Row as ServerRow, VirtualServerKey};
 use netstate::nft::{Row, RowKey};
 use netstate::{IpFamily, Prefix};
 
@@ -79,9 +79,9 @@ impl<'a> Site<'a> {
     }
 
     /// Its virtual servers with their real servers.
-    pub(super) fn servers(&self) -> BTreeMap<ServerKey, ServerRow> {
-        let of = |server| ipvs::rows(server, self.frontend, &self.options.scheduler);
-        self.virtual_servers().flat_map(of).collect()
+    pub(super) fn servers(&self) -> BTreeMap<VirtualServerKey, ServerRow> {
+        let of = |server| (server, ipvs::row(self.frontend, &self.options.scheduler));
+        self.virtual_servers().map(of).collect()
     }
 
     fn virtual_servers(&self) -> impl Iterator<Item = VirtualServerKey> {

@@ -1,13 +1,13 @@
 //! What is said of plans and kernels made by hand: the whole text for some, the part that counts for many.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, SocketAddr};
+use std::collections::BTreeSet;
+use std::net::IpAddr;
 
 use cluster::Event;
 use kernel::ipvs::Connections;
 use kernel::query::Interface;
 use netstate::family::PerFamily;
-use netstate::ipvs::{RealServer, Row as ServerRow, RowKey as ServerKey};
+use netstate::ipvs::RealServer;
 use netstate::nft::RowKey;
 use netstate::{IfName, InterfaceAddress, IpFamily, Prefix};
 use serde_json::{Value, json};
@@ -97,16 +97,8 @@ pub(crate) fn node_with_local(mode: Mode, objects: &[Value], networks: &[&str]) 
     let interfaces = vec![interface(2, "eth0", own), interface(3, vip::LINK_NAME, virtual_addresses)];
     let mut kernel = Kernel { nft: planned.nft.clone(), interfaces, ..Kernel::default() };
     for (key, row) in &planned.ipvs {
-        match (key, row) {
-            (ServerKey::Virtual(key), ServerRow::Virtual(value)) => {
-                kernel.servers.insert(*key, Server { value: (**value).clone(), reals: BTreeMap::new() });
-            }
-            (ServerKey::Real(key), ServerRow::Real(value)) => {
-                let server = kernel.servers.get_mut(&key.service).unwrap();
-                server.reals.insert(SocketAddr::new(key.addr, key.port), (*value, Connections::default()));
-            }
-            _ => panic!("{key}"),
-        }
+        let reals = row.reals.iter().map(|(at, real)| (at, (real, Connections::default()))).collect();
+        kernel.servers.insert(*key, Server { value: (*row.server).clone(), reals });
     }
     let scheduler = "rr".to_owned();
     Facts {

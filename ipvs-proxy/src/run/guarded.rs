@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use kernel::{Cause, KernelError};
-use netstate::ipvs::{RealServerKey, Row, RowKey, VirtualServerKey};
+use netstate::ipvs::{RealServerKey, Row, VirtualServerKey};
 use reconcile::{Layer, Owner, Rows, Step};
 
 use super::targets::Servers;
@@ -72,13 +72,13 @@ impl<T: Servers> Layer for Guarded<T> {
         &mut self.table
     }
 
-    fn observe(&mut self) -> Result<Rows<RowKey, Row>, KernelError> {
+    fn observe(&mut self) -> Result<Rows<VirtualServerKey, Row>, KernelError> {
         if (self.living)().is_none() {
             let desired = std::mem::take(&mut self.refused).into_iter().chain(self.claimed.take().unwrap_or_default());
             desired.for_each(|service| self.table.claim(service));
         }
         let rows = self.table.observe()?;
-        let foreign = rows.iter().filter(|(_, row)| row.owner == Owner::Foreign).map(|(key, _)| *key.service());
+        let foreign = rows.iter().filter(|(_, row)| row.owner == Owner::Foreign).map(|(key, _)| *key);
         self.foreign = foreign.collect();
         self.refused.retain(|service| self.foreign.contains(service));
         for service in self.claimed.take().unwrap_or_default() {
@@ -87,17 +87,17 @@ impl<T: Servers> Layer for Guarded<T> {
         Ok(rows)
     }
 
-    fn apply(&mut self, steps: &[Step<RowKey, Row>]) -> Vec<Result<(), KernelError>> {
+    fn apply(&mut self, steps: &[Step<VirtualServerKey, Row>]) -> Vec<Result<(), KernelError>> {
         if self.refused.is_empty() {
             return self.table.apply(steps);
         }
-        let concerned: BTreeSet<_> = steps.iter().map(|step| *step.key().service()).collect();
+        let concerned: BTreeSet<_> = steps.iter().map(|step| *step.key()).collect();
         let refused: Vec<_> = self.refused.intersection(&concerned).copied().collect();
         let reasons: BTreeMap<_, _> =
             refused.into_iter().filter_map(|service| Some((service, self.refusal(&service)?))).collect();
-        let passed: Vec<_> = steps.iter().filter(|step| !reasons.contains_key(step.key().service())).cloned().collect();
+        let passed: Vec<_> = steps.iter().filter(|step| !reasons.contains_key(step.key())).cloned().collect();
         let mut results = self.table.apply(&passed).into_iter();
-        let result = |step: &Step<RowKey, Row>| match reasons.get(step.key().service()) {
+        let result = |step: &Step<VirtualServerKey, Row>| match reasons.get(step.key()) {
             Some(reason) => Err(KernelError::new("take over", step.key(), Cause::Taken(reason.clone()))),
             None => results.next().unwrap_or(Ok(())),
         };
@@ -125,15 +125,18 @@ impl<T: Servers> Servers for Guarded<T> {
         self.table.is_empty()
     }
 
-    fn differing(&mut self, believed: &Rows<RowKey, Row>) -> Result<BTreeSet<VirtualServerKey>, KernelError> {
+    fn differing(&mut self, believed: &Rows<VirtualServerKey, Row>) -> Result<BTreeSet<VirtualServerKey>, KernelError> {
         self.table.differing(believed)
     }
 
-    fn differing_in_turn(&mut self, believed: &Rows<RowKey, Row>) -> Result<BTreeSet<VirtualServerKey>, KernelError> {
+    fn differing_in_turn(
+        &mut self,
+        believed: &Rows<VirtualServerKey, Row>,
+    ) -> Result<BTreeSet<VirtualServerKey>, KernelError> {
         self.table.differing_in_turn(believed)
     }
 
-    fn rows_of(&mut self, services: &BTreeSet<VirtualServerKey>) -> Result<Rows<RowKey, Row>, KernelError> {
+    fn rows_of(&mut self, services: &BTreeSet<VirtualServerKey>) -> Result<Rows<VirtualServerKey, Row>, KernelError> {
         self.table.rows_of(services)
     }
 

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use netstate::ipvs::{RowKey, VirtualServerKey};
+use netstate::ipvs::VirtualServerKey;
 use netstate::nft as nft_rows;
 use reconcile::{Observed, Rows};
 
@@ -60,7 +60,7 @@ pub(super) fn remember(view: &View, tables: &Tables, here: &Here) -> BTreeMap<Ob
     }
     for (row, observed) in rows {
         if let Some((server, owner)) = record::server(row).zip(record::service(&observed.value))
-            && servers.contains_key(&RowKey::Virtual(server))
+            && servers.contains_key(&server)
             && is_in_doubt(view, &owner)
         {
             let (key, kind) = place(server, rows, here);

@@ -23,11 +23,11 @@ mod settling;
 mod touched;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use kernel::nft::forward::{Denying, Forward};
-use netstate::ipvs::{RealServerKey, Row, RowKey, VirtualServerKey};
+use netstate::ipvs::{Row, VirtualServerKey};
 use netstate::{Address, AddressKey, IfName, IpFamily, Protocol, SysctlKey, nft as nft_rows};
 use reconcile::{Audited, Handle, Observed, Owner, Pass, Reconciler, Rows, Stack, Stage, Table};
 
@@ -64,10 +64,12 @@ pub(crate) struct Tables {
     drains: Drains,
     /// It is known which virtual servers are ours from before.
     adopted: bool,
-    /// Real servers that stopped being desired since the gate was last open.
-    leaving: BTreeSet<RealServerKey>,
-    /// Listings of the servers after which orphans, rows of ours that nobody desires, were listed.
+    /// Real servers that the kernel holds and nobody plans: they are desired as they are until they may leave.
+    leaving: BTreeMap<VirtualServerKey, BTreeSet<SocketAddr>>,
+    /// Listings of the servers after which real servers that nobody plans began to leave.
     searched: u64,
+    /// Listings of the servers after which those were kept.
+    kept: u64,
     /// Listings of the nft rows after which those that are not there were noted.
     noted: u64,
     /// Frontends whose tracked connections may lead past what is served now.
@@ -137,7 +139,7 @@ impl Tables {
         entries
     }
 
-    fn want_server(&mut self, key: RowKey, row: Option<Row>) {
+    fn want_server(&mut self, key: VirtualServerKey, row: Option<Row>) {
         if let Some(servers) = self.servers {
             self.stack.want(servers, key, row);
         }
@@ -175,7 +177,7 @@ impl Tables {
     fn claim(&mut self, service: VirtualServerKey) {
         let Some(servers) = self.servers_mut() else { return };
         servers.target_mut().claim(service);
-        let row = servers.mirror().and_then(|mirror| mirror.get(&RowKey::Virtual(service)));
+        let row = servers.mirror().and_then(|mirror| mirror.get(&service));
         if row.is_some_and(|row| row.owner == Owner::Foreign) {
             self.unread.insert(service);
         }
@@ -190,6 +192,7 @@ impl Tables {
         self.read_unread();
         self.repair_unrouted();
         pass += self.note_undone(now);
+        pass += self.keep_listed(now);
         pass += self.stack.upsert(now);
         pass += self.repair_vanished(now);
         pass += self.admit_addresses(now);
@@ -203,9 +206,9 @@ impl Tables {
         let Some(servers) = self.servers() else { return Pass::default() };
         let Some(mirror) = servers.mirror().filter(|_| !self.waiting.is_empty()) else { return Pass::default() };
         let stands = |key: &AddressKey| {
-            let of = |protocol, port| RowKey::Virtual(VirtualServerKey { protocol, addr: key.addr, port });
+            let of = |protocol, port| VirtualServerKey { protocol, addr: key.addr, port };
             let at = |protocol| mirror.range(of(protocol, 0)..=of(protocol, u16::MAX));
-            let is_ours = |(row, found): (&RowKey, &Observed<Row>)| {
+            let is_ours = |(row, found): (&VirtualServerKey, &Observed<Row>)| {
                 found.owner == Owner::Ours && servers.desired().contains_key(row)
             };
             Protocol::ALL.into_iter().flat_map(at).any(is_ours)
@@ -302,7 +305,7 @@ impl Tables {
 
     /// The servers as the kernel held them when they were last listed or changed.
     #[must_use]
-    pub(crate) fn observed_servers(&self) -> Option<&Rows<RowKey, Row>> {
+    pub(crate) fn observed_servers(&self) -> Option<&Rows<VirtualServerKey, Row>> {
         self.stack.mirror(self.servers?)
     }
 
@@ -310,7 +313,7 @@ impl Tables {
     #[must_use]
     pub(crate) fn frontends(&self) -> (usize, usize) {
         let servers = self.servers();
-        let is_ours = |(_, row): &(&RowKey, &Observed<Row>)| row.owner == Owner::Ours;
+        let is_ours = |(_, row): &(&VirtualServerKey, &Observed<Row>)| row.owner == Owner::Ours;
         let held = servers.and_then(Reconciler::mirror).into_iter().flatten().filter(is_ours).map(|(key, _)| key);
         let desired = servers.into_iter().flat_map(|servers| servers.desired().keys());
         let nft = self.stack.get(self.nft);
@@ -335,12 +338,11 @@ impl Tables {
 
 /// Frontends among rows of either path.
 fn count<'a>(
-    servers: impl Iterator<Item = &'a RowKey>,
+    servers: impl Iterator<Item = &'a VirtualServerKey>,
     nft: impl Iterator<Item = &'a nft_rows::RowKey>,
     own: &BTreeSet<IpAddr>,
 ) -> usize {
-    let balanced =
-        servers.filter(|key| matches!(key, RowKey::Virtual(_))).map(|key| ipvs::frontend(key.service(), own));
+    let balanced = servers.map(|key| ipvs::frontend(key, own));
     let chosen = nft.filter(|key| nftables::is_frontend(key)).filter_map(nftables::frontend);
     balanced.chain(chosen).collect::<BTreeSet<_>>().len()
 }

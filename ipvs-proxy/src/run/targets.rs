@@ -9,8 +9,8 @@ use kernel::KernelError;
 use kernel::conntrack::{Conntrack, Flow, Selection};
 use kernel::ipvs::IpvsTable;
 use kernel::nft::forward::Forward;
-use netstate::ipvs::{RealServerKey, VirtualServerKey};
-use netstate::{Address, AddressKey, IfName, Link, Route, RouteKey, SysctlKey, ipvs, nft};
+use netstate::ipvs::{RealServerKey, Row, VirtualServerKey};
+use netstate::{Address, AddressKey, IfName, Link, Route, RouteKey, SysctlKey, nft};
 use reconcile::{Rows, Target};
 
 use super::flows::{Check, Locals, Tracked};
@@ -20,7 +20,7 @@ use crate::plan::FrontendKey;
 pub(crate) type AnyTarget<K, V> = Box<dyn Target<Key = K, Value = V, Error = KernelError> + Send>;
 
 /// The IPVS tables with what is no row.
-pub(crate) trait Servers: Target<Key = ipvs::RowKey, Value = ipvs::Row, Error = KernelError> {
+pub(crate) trait Servers: Target<Key = VirtualServerKey, Value = Row, Error = KernelError> {
     /// The real servers of a virtual server, each with whether it is without connections.
     ///
     /// # Errors
@@ -43,10 +43,7 @@ pub(crate) trait Servers: Target<Key = ipvs::RowKey, Value = ipvs::Row, Error = 
     ///
     /// # Errors
     /// When the kernel cannot be read.
-    fn differing(
-        &mut self,
-        believed: &Rows<ipvs::RowKey, ipvs::Row>,
-    ) -> Result<BTreeSet<VirtualServerKey>, KernelError>;
+    fn differing(&mut self, believed: &Rows<VirtualServerKey, Row>) -> Result<BTreeSet<VirtualServerKey>, KernelError>;
 
     /// Of the virtual servers of ours in `believed` whose turn it is, those whose real servers are others.
     ///
@@ -54,14 +51,14 @@ pub(crate) trait Servers: Target<Key = ipvs::RowKey, Value = ipvs::Row, Error = 
     /// When the kernel cannot be read.
     fn differing_in_turn(
         &mut self,
-        believed: &Rows<ipvs::RowKey, ipvs::Row>,
+        believed: &Rows<VirtualServerKey, Row>,
     ) -> Result<BTreeSet<VirtualServerKey>, KernelError>;
 
     /// The rows of these virtual servers as the kernel holds them now.
     ///
     /// # Errors
     /// When the kernel cannot be read.
-    fn rows_of(&mut self, services: &BTreeSet<VirtualServerKey>) -> Result<Rows<ipvs::RowKey, ipvs::Row>, KernelError>;
+    fn rows_of(&mut self, services: &BTreeSet<VirtualServerKey>) -> Result<Rows<VirtualServerKey, Row>, KernelError>;
 
     /// True when virtual servers can have this scheduler.
     ///
@@ -91,21 +88,18 @@ impl Servers for IpvsTable {
         Self::is_empty(self)
     }
 
-    fn differing(
-        &mut self,
-        believed: &Rows<ipvs::RowKey, ipvs::Row>,
-    ) -> Result<BTreeSet<VirtualServerKey>, KernelError> {
+    fn differing(&mut self, believed: &Rows<VirtualServerKey, Row>) -> Result<BTreeSet<VirtualServerKey>, KernelError> {
         Self::differing(self, believed)
     }
 
     fn differing_in_turn(
         &mut self,
-        believed: &Rows<ipvs::RowKey, ipvs::Row>,
+        believed: &Rows<VirtualServerKey, Row>,
     ) -> Result<BTreeSet<VirtualServerKey>, KernelError> {
         Self::differing_in_turn(self, believed)
     }
 
-    fn rows_of(&mut self, services: &BTreeSet<VirtualServerKey>) -> Result<Rows<ipvs::RowKey, ipvs::Row>, KernelError> {
+    fn rows_of(&mut self, services: &BTreeSet<VirtualServerKey>) -> Result<Rows<VirtualServerKey, Row>, KernelError> {
         Self::rows_of(self, services)
     }
 

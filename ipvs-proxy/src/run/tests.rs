@@ -28,9 +28,10 @@ use std::time::Duration;
 use cluster::Event;
 use kernel::conntrack::Selection;
 use kernel::fake::FakeTable;
+use kernel::ipvs::{ServerStep, server_steps};
 use kernel::{Cause, KernelError};
 use netstate::family::PerFamily;
-use netstate::ipvs::{RealServer, RealServerKey, Row, RowKey, VirtualServer, VirtualServerKey};
+use netstate::ipvs::{RealServer, RealServerKey, Row, Server, ServerKey, VirtualServer, VirtualServerKey};
 use netstate::{
     Address, AddressKey, IfName, IpFamily, Link, Prefix, Protocol, Route, RouteKey, SysctlKey, nft as nft_rows,
 };

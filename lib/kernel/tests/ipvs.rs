@@ -16,7 +16,7 @@ use common::{cases, converge, ip, run, sh};
 use kernel::Chain;
 use kernel::ipvs::{Connections, Ipvs, IpvsTable, Timeouts};
 use netstate::Protocol;
-use netstate::ipvs::{Persistence, RealServer, RealServerKey, Row, RowKey, Scheduler, VirtualServer, VirtualServerKey};
+use netstate::ipvs::{Persistence, RealServer, RealServerKey, Row, Scheduler, VirtualServer, VirtualServerKey};
 use reconcile::{Observed, Owner, Reconciler, RetryClass, Rows, Stage, State, Step, Target};
 
 const VIP: [u8; 4] = [192, 168, 0, 10];
@@ -38,8 +38,15 @@ fn scheduler(name: &str) -> Row {
     Row::from(VirtualServer::new(name.to_owned(), None))
 }
 
-const fn weight(weight: u32) -> Row {
-    Row::Real(RealServer::new(weight))
+/// Real servers of `service` by the last number of their address, each with its weight.
+fn serving(row: Row, service: VirtualServerKey, reals: &[(u8, u32)]) -> Row {
+    let real = |(last, weight): &(u8, u32)| (real_key(service, *last).at(), RealServer::new(*weight));
+    row.with(reals.iter().map(real).collect())
+}
+
+/// A row of round robin at this port.
+fn row(port: u16, reals: &[(u8, u32)]) -> Row {
+    serving(scheduler("rr"), virtual_key(port), reals)
 }
 
 /// A network with addresses that real servers can have.
@@ -66,15 +73,11 @@ fn servers_read_back_as_desired_and_go_without_a_trace() {
     uplink();
     let mut table = table(&[]);
     let udp6 = VirtualServerKey { protocol: Protocol::Udp, addr: "fd00::a".parse().unwrap(), port: 53 };
-    table.want(RowKey::Virtual(virtual_key(80)), Some(scheduler("rr")));
+    table.want(virtual_key(80), Some(row(80, &[(2, 1), (3, 1)])));
     let sticky = VirtualServer::new("rr".to_owned(), Some(10_800.into()));
-    table.want(RowKey::Virtual(virtual_key(443)), Some(sticky.into()));
-    table.want(RowKey::Virtual(udp6), Some(scheduler("rr")));
-    for last in [2, 3] {
-        table.want(RowKey::Real(real_key(virtual_key(80), last)), Some(weight(1)));
-    }
-    table.want(RowKey::Real(real_key(udp6, 2)), Some(weight(1)));
-    assert_eq!(converge(&mut table).upserted, 6);
+    table.want(virtual_key(443), Some(sticky.into()));
+    table.want(udp6, Some(serving(scheduler("rr"), udp6, &[(2, 1)])));
+    assert_eq!(converge(&mut table).upserted, 3);
     assert_eq!(
         shown(),
         [
@@ -88,20 +91,19 @@ fn servers_read_back_as_desired_and_go_without_a_trace() {
     );
     table.want_all([].into());
     let gone = converge(&mut table);
-    assert_eq!((gone.removed, shown().len()), (6, 0));
+    assert_eq!((gone.removed, shown().len()), (3, 0));
 }
 
 fn changes_are_made_in_place() {
     uplink();
     let mut table = table(&[]);
-    let (service, real) = (RowKey::Virtual(virtual_key(80)), RowKey::Real(real_key(virtual_key(80), 2)));
-    table.want(service, Some(scheduler("rr")));
-    table.want(real, Some(weight(1)));
+    table.want(virtual_key(80), Some(row(80, &[(2, 1), (3, 1), (5, 1)])));
     converge(&mut table);
-    table.want(service, Some(scheduler("wrr")));
-    table.want(real, Some(weight(0)));
-    assert_eq!(converge(&mut table).upserted, 2);
-    assert_eq!(shown(), ["-A -t 192.168.0.10:80 -s wrr", "-a -t 192.168.0.10:80 -r 10.4.7.2:8080 -m -w 0"]);
+    let other = serving(scheduler("wrr"), virtual_key(80), &[(2, 0), (4, 7), (5, 1)]);
+    table.want(virtual_key(80), Some(other));
+    assert_eq!(converge(&mut table).upserted, 1);
+    let real = |last, weight| format!("-a -t 192.168.0.10:80 -r 10.4.7.{last}:8080 -m -w {weight}");
+    assert_eq!(shown(), ["-A -t 192.168.0.10:80 -s wrr".to_owned(), real(2, 0), real(4, 7), real(5, 1)]);
 }
 
 /// What hashes, with its flags; what does not, with time and mask of clients.
@@ -123,7 +125,7 @@ fn schedulers_with_their_flags_and_clients_are_what_the_tool_shows() {
     for (key, scheduler, persistence, _) in desired {
         let persistence = persistence.map(|(seconds, prefix)| Persistence { seconds, prefix });
         let value = VirtualServer::new(scheduler.parse::<Scheduler>().unwrap(), persistence);
-        table.want(RowKey::Virtual(key), Some(value.into()));
+        table.want(key, Some(value.into()));
     }
     assert_eq!(converge(&mut table).upserted, 8);
     let mut expected = desired.map(|(.., line)| line.to_owned());
@@ -167,12 +169,9 @@ fn options_of_others_are_put_right_also_in_what_is_adopted() {
     let mut table = table(&[]);
     table.target_mut().adopt([].into(), [VIP.into()].into());
     for port in [80, 81] {
-        table.want(RowKey::Virtual(virtual_key(port)), Some(scheduler("rr")));
-        for last in [2, 3] {
-            table.want(RowKey::Real(real_key(virtual_key(port), last)), Some(weight(1)));
-        }
+        table.want(virtual_key(port), Some(row(port, &[(2, 1), (3, 1)])));
     }
-    assert_eq!(converge(&mut table).upserted, 6);
+    assert_eq!(converge(&mut table).upserted, 2);
     let expected = |port| {
         let real = move |last| format!("-a -t 192.168.0.10:{port} -r 10.4.7.{last}:8080 -m -w 1");
         [format!("-A -t 192.168.0.10:{port} -s rr"), real(2), real(3)]
@@ -191,10 +190,9 @@ fn foreign_servers_stay_and_recorded_ones_are_adopted() {
     sh("ipvsadm", &["-A", "-t", "192.168.0.10:80", "-s", "rr"]);
     sh("ipvsadm", &["-a", "-t", "192.168.0.10:80", "-r", "10.4.7.2:8080", "-m", "-w", "1"]);
     let mut table = table(&[virtual_key(80)]);
-    table.want(RowKey::Virtual(virtual_key(80)), Some(scheduler("rr")));
-    table.want(RowKey::Real(real_key(virtual_key(80), 3)), Some(weight(1)));
-    let first = converge(&mut table);
-    assert_eq!((first.upserted, first.removed), (1, 1), "one real server is new, one is ours from before");
+    table.want(virtual_key(80), Some(row(80, &[(3, 1)])));
+    assert_eq!(converge(&mut table).upserted, 1, "one real server is new, one is ours from before");
+    assert!(shown().contains(&"-a -t 192.168.0.10:80 -r 10.4.7.3:8080 -m -w 1".to_owned()));
     table.want_all([].into());
     converge(&mut table);
     assert_eq!(shown(), foreign);
@@ -203,34 +201,38 @@ fn foreign_servers_stay_and_recorded_ones_are_adopted() {
 fn rows_that_are_there_or_gone_already_are_no_errors() {
     uplink();
     let mut table = IpvsTable::new(Ipvs::open().unwrap(), []);
-    let (service, real) = (RowKey::Virtual(virtual_key(80)), RowKey::Real(real_key(virtual_key(80), 2)));
-    let create = [Step::Create(service, scheduler("rr")), Step::Create(real, weight(1))];
+    let (key, whole) = (virtual_key(80), row(80, &[(2, 1)]));
     for round in 0..2 {
-        assert!(table.apply(&create).iter().all(Result::is_ok), "round {round}");
+        assert!(table.apply(&[Step::Create(key, whole.clone())])[0].is_ok(), "round {round}");
     }
-    let weightless = [Step::Create(real, weight(0))];
-    assert!(table.apply(&weightless)[0].is_ok());
+    assert!(table.apply(&[Step::Create(key, row(80, &[(2, 0)]))])[0].is_ok());
     assert!(shown()[1].ends_with("-w 0"), "{:?}", shown());
+    let without = Step::Change(key, whole.clone(), row(80, &[]));
     for round in 0..2 {
-        let remove = [Step::Remove(real, weight(0)), Step::Remove(service, scheduler("rr"))];
-        assert!(table.apply(&remove).iter().all(Result::is_ok), "round {round}");
+        assert!(table.apply(std::slice::from_ref(&without))[0].is_ok(), "round {round}");
     }
-    let change = [Step::Change(service, scheduler("rr"), scheduler("rr")), Step::Change(real, weight(0), weight(1))];
-    assert!(table.apply(&change).iter().all(Result::is_ok), "a change of what is gone makes it");
+    for round in 0..2 {
+        assert!(table.apply(&[Step::Remove(key, whole.clone())])[0].is_ok(), "round {round}");
+    }
+    let other = serving(scheduler("wrr"), key, &[(2, 1)]);
+    assert!(
+        table.apply(&[Step::Change(key, row(80, &[(2, 0)]), other)])[0].is_ok(),
+        "a change of what is gone makes it"
+    );
     assert_eq!(shown().len(), 2);
 }
 
 fn a_refused_row_stops_none_and_says_what_to_do() {
     uplink();
     let mut table = table(&[]);
-    table.want(RowKey::Virtual(virtual_key(80)), Some(scheduler("nosuch")));
-    table.want(RowKey::Real(real_key(virtual_key(80), 2)), Some(weight(1)));
-    table.want(RowKey::Virtual(virtual_key(443)), Some(scheduler("rr")));
+    table.want(virtual_key(80), Some(serving(scheduler("nosuch"), virtual_key(80), &[(2, 1)])));
     let group = RealServerKey { addr: [224, 0, 0, 1].into(), ..real_key(virtual_key(443), 2) };
-    table.want(RowKey::Real(group), Some(weight(1)));
-    table.want(RowKey::Real(real_key(virtual_key(443), 2)), Some(weight(1)));
+    let whole = row(443, &[(2, 1), (3, 1)]);
+    let with_group = whole.with(whole.reals.with(group.at(), Some(RealServer::new(1))));
+    table.want(virtual_key(443), Some(with_group));
+    table.want(virtual_key(444), Some(row(444, &[(2, 1)])));
     let pass = run(&mut table);
-    assert_eq!((pass.upserted, pass.failed), (2, 3), "{:?}", pass.errors);
+    assert_eq!((pass.upserted, pass.failed), (1, 2), "{:?}", pass.errors);
     let open = table.status().open;
     let reasons: Vec<_> = open
         .iter()
@@ -241,23 +243,29 @@ fn a_refused_row_stops_none_and_says_what_to_do() {
         .collect();
     assert!(reasons[0].1.contains("scheduler \"nosuch\" (kernel module ip_vs_nosuch"), "{reasons:?}");
     assert_eq!(reasons[0].0, RetryClass::Wait);
-    assert!(reasons[1].1.contains("virtual server tcp 192.168.0.10:80 does not exist"), "{reasons:?}");
-    assert!(reasons[2].1.contains("it must be unicast"), "{reasons:?}");
+    assert!(reasons[1].1.contains("tcp 192.168.0.10:443 -> 224.0.0.1:8080"), "{reasons:?}");
+    assert!(reasons[1].1.contains("it must be unicast"), "{reasons:?}");
+    // The others are served, and it is known that they are.
+    let real = |port, last| format!("-a -t 192.168.0.10:{port} -r 10.4.7.{last}:8080 -m -w 1");
+    let virtual_server = |port| format!("-A -t 192.168.0.10:{port} -s rr");
+    assert_eq!(shown(), [virtual_server(443), virtual_server(444), real(443, 2), real(443, 3), real(444, 2)]);
+    assert_eq!(table.mirror().unwrap()[&virtual_key(443)].value, whole);
+    assert_eq!(table.mirror().unwrap().get(&virtual_key(80)), None);
+    table.want(virtual_key(443), Some(whole));
+    assert_eq!(run(&mut table).upserted, 0, "nothing is left to do for it");
 }
 
-fn two_thousand_rows_go_in_and_out() {
+fn two_thousand_servers_go_in_and_out() {
     uplink();
     let mut table = table(&[]);
     for port in 1..=400 {
-        table.want(RowKey::Virtual(virtual_key(port)), Some(scheduler("rr")));
-        for last in 2..6 {
-            table.want(RowKey::Real(real_key(virtual_key(port), last)), Some(weight(1)));
-        }
+        table.want(virtual_key(port), Some(row(port, &[(2, 1), (3, 1), (4, 1), (5, 1)])));
     }
-    assert_eq!(converge(&mut table).upserted, 2000);
+    assert_eq!(converge(&mut table).upserted, 400);
     assert_eq!(shown().len(), 2000);
     table.want_all([].into());
-    assert_eq!(converge(&mut table).removed, 2000);
+    assert_eq!(converge(&mut table).removed, 400);
+    assert_eq!(shown().len(), 0);
 }
 
 fn comparing_finds_what_another_program_changed_among_many() {
@@ -267,18 +275,15 @@ fn comparing_finds_what_another_program_changed_among_many() {
     for port in 1..=200 {
         let persistence = (port % 2 == 0).then_some(10_800.into());
         let value = VirtualServer::new("rr".to_owned(), persistence);
-        rows.insert(RowKey::Virtual(virtual_key(port)), value.into());
-        for last in 2..5 {
-            rows.insert(RowKey::Real(real_key(virtual_key(port), last)), weight(1));
-        }
+        rows.insert(virtual_key(port), serving(value.into(), virtual_key(port), &[(2, 1), (3, 1), (4, 1)]));
     }
     let six = VirtualServerKey { protocol: Protocol::Udp, addr: "fd00::a".parse().unwrap(), port: 53 };
-    rows.insert(RowKey::Virtual(six), Row::from(VirtualServer::new("rr".to_owned(), Some(60.into()))));
-    rows.insert(RowKey::Real(real_key(six, 2)), weight(3));
+    let sticky = VirtualServer::new("rr".to_owned(), Some(60.into()));
+    rows.insert(six, serving(sticky.into(), six, &[(2, 3)]));
     let steps: Vec<_> = rows.iter().map(|(key, value)| Step::Create(*key, value.clone())).collect();
     assert!(table.apply(&steps).iter().all(Result::is_ok));
     let ours = |(key, value)| (key, Observed { value, owner: Owner::Ours });
-    let rows: Rows<RowKey, Row> = rows.into_iter().map(ours).collect();
+    let rows: Rows<VirtualServerKey, Row> = rows.into_iter().map(ours).collect();
     sh("ipvsadm", &["-A", "-t", "10.4.7.21:8080", "-s", "wlc"]);
     sh("ipvsadm", &["-A", "-f", "7", "-s", "rr"]);
     assert_eq!(table.differing(&rows).unwrap(), [].into(), "foreign servers do not count");
@@ -303,9 +308,11 @@ fn comparing_finds_what_another_program_changed_among_many() {
     assert_eq!(found, [80, 81, 83, 84, 85].map(virtual_key).into());
     // Only these are read again.
     let again = table.rows_of(&[virtual_key(80), virtual_key(85)].into()).unwrap();
-    let keys: Vec<_> = again.keys().copied().collect();
-    let real = |last| RowKey::Real(real_key(virtual_key(80), last));
-    assert_eq!(keys, [RowKey::Virtual(virtual_key(80)), real(3), real(4)]);
+    let found: Vec<_> = again.into_iter().map(|(key, row)| (key, row.value)).collect();
+    assert_eq!(
+        found,
+        [(virtual_key(80), serving(rows[&virtual_key(80)].value.clone(), virtual_key(80), &[(3, 1), (4, 1)]))]
+    );
 }
 
 /// The listing is the same as before then: as many real servers of each virtual server.
@@ -315,14 +322,13 @@ fn what_others_change_while_a_step_is_taken_is_found() {
     let mut rows = made(&mut table, 50);
     assert_eq!(table.differing(&rows).unwrap(), [].into());
     sh("ipvsadm", &["-d", "-t", "192.168.0.10:7", "-r", "10.4.7.2:8080"]);
-    let created = RowKey::Real(real_key(virtual_key(7), 9));
-    assert!(table.apply(&[Step::Create(created, weight(1))]).iter().all(Result::is_ok));
-    rows.insert(created, Observed { value: weight(1), owner: Owner::Ours });
+    let (before, after) = (row(7, &[(2, 1), (3, 1), (4, 1)]), row(7, &[(2, 1), (3, 1), (4, 1), (9, 1)]));
+    assert!(table.apply(&[Step::Change(virtual_key(7), before, after.clone())])[0].is_ok());
+    rows.insert(virtual_key(7), Observed { value: after, owner: Owner::Ours });
     for _ in 0..2 {
         assert_eq!(table.differing(&rows).unwrap(), [virtual_key(7)].into(), "until it is read again");
     }
     let again = table.rows_of(&[virtual_key(7)].into()).unwrap();
-    rows.retain(|key, _| *key.service() != virtual_key(7));
     rows.extend(again);
     assert_eq!(table.differing(&rows).unwrap(), [].into());
 }
@@ -342,23 +348,20 @@ fn servers_of_ipv6_are_listed_where_they_are_served_or_left() {
     let new = || IpvsTable::new(Ipvs::open().unwrap(), []);
     assert_eq!(listed(new().without_ipv6(), &[]), rows);
     let row = |owner| Observed { value: scheduler("rr"), owner };
-    rows.insert(RowKey::Virtual(six), row(Owner::Ours));
+    rows.insert(six, row(Owner::Ours));
     assert_eq!(listed(new().without_ipv6(), &[six]), rows);
-    rows.insert(RowKey::Virtual(six), row(Owner::Foreign));
+    rows.insert(six, row(Owner::Foreign));
     assert_eq!(listed(new(), &[]), rows);
 }
 
 fn one_reading_finds_one_server_among_ten_thousand() {
     uplink();
     let mut table = IpvsTable::new(Ipvs::open().unwrap(), []);
-    let rows = (1..=10_000)
-        .map(virtual_key)
-        .flat_map(|key| [(RowKey::Virtual(key), scheduler("rr")), (RowKey::Real(real_key(key, 2)), weight(1))]);
-    let rows: BTreeMap<RowKey, Row> = rows.collect();
+    let rows: BTreeMap<_, _> = (1..=10_000).map(|port| (virtual_key(port), row(port, &[(2, 1)]))).collect();
     let steps: Vec<_> = rows.iter().map(|(key, value)| Step::Create(*key, value.clone())).collect();
     assert!(table.apply(&steps).iter().all(Result::is_ok));
     let ours = |(key, value)| (key, Observed { value, owner: Owner::Ours });
-    let rows: Rows<RowKey, Row> = rows.into_iter().map(ours).collect();
+    let rows: Rows<VirtualServerKey, Row> = rows.into_iter().map(ours).collect();
     let timed = |what: &str, table: &mut IpvsTable| {
         let begun = Instant::now();
         let found = table.differing(&rows).unwrap();
@@ -372,11 +375,8 @@ fn one_reading_finds_one_server_among_ten_thousand() {
         let found = timed("changed by another program", &mut table);
         let port = if change[0] == "-D" { 7777 } else { 5 };
         assert_eq!(found, [virtual_key(port)].into());
-        let rows: Vec<_> = [RowKey::Virtual(virtual_key(port)), RowKey::Real(real_key(virtual_key(port), 2))]
-            .into_iter()
-            .map(|key| Step::Create(key, rows[&key].value.clone()))
-            .collect();
-        assert!(table.apply(&rows).iter().all(Result::is_ok));
+        let key = virtual_key(port);
+        assert!(table.apply(&[Step::Create(key, rows[&key].value.clone())])[0].is_ok());
         assert_eq!(timed("repaired", &mut table), [].into());
     }
 }
@@ -398,38 +398,36 @@ fn what_is_ours_is_listed_with_the_options_of_others() {
     table.claim(virtual_key(443));
     table.adopt(made.into(), [].into());
     let rows = table.observe().unwrap();
-    let real = |port| rows.get(&RowKey::Real(real_key(virtual_key(port), 2))).map(|row| row.value.clone());
-    let with = |foreign_options| Some(Row::Real(RealServer { weight: 2, foreign_options }));
+    let real = |port| rows[&virtual_key(port)].value.reals.get(real_key(virtual_key(port), 2).at());
+    let with = |foreign_options| Some(RealServer { weight: 2, foreign_options });
     assert_eq!([80, 81, 443, 444].map(real), [with(true), with(false), with(true), None]);
     let routed = RealServerKey { port: 81, ..real_key(virtual_key(81), 3) };
-    assert_eq!(Some(rows[&RowKey::Real(routed)].value.clone()), with(true));
-    assert_eq!(rows[&RowKey::Virtual(virtual_key(444))].owner, Owner::Foreign);
+    assert_eq!(rows[&virtual_key(81)].value.reals.get(routed.at()), with(true));
+    assert_eq!(rows[&virtual_key(444)].owner, Owner::Foreign);
     // A predecessor's, by the address.
     let mut table = IpvsTable::new(Ipvs::open().unwrap(), []);
     table.adopt([].into(), [VIP.into()].into());
     let rows = table.observe().unwrap();
-    assert_eq!((rows.len(), rows.values().filter(|row| row.owner == Owner::Ours).count()), (9, 9));
+    assert_eq!(
+        rows.values().map(|row| (row.owner, row.value.reals.len())).collect::<Vec<_>>(),
+        [1, 2, 1, 1].map(|reals| (Owner::Ours, reals))
+    );
 }
 
 /// Many real servers of one virtual server, more than a first question has room for.
 fn real_servers_are_read_whole_however_many_there_are() {
     uplink();
     let mut table = table(&[]);
-    table.want(RowKey::Virtual(virtual_key(80)), Some(scheduler("rr")));
-    for last in 1..=200 {
-        let key = RealServerKey { addr: [10, 4, 8, last].into(), ..real_key(virtual_key(80), 2) };
-        table.want(RowKey::Real(key), Some(weight(1)));
-    }
-    assert_eq!(converge(&mut table).upserted, 201);
+    let reals = (1..=200).map(|last| (SocketAddr::from(([10, 4, 8, last], 8080)), RealServer::new(1)));
+    table.want(virtual_key(80), Some(scheduler("rr").with(reals.collect())));
+    assert_eq!(converge(&mut table).upserted, 1);
+    assert_eq!(shown().len(), 201);
 }
 
 /// `count` virtual servers with three real servers each, as rows that are in the kernel.
-fn made(table: &mut IpvsTable, count: u16) -> Rows<RowKey, Row> {
-    let rows = (1..=count).map(virtual_key).flat_map(|key| {
-        let reals = [2, 3, 4].map(|last| (RowKey::Real(real_key(key, last)), weight(1)));
-        std::iter::once((RowKey::Virtual(key), scheduler("rr"))).chain(reals)
-    });
-    let rows: BTreeMap<RowKey, Row> = rows.collect();
+fn made(table: &mut IpvsTable, count: u16) -> Rows<VirtualServerKey, Row> {
+    let rows: BTreeMap<_, _> =
+        (1..=count).map(|port| (virtual_key(port), row(port, &[(2, 1), (3, 1), (4, 1)]))).collect();
     let steps: Vec<_> = rows.iter().map(|(key, value)| Step::Create(*key, value.clone())).collect();
     assert!(table.apply(&steps).iter().all(Result::is_ok));
     rows.into_iter().map(|(key, value)| (key, Observed { value, owner: Owner::Ours })).collect()
@@ -463,7 +461,8 @@ fn servers_of_another_network_namespace_hide_none_of_ours() {
     sh("ipvsadm", &["-D", "-t", "192.168.0.10:150"]);
     assert_eq!(table.differing(&rows).unwrap(), [virtual_key(150)].into());
     others.adopt((1..=400).map(virtual_key).collect(), [].into());
-    assert_eq!(others.observe().unwrap().len(), 400 * 4);
+    let others: Vec<_> = others.observe().unwrap().into_values().map(|row| row.value.reals.len()).collect();
+    assert_eq!(others, [3; 400]);
 }
 
 fn real_servers_are_compared_in_turn_until_all_were() {
@@ -492,21 +491,21 @@ fn real_servers_are_compared_in_turn_until_all_were() {
 fn virtual_server_that_is_gone_is_named_by_the_steps_that_relied_on_it() {
     uplink();
     let mut table = IpvsTable::new(Ipvs::open().unwrap(), []);
-    let (service, real) = (RowKey::Virtual(virtual_key(80)), RowKey::Real(real_key(virtual_key(80), 2)));
-    table.apply(&[Step::Create(service, scheduler("rr")), Step::Create(real, weight(1))]);
-    for step in
-        [Step::Change(real, weight(1), weight(2)), Step::Create(RowKey::Real(real_key(virtual_key(80), 3)), weight(1))]
-    {
+    let key = virtual_key(80);
+    table.apply(&[Step::Create(key, row(80, &[(2, 1)]))]);
+    for wanted in [row(80, &[(2, 2)]), row(80, &[(2, 1), (3, 1)])] {
         sh("ipvsadm", &["-C"]);
         assert_eq!(table.take_vanished(), [].into());
+        let step = Step::Change(key, row(80, &[(2, 1)]), wanted);
         let error = Chain(table.apply(&[step])[0].as_ref().unwrap_err()).to_string();
         assert!(error.ends_with("virtual server tcp 192.168.0.10:80 is gone"), "{error}");
-        assert_eq!(table.take_vanished(), [virtual_key(80)].into());
+        assert_eq!(table.take_vanished(), [key].into());
     }
     // A change makes it again, and its real servers are to be doubted all the same.
-    assert!(table.apply(&[Step::Change(service, scheduler("rr"), scheduler("wrr"))])[0].is_ok());
+    let wrr = serving(scheduler("wrr"), key, &[(2, 1)]);
+    assert!(table.apply(&[Step::Change(key, row(80, &[(2, 1)]), wrr)])[0].is_ok());
     assert_eq!(shown(), ["-A -t 192.168.0.10:80 -s wrr"]);
-    assert_eq!(table.take_vanished(), [virtual_key(80)].into());
+    assert_eq!(table.take_vanished(), [key].into());
 }
 
 fn scheduler_is_asked_for_without_making_anything() {
@@ -529,9 +528,7 @@ fn connections_are_counted() {
     });
     let mut table = IpvsTable::new(Ipvs::open().unwrap(), []);
     let real = real_key(virtual_key(80), 21);
-    let steps =
-        [Step::Create(RowKey::Virtual(virtual_key(80)), scheduler("rr")), Step::Create(RowKey::Real(real), weight(1))];
-    assert!(table.apply(&steps).iter().all(Result::is_ok));
+    assert!(table.apply(&[Step::Create(virtual_key(80), row(80, &[(21, 1)]))])[0].is_ok());
     let counted = |table: &mut IpvsTable| table.ipvs().real_servers(&virtual_key(80)).unwrap()[&real].1;
     assert!(counted(&mut table).is_empty());
     let mut client = TcpStream::connect(SocketAddr::from((VIP, 80))).unwrap();
@@ -563,7 +560,7 @@ fn main() -> ExitCode {
             foreign_servers_stay_and_recorded_ones_are_adopted,
             rows_that_are_there_or_gone_already_are_no_errors,
             a_refused_row_stops_none_and_says_what_to_do,
-            two_thousand_rows_go_in_and_out,
+            two_thousand_servers_go_in_and_out,
             comparing_finds_what_another_program_changed_among_many,
             what_others_change_while_a_step_is_taken_is_found,
             servers_of_ipv6_are_listed_where_they_are_served_or_left,

@@ -23,6 +23,14 @@ pub struct VirtualServerKey {
     pub port: u16,
 }
 
+impl VirtualServerKey {
+    /// The key of its real server at `at`.
+    #[must_use]
+    pub const fn real(self, at: SocketAddr) -> RealServerKey {
+        RealServerKey { service: self, addr: at.ip(), port: at.port() }
+    }
+}
+
 impl fmt::Display for VirtualServerKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} {}", self.protocol, SocketAddr::new(self.addr, self.port))
@@ -91,6 +99,14 @@ pub struct RealServerKey {
     pub port: u16,
 }
 
+impl RealServerKey {
+    /// Where it is.
+    #[must_use]
+    pub const fn at(&self) -> SocketAddr {
+        SocketAddr::new(self.addr, self.port)
+    }
+}
+
 impl fmt::Display for RealServerKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} -> {}", self.service, SocketAddr::new(self.addr, self.port))
@@ -120,17 +136,112 @@ impl fmt::Display for RealServer {
     }
 }
 
-/// Identifies a row of the IPVS tables. Virtual servers sort first, so that they are there before their real servers.
+/// A virtual server with its real servers: one row of the IPVS tables. Ten thousand of ten are ten thousand rows and not a hundred
+/// thousand. A copy shares its parts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Row {
+    /// How it chooses.
+    pub server: Arc<VirtualServer>,
+    /// Whom it chooses from; nobody is known of a virtual server that is not ours.
+    pub reals: RealServers,
+}
+
+impl Row {
+    /// The servers of the row of `key`, as the kernel takes them: the virtual server first.
+    pub fn servers(&self, key: VirtualServerKey) -> impl Iterator<Item = (ServerKey, Server)> {
+        let virtual_server = (ServerKey::Virtual(key), Server::Virtual(Arc::clone(&self.server)));
+        let reals = self.reals.iter().map(move |(at, real)| (ServerKey::Real(key.real(at)), Server::Real(real)));
+        std::iter::once(virtual_server).chain(reals)
+    }
+
+    /// The same virtual server with other real servers.
+    #[must_use]
+    pub fn with(&self, reals: RealServers) -> Self {
+        Self { server: Arc::clone(&self.server), reals }
+    }
+}
+
+impl From<VirtualServer> for Row {
+    /// One without real servers.
+    fn from(value: VirtualServer) -> Self {
+        Self { server: Arc::new(value), reals: RealServers::default() }
+    }
+}
+
+impl fmt::Display for Row {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.server.fmt(f)?;
+        let mut between = " -> ";
+        for (at, real) in self.reals.iter() {
+            write!(f, "{between}{at} {real}")?;
+            between = ", ";
+        }
+        Ok(())
+    }
+}
+
+/// The real servers of one virtual server: each address and port once, in order.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct RealServers(Arc<[(IpAddr, u16, RealServer)]>);
+
+impl RealServers {
+    /// Each with its address and port, in order.
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = (SocketAddr, RealServer)> + '_ {
+        self.0.iter().map(|(addr, port, real)| (SocketAddr::new(*addr, *port), *real))
+    }
+
+    /// The one at an address and port.
+    #[must_use]
+    pub fn get(&self, at: SocketAddr) -> Option<RealServer> {
+        let place = self.0.binary_search_by_key(&(at.ip(), at.port()), |(addr, port, _)| (*addr, *port)).ok()?;
+        self.0.get(place).map(|(.., real)| *real)
+    }
+
+    /// These with another one at `at`, or with none there.
+    #[must_use]
+    pub fn with(&self, at: SocketAddr, real: Option<RealServer>) -> Self {
+        let others = self.iter().filter(|(other, _)| *other != at);
+        others.chain(real.map(|real| (at, real))).collect()
+    }
+
+    /// How many there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// True when there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+impl FromIterator<(SocketAddr, RealServer)> for RealServers {
+    /// Of two at one address and port the later one counts.
+    fn from_iter<I: IntoIterator<Item = (SocketAddr, RealServer)>>(reals: I) -> Self {
+        let mut list: Vec<_> = reals.into_iter().map(|(at, real)| (at.ip(), at.port(), real)).collect();
+        list.sort_by_key(|(addr, port, _)| (*addr, *port));
+        list.dedup_by(|later, kept| {
+            let same = (later.0, later.1) == (kept.0, kept.1);
+            kept.2 = if same { later.2 } else { kept.2 };
+            same
+        });
+        Self(list.into())
+    }
+}
+
+/// Identifies what the kernel takes with one message. Virtual servers sort first, so that they are there before their real servers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum RowKey {
+pub enum ServerKey {
     /// A virtual server.
     Virtual(VirtualServerKey),
     /// One of its real servers.
     Real(RealServerKey),
 }
 
-impl RowKey {
-    /// The virtual server that the row is or belongs to.
+impl ServerKey {
+    /// The virtual server that it is or belongs to.
     #[must_use]
     pub const fn service(&self) -> &VirtualServerKey {
         match self {
@@ -140,7 +251,7 @@ impl RowKey {
     }
 }
 
-impl fmt::Display for RowKey {
+impl fmt::Display for ServerKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Virtual(key) => key.fmt(f),
@@ -149,16 +260,16 @@ impl fmt::Display for RowKey {
     }
 }
 
-/// The rest of a row: of the kind that its key says.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Row {
-    /// Of a virtual server. Most rows are of real servers, and have its room.
+/// What is said of it: of the kind that its key says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Server {
+    /// Of a virtual server.
     Virtual(Arc<VirtualServer>),
     /// Of a real server.
     Real(RealServer),
 }
 
-impl fmt::Display for Row {
+impl fmt::Display for Server {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Virtual(server) => server.fmt(f),
@@ -167,28 +278,34 @@ impl fmt::Display for Row {
     }
 }
 
-impl From<VirtualServer> for Row {
-    fn from(value: VirtualServer) -> Self {
-        Self::Virtual(Arc::new(value))
-    }
-}
-
-impl From<RealServer> for Row {
-    fn from(value: RealServer) -> Self {
-        Self::Real(value)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn at(last: u8) -> SocketAddr {
+        SocketAddr::from(([172, 7, 21, last], 80))
+    }
+
     #[test]
     fn virtual_servers_sort_before_real_servers() {
         let service = VirtualServerKey { protocol: Protocol::Tcp, addr: [192, 168, 0, 10].into(), port: 80 };
-        let real = RowKey::Real(RealServerKey { service, addr: [172, 7, 21, 2].into(), port: 80 });
-        assert!(RowKey::Virtual(VirtualServerKey { port: 65535, ..service }) < real);
+        let real = ServerKey::Real(service.real(at(2)));
+        assert!(ServerKey::Virtual(VirtualServerKey { port: 65535, ..service }) < real);
         assert_eq!(real.service(), &service);
         assert_eq!(real.to_string(), "tcp 192.168.0.10:80 -> 172.7.21.2:80");
+    }
+
+    #[test]
+    fn each_place_has_one_real_server_in_whatever_order_they_come() {
+        let of = |reals: &[(u8, u32)]| {
+            reals.iter().map(|(last, weight)| (at(*last), RealServer::new(*weight))).collect::<RealServers>()
+        };
+        assert_eq!(of(&[(3, 1), (2, 1), (3, 5)]), of(&[(2, 1), (3, 5)]));
+        let reals = of(&[(2, 1), (4, 2)]);
+        assert_eq!([2, 3, 4].map(|last| reals.get(at(last)).map(|real| real.weight)), [Some(1), None, Some(2)]);
+        assert_eq!(reals.with(at(3), Some(RealServer::new(7))), of(&[(2, 1), (3, 7), (4, 2)]));
+        assert_eq!(reals.with(at(4), Some(RealServer::new(0))), of(&[(2, 1), (4, 0)]));
+        assert_eq!(reals.with(at(2), None), of(&[(4, 2)]));
+        assert_eq!((reals.len(), of(&[]).is_empty()), (2, true));
     }
 }

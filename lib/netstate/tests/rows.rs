@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may fail by panic")]
 
-use netstate::ipvs::{RealServer, RealServerKey, Row, RowKey, VirtualServer, VirtualServerKey};
+use netstate::ipvs::{RealServer, Row, VirtualServer, VirtualServerKey};
 use netstate::nft::{self, Element, Table};
 use netstate::{BridgeOptions, IfName, IpipOptions, Link, LinkKind, Protocol, VxlanExtra, VxlanOptions, row_text};
 
@@ -37,11 +37,13 @@ fn links_say_their_kind_and_what_is_set() {
 fn servers_say_scheduler_and_weight() {
     let service = VirtualServerKey { protocol: Protocol::Tcp, addr: [192, 168, 0, 10].into(), port: 80 };
     let server = VirtualServer::new("rr".to_owned(), Some(10800.into()));
-    let text = row_text(&RowKey::Virtual(service), &Row::from(server));
-    assert_eq!(text, "tcp 192.168.0.10:80 scheduler rr persistent 10800");
-    let real = RealServerKey { service, addr: [172, 7, 21, 2].into(), port: 80 };
-    let text = row_text(&RowKey::Real(real), &Row::Real(RealServer::new(1)));
-    assert_eq!(text, "tcp 192.168.0.10:80 -> 172.7.21.2:80 weight 1");
+    let row = Row::from(server);
+    assert_eq!(row_text(&service, &row), "tcp 192.168.0.10:80 scheduler rr persistent 10800");
+    let reals = [2, 3].map(|last| (([172, 7, 21, last], 80).into(), RealServer::new(last.into())));
+    assert_eq!(
+        row_text(&service, &row.with(reals.into_iter().collect())),
+        "tcp 192.168.0.10:80 scheduler rr persistent 10800 -> 172.7.21.2:80 weight 2, 172.7.21.3:80 weight 3"
+    );
 }
 
 #[test]

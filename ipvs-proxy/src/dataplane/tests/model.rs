@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use netstate::ipvs::{RowKey as ServerKey, VirtualServerKey};
+use netstate::ipvs::VirtualServerKey;
 use netstate::mark::MASQUERADE;
 use netstate::nft::{
     ChainKey, CtState, Data, Datum, Destination, Element, ElementKey, Field, Match, Name, Op, Row, RowKey, Rule,
@@ -36,7 +36,7 @@ pub(super) enum Fate {
 #[derive(Default)]
 pub(super) struct Kernel {
     pub(super) nft: BTreeMap<RowKey, Row>,
-    pub(super) ipvs: BTreeMap<ServerKey, ipvs_rows::Row>,
+    pub(super) ipvs: BTreeMap<VirtualServerKey, ipvs_rows::Row>,
     pub(super) own: BTreeSet<IpAddr>,
     pub(super) bound: BTreeMap<AddressKey, Address>,
 }
@@ -158,8 +158,8 @@ impl Kernel {
 
     /// What becomes of a packet that no chain has led anywhere.
     fn behind(&self, from: IpAddr, to: &VirtualServerKey, marked: bool) -> Fate {
-        if self.ipvs.contains_key(&ServerKey::Virtual(*to)) {
-            let reals: BTreeSet<_> = ipvs::reals_of(&self.ipvs, *to).map(|real| real.addr).collect();
+        if let Some(row) = self.ipvs.get(to) {
+            let reals: BTreeSet<_> = row.reals.iter().map(|(at, _)| at.ip()).collect();
             return if reals.is_empty() { Fate::Refused } else { Fate::Led(reals, marked) };
         }
         let chain = match (self.is_local(to.addr), self.own.contains(&from)) {

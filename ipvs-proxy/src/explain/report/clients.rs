@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use kernel::query::Interface;
-use netstate::ipvs::{Row, RowKey, VirtualServerKey};
+use netstate::ipvs::{Row, VirtualServerKey};
 use netstate::{IfName, InterfaceAddress, IpFamily, Prefix, Route, RouteKey};
 use serde::Serialize;
 
@@ -100,16 +100,8 @@ type Balanced = BTreeMap<VirtualServerKey, Vec<SocketAddr>>;
 
 fn planned_servers(facts: &Facts, site: &Site) -> Balanced {
     let key = site.server();
-    if !facts.planned.ipvs.contains_key(&RowKey::Virtual(key)) {
-        return Balanced::new();
-    }
-    let real = |(row, value): (&RowKey, &Row)| match (row, value) {
-        (RowKey::Real(real), Row::Real(value)) if real.service == key && value.weight > 0 => {
-            Some(SocketAddr::new(real.addr, real.port))
-        }
-        _ => None,
-    };
-    Balanced::from([(key, facts.planned.ipvs.iter().filter_map(real).collect())])
+    let taking = |row: &Row| row.reals.iter().filter(|(_, real)| real.weight > 0).map(|(at, _)| at).collect();
+    facts.planned.ipvs.get(&key).map(|row| (key, taking(row))).into_iter().collect()
 }
 
 fn kernel_servers(facts: &Facts) -> Balanced {

@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
-use netstate::ipvs;
 use netstate::nft::{Row, RowKey, Table};
 use netstate::{IpFamily, Route, RouteKey};
 use serde::Serialize;
@@ -100,21 +99,17 @@ fn differing(planned: &Table, held: &Table) -> String {
 /// The virtual server and its real servers.
 fn servers(facts: &Facts, site: &Site) -> Vec<Standing> {
     let key = site.server();
-    let planned = |row: &ipvs::RowKey| facts.planned.ipvs.get(row).map(ipvs::Row::to_string);
+    let planned = facts.planned.ipvs.get(&key);
     let held = facts.kernel.servers.get(&key);
-    let row = ipvs::RowKey::Virtual(key);
-    let server =
-        standing(facts, format!("virtual server {row}"), planned(&row), held.map(|held| held.value.to_string()));
+    let (said, standing_as) = (planned.map(|row| row.server.to_string()), held.map(|held| held.value.to_string()));
+    let server = standing(facts, format!("virtual server {key}"), said, standing_as);
     let mut found: Vec<Standing> = server.into_iter().collect();
-    let wanted = facts.planned.ipvs.keys().filter_map(|row| match row {
-        ipvs::RowKey::Real(real) if real.service == key => Some(SocketAddr::new(real.addr, real.port)),
-        _ => None,
-    });
+    let wanted = planned.into_iter().flat_map(|row| row.reals.iter().map(|(at, _)| at));
     let all: BTreeSet<SocketAddr> =
         wanted.chain(held.into_iter().flat_map(|held| held.reals.keys().copied())).collect();
     for at in all {
-        let row = ipvs::RowKey::Real(ipvs::RealServerKey { service: key, addr: at.ip(), port: at.port() });
-        found.extend(real(facts, at, planned(&row), held));
+        let said = planned.and_then(|row| row.reals.get(at)).map(|real| real.to_string());
+        found.extend(real(facts, at, said, held));
     }
     found
 }

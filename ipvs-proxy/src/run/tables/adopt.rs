@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use netstate::IpFamily;
-use netstate::ipvs::{Row, RowKey};
+use netstate::ipvs::{Row, VirtualServerKey};
 use reconcile::{Observed, Owner, Pass, Stage};
 
 use super::Tables;
@@ -74,8 +74,8 @@ impl Tables {
     /// Marks the record as whole, once whatever was adopted is in order: desired, or gone. Returns whether it is.
     pub(crate) fn mark_whole(&mut self, since: u64) -> bool {
         let Some(servers) = self.servers() else { return false };
-        let in_order = |(key, row): (&RowKey, &Observed<Row>)| {
-            row.owner == Owner::Foreign || matches!(key, RowKey::Real(_)) || servers.desired().contains_key(key)
+        let in_order = |(key, row): (&VirtualServerKey, &Observed<Row>)| {
+            row.owner == Owner::Foreign || servers.desired().contains_key(key)
         };
         let recorded = self.stack.get(self.nft).is_some_and(|nft| nft.status().is_done());
         let is_whole = recorded && servers.mirror().is_some_and(|rows| rows.iter().all(in_order));

@@ -11,13 +11,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use netstate::ipvs::{RealServerKey, Row, RowKey, VirtualServerKey};
+use netstate::ipvs::{RealServers, VirtualServerKey};
 use netstate::{Address, IfName, nft as nft_rows};
 use reconcile::{Owner, Pass, Stage};
 
 use super::Tables;
-use crate::dataplane::ipvs::{self, reals_of};
-use crate::dataplane::{Mode, nftables, record, since, vip};
+use crate::dataplane::ipvs;
+use crate::dataplane::{Mode, nftables, record, vip};
 use crate::plan::FrontendKey;
 
 /// What is between the two data paths.
@@ -44,6 +44,11 @@ impl Handover {
     /// The link that virtual addresses are on.
     pub(super) const fn link(&self) -> &IfName {
         &self.link
+    }
+
+    /// True while this virtual server stays until its connections have ended.
+    pub(super) fn is_retiring(&self, server: &VirtualServerKey) -> bool {
+        self.retiring.contains_key(server)
     }
 
     /// Notes that a virtual server is not desired any more.
@@ -94,12 +99,11 @@ impl Tables {
         let Some(servers) = self.servers() else { return found };
         let Some(mirror) = servers.mirror() else { return found };
         let is_ours = |server: &VirtualServerKey| {
-            mirror.get(&RowKey::Virtual(*server)).is_some_and(|row| row.owner == Owner::Ours)
-                && !servers.desired().contains_key(&RowKey::Virtual(*server))
+            mirror.get(server).is_some_and(|row| row.owner == Owner::Ours) && !servers.desired().contains_key(server)
         };
         let listings = servers.listings();
         if self.handover.searched != listings {
-            found.extend(mirror.keys().filter(|key| matches!(key, RowKey::Virtual(_))).map(RowKey::service));
+            found.extend(mirror.keys());
         }
         found.retain(is_ours);
         self.handover.searched = listings;
@@ -115,18 +119,13 @@ impl Tables {
     /// Keeps a virtual server, if it has anything to keep, as it stands.
     fn retire(&mut self, server: VirtualServerKey) {
         let Some(mirror) = self.observed_servers() else { return };
-        let reals: Vec<(RowKey, Row)> = reals_of(mirror, server)
-            .filter_map(|real| Some((RowKey::Real(real), mirror.get(&RowKey::Real(real))?.value.clone())))
-            .collect();
-        let own = mirror.get(&RowKey::Virtual(server)).map(|row| row.value.clone());
-        if reals.is_empty() || !self.drains.are_given() || !self.is_served_by_nft(&ipvs::frontend(&server, &self.own)) {
+        let Some(row) = mirror.get(&server).map(|row| row.value.clone()) else { return };
+        let is_served = self.is_served_by_nft(&ipvs::frontend(&server, &self.own));
+        if row.reals.is_empty() || !self.drains.are_given() || !is_served {
             return;
         }
         tracing::info!(%server, "virtual server takes no new connections and goes when its last one has ended");
-        self.want_server(RowKey::Virtual(server), own);
-        for (key, row) in reals {
-            self.want_server(key, Some(row));
-        }
+        self.want_server(server, Some(row));
         let element = record::key(&server);
         let recorded = self.observed_nft().and_then(|rows| rows.get(&element)).map(|row| row.value.clone());
         if recorded.is_some() {
@@ -144,25 +143,20 @@ impl Tables {
 
     /// Begins the drains of everything behind a virtual server that retires, whatever its protocol.
     fn drain_all(&mut self, server: VirtualServerKey, now: Duration) {
-        let Some(mirror) = self.observed_servers() else { return };
-        let reals: Vec<RealServerKey> = reals_of(mirror, server).collect();
-        for real in reals {
-            let (key, row) = since::element(&real, self.drains.begin(real, now));
-            self.stack.want(self.nft, key, Some(row));
-            self.want_server(RowKey::Real(real), Some(Row::Real(ipvs::DRAINING)));
+        let Some(row) = self.observed_servers().and_then(|mirror| mirror.get(&server)) else { return };
+        let row = row.value.clone();
+        for (at, _) in row.reals.iter() {
+            self.begin_drain(server.real(at), now);
         }
+        let reals: RealServers = row.reals.iter().map(|(at, _)| (at, ipvs::DRAINING)).collect();
+        self.want_server(server, Some(row.with(reals)));
         self.handover.retiring.insert(server, true);
     }
 
     /// Lets a virtual server go, with its address when nobody else needs that.
     fn dismiss(&mut self, server: VirtualServerKey) {
         self.abandon_drains(server);
-        let reals: Vec<_> =
-            self.servers().map(|servers| reals_of(servers.desired(), server).collect()).unwrap_or_default();
-        for real in reals {
-            self.want_server(RowKey::Real(real), None);
-        }
-        self.want_server(RowKey::Virtual(server), None);
+        self.want_server(server, None);
         self.handover.retiring.remove(&server);
         if !self.handover.retiring.keys().any(|other| other.addr == server.addr) {
             self.want_address(vip::address(&self.handover.link, server.addr), None);
@@ -222,9 +216,7 @@ impl Tables {
 
     fn desired_at<'a>(&'a self, frontend: &FrontendKey) -> impl Iterator<Item = VirtualServerKey> + 'a {
         let servers = ipvs::servers(frontend, &self.own).collect::<Vec<_>>().into_iter();
-        servers.filter(|server| {
-            self.servers().is_some_and(|servers| servers.desired().contains_key(&RowKey::Virtual(*server)))
-        })
+        servers.filter(|server| self.servers().is_some_and(|servers| servers.desired().contains_key(server)))
     }
 
     /// True when the virtual servers of a frontend stand, each with its real servers, and its address, if it is to be, is local.
@@ -234,8 +226,7 @@ impl Tables {
 
     fn stands(&self, server: &VirtualServerKey) -> bool {
         let Some(servers) = self.servers() else { return false };
-        let reals = reals_of(servers.desired(), *server).map(RowKey::Real);
-        let stands = std::iter::once(RowKey::Virtual(*server)).chain(reals).all(|key| servers.holds(&key));
+        let stands = servers.holds(server);
         let address = vip::address(&self.handover.link, server.addr);
         let has_address = self.addresses.is_some_and(|addresses| self.stack.holds(addresses, &address));
         let is_wanted = self.waiting.contains(&address)

@@ -37,6 +37,17 @@ pub(super) struct Footing {
 }
 
 impl Footing {
+    /// What `plane` stands on, with these parameters.
+    fn of(
+        nft: Table<AnyTarget<nft_rows::RowKey, nft_rows::Row>>,
+        parameters: Table<AnyTarget<SysctlKey, String>>,
+        sysctls: &BTreeMap<SysctlKey, String>,
+        plane: &DataPlane,
+    ) -> Self {
+        let tracked = sysctls.keys().find(|key| key.to_string() == CONNTRACK).cloned();
+        Self { nft, tables: plane.tables().map(|(key, _)| key).collect(), parameters, tracked }
+    }
+
     /// True when everything stands.
     pub(super) fn holds(&self, stack: &Stack) -> bool {
         self.has_tables(stack) && self.tracked.iter().all(|key| stack.holds(self.parameters, key))
@@ -66,9 +77,7 @@ impl Tables {
         let nft = stack.push(Reconciler::new("nft", targets.nft));
         let forward = targets.forward.map(|forward| stack.push(forward));
         let servers = servers.map(|servers| stack.push(Reconciler::new("ipvs", servers)));
-        let tracked = sysctls.keys().find(|key| key.to_string() == CONNTRACK).cloned();
-        let tables: Vec<_> = plane.tables().map(|(key, _)| key).collect();
-        let footing = Footing { nft, tables, parameters, tracked };
+        let footing = Footing::of(nft, parameters, sysctls, plane);
         let needed = footing.clone();
         let addresses = addresses.map(|addresses| Reconciler::new("address", addresses));
         let addresses = addresses.map(|addresses| stack.push_when(addresses, move |stack: &Stack| needed.holds(stack)));
@@ -93,8 +102,9 @@ impl Tables {
             handover: Handover::new(plane.mode(), plane.link().clone()),
             drains,
             adopted: false,
-            leaving: BTreeSet::new(),
+            leaving: BTreeMap::new(),
             searched: 0,
+            kept: 0,
             noted: 0,
             pending: BTreeSet::new(),
             unread: BTreeSet::new(),

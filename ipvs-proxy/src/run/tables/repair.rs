@@ -3,16 +3,15 @@
 //! IPVS announces no changes, so virtual servers are listed and compared from time to time. Invariant: what differs is read
 //! again before it is believed, and only that; everything else goes on meanwhile.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use kernel::{Chain, KernelError};
-use netstate::ipvs::{Row, RowKey, VirtualServerKey};
-use reconcile::{Observed, Pass, Rows, Stage};
+use netstate::ipvs::{Row, VirtualServerKey};
+use reconcile::{Pass, Rows, Stage};
 
 use super::super::targets::Servers;
 use super::Tables;
-use crate::dataplane::ipvs::reals_of;
 use crate::dataplane::record;
 
 /// Virtual servers that differ, or why that is not known.
@@ -36,7 +35,7 @@ impl Tables {
         self.compare(|servers, known| servers.differing_in_turn(known));
     }
 
-    fn compare(&mut self, compare: impl FnOnce(&mut (dyn Servers + Send), &Rows<RowKey, Row>) -> Differing) {
+    fn compare(&mut self, compare: impl FnOnce(&mut (dyn Servers + Send), &Rows<VirtualServerKey, Row>) -> Differing) {
         let Some(servers) = self.servers_mut() else { return };
         let differing = match servers.compare(|target, mirror| compare(target.as_mut(), mirror)) {
             None => return,
@@ -57,14 +56,14 @@ impl Tables {
         }
         let changed = self.read_again(&differing);
         if let Some(first) = changed.first() {
-            tracing::warn!(count = changed.len(), %first, "rows of virtual servers were changed by somebody else");
+            tracing::warn!(count = changed.len(), %first, "virtual servers were changed by somebody else");
         }
     }
 
     /// Lets the record go of virtual servers that are gone. One that the kernel did not give up is still ours.
     pub(super) fn release_records(&mut self) {
         let Some(mirror) = self.observed_servers() else { return };
-        let gone = |server: &VirtualServerKey| !mirror.contains_key(&RowKey::Virtual(*server));
+        let gone = |server: &VirtualServerKey| !mirror.contains_key(server);
         let gone: Vec<VirtualServerKey> = self.recorded.iter().copied().filter(gone).collect();
         for server in gone {
             self.recorded.remove(&server);
@@ -92,12 +91,10 @@ impl Tables {
     }
 
     /// Believes of these virtual servers what the kernel says now. Their real servers that nobody desires leave as others do.
-    /// Returns the rows that were other than known.
-    fn read_again(&mut self, services: &BTreeSet<VirtualServerKey>) -> BTreeSet<RowKey> {
-        let Some(servers) = self.servers.and_then(|servers| self.stack.get_mut(servers)) else {
-            return BTreeSet::new();
-        };
-        let found = match servers.target_mut().rows_of(services) {
+    /// Returns those that were other than known.
+    fn read_again(&mut self, services: &BTreeSet<VirtualServerKey>) -> BTreeSet<VirtualServerKey> {
+        let Some(servers) = self.servers_mut() else { return BTreeSet::new() };
+        let mut found = match servers.target_mut().rows_of(services) {
             Ok(found) => found,
             Err(error) => {
                 tracing::warn!(error = %Chain(&error), "virtual servers cannot be read");
@@ -106,28 +103,16 @@ impl Tables {
             }
         };
         let Some(mirror) = servers.mirror() else { return BTreeSet::new() };
-        let rows = |service: &VirtualServerKey| rows_of(mirror, *service).chain(rows_of(servers.desired(), *service));
-        let gone: BTreeSet<RowKey> = services.iter().flat_map(rows).filter(|key| !found.contains_key(key)).collect();
-        let differs =
-            |(key, row): &(&RowKey, &Observed<Row>)| mirror.get(key).map(|known| &known.value) != Some(&row.value);
-        let mut changed: BTreeSet<RowKey> = found.iter().filter(differs).map(|(key, _)| *key).collect();
-        changed.extend(gone.iter().filter(|key| mirror.contains_key(key)));
-        for key in gone {
-            servers.correct(key, None);
-        }
-        for (key, row) in found {
-            if let RowKey::Real(real) = key
-                && !servers.desired().contains_key(&key)
-            {
-                self.leaving.insert(real);
+        let value = |rows: &Rows<VirtualServerKey, Row>, key| rows.get(key).map(|row| row.value.clone());
+        let changed = services.iter().filter(|key| value(mirror, key) != value(&found, key)).copied().collect();
+        for key in services {
+            let row = found.remove(key);
+            let held = row.as_ref().map(|row| row.value.reals.clone()).unwrap_or_default();
+            self.keep(*key, &held);
+            if let Some(servers) = self.servers_mut() {
+                servers.correct(*key, row);
             }
-            servers.correct(key, Some(row));
         }
         changed
     }
-}
-
-/// The keys of a virtual server and of its real servers among `rows`.
-fn rows_of<V>(rows: &BTreeMap<RowKey, V>, service: VirtualServerKey) -> impl Iterator<Item = RowKey> {
-    std::iter::once(RowKey::Virtual(service)).chain(reals_of(rows, service).map(RowKey::Real))
 }

@@ -7,8 +7,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use netstate::Protocol;
-use netstate::ipvs::{RealServerKey, RowKey};
-use netstate::nft::{Row, RowKey as NftKey};
+use netstate::ipvs::{RealServerKey, Row, VirtualServerKey};
+use netstate::nft::{Row as NftRow, RowKey as NftKey};
 use reconcile::Pass;
 
 use super::super::flows::{Check, Locals, Masqueraded};
@@ -24,7 +24,7 @@ impl Tables {
 
     /// Notes a frontend whose nft row `key` changes; endpoints that come with it are about to serve. Reading its connections walks the kernel's
     /// whole table, 9 ms on a processor for the empty one of a node with 16 GiB, so nobody does where none can be stale.
-    pub(super) fn expect_endpoints(&mut self, frontend: &FrontendKey, key: &NftKey, row: Option<&Row>) {
+    pub(super) fn expect_endpoints(&mut self, frontend: &FrontendKey, key: &NftKey, row: Option<&NftRow>) {
         let before = self.stack.get(self.nft).and_then(|nft| nft.desired().get(key));
         if frontend.protocol == Protocol::Tcp && nftables::spares_tcp(key, before, row) {
             return;
@@ -42,7 +42,7 @@ impl Tables {
     pub(super) fn settle_later(&mut self, real: &RealServerKey, serves: bool) {
         let frontend = ipvs::frontend(&real.service, &self.own);
         if serves {
-            self.flows.welcome(&frontend, SocketAddr::new(real.addr, real.port));
+            self.flows.welcome(&frontend, real.at());
         }
         if real.service.protocol == Protocol::Udp {
             self.pending.insert(frontend);
@@ -94,8 +94,11 @@ impl Tables {
         let row: NftKey = nftables::entry(frontend);
         let stands = self.stack.get(self.nft).is_some_and(|nft| !nft.desired().contains_key(&row) || nft.holds(&row));
         let Some(servers) = self.servers() else { return stands };
-        let mut keys = ipvs::servers(frontend, &self.own).map(RowKey::Virtual);
-        stands && keys.all(|key| !servers.desired().contains_key(&key) || servers.holds(&key))
+        let is_as = |key: &VirtualServerKey, row: &Row| {
+            servers.mirror().and_then(|mirror| mirror.get(key)).is_some_and(|held| held.value.server == row.server)
+        };
+        let mut keys = ipvs::servers(frontend, &self.own);
+        stands && keys.all(|key| servers.desired().get(&key).is_none_or(|row| is_as(&key, row)))
     }
 
     /// Who answers at a frontend by the rows of either path.
@@ -109,7 +112,7 @@ impl Tables {
         if let Some(servers) = self.servers {
             let rows = self.stack.mirror(servers)?;
             for server in ipvs::servers(frontend, &self.own) {
-                balanced |= rows.contains_key(&RowKey::Virtual(server));
+                balanced |= rows.contains_key(&server);
                 answering
                     .extend(Some(server).filter(|_| counts).into_iter().flat_map(|server| ipvs::serving(rows, server)));
             }

@@ -129,7 +129,8 @@ fn a_service_has_the_scheduler_of_its_annotation_or_everybodys_where_the_kernel_
     let mut rig = Rig::new();
     rig.endpoints("web", "TCP", &[2]);
     rig.complete();
-    let key = RowKey::Virtual(VirtualServerKey { protocol: Protocol::Tcp, addr: [192, 168, 0, 10].into(), port: 80 });
+    let key =
+        ServerKey::Virtual(VirtualServerKey { protocol: Protocol::Tcp, addr: [192, 168, 0, 10].into(), port: 80 });
     for (asked, has) in
         [("mh,mh-fallback", "scheduler mh,mh-fallback"), ("nosuch", "scheduler rr"), ("wlc", "scheduler wlc")]
     {
@@ -158,7 +159,8 @@ fn networks_of_clients_are_those_of_the_annotation_and_named_where_nothing_reads
     let named = |rig: &Rig| -> Vec<String> {
         rig.proxy.findings().iter().flat_map(|(_, found)| found.not_served.clone()).collect()
     };
-    let key = RowKey::Virtual(VirtualServerKey { protocol: Protocol::Tcp, addr: [192, 168, 0, 10].into(), port: 80 });
+    let key =
+        ServerKey::Virtual(VirtualServerKey { protocol: Protocol::Tcp, addr: [192, 168, 0, 10].into(), port: 80 });
     let shown = |rig: &Rig| rig.servers.contents().rows[&key].value.to_string();
     let of = "metadata.annotations.ipvs-proxy/affinity-prefix: ipv4=24,ipv6=64, which ";
     let mut rig = Rig::new();
@@ -195,8 +197,8 @@ fn endpoints_have_the_weights_of_the_annotation_also_when_they_come_back() {
         rig.work();
     };
     let weights = |rig: &Rig| {
-        let weight = |last| match rig.servers.contents().rows.get(&RowKey::Real(real(Protocol::Tcp, last))) {
-            Some(Observed { value: Row::Real(real), .. }) => Some(real.weight),
+        let weight = |last| match rig.servers.contents().rows.get(&ServerKey::Real(real(Protocol::Tcp, last))) {
+            Some(Observed { value: Server::Real(real), .. }) => Some(real.weight),
             _ => None,
         };
         [weight(2), weight(3)]

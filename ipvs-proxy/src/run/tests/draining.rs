@@ -95,7 +95,7 @@ fn a_service_made_again_while_an_endpoint_drained_has_its_endpoints_and_no_other
     assert!(rig.later(1).is_empty(), "nobody is found to have changed anything");
     rig.service("web", 10, "TCP");
     rig.work();
-    let reals = |rig: &Rig| rig.servers.contents().rows.keys().filter(|key| matches!(key, RowKey::Real(_))).count();
+    let reals = |rig: &Rig| rig.servers.contents().rows.keys().filter(|key| matches!(key, ServerKey::Real(_))).count();
     assert_eq!((reals(&rig), endpoints_in_service(&rig)), (1, vec![real(Protocol::Tcp, 3)]));
     assert!(rig.later(60).is_empty());
     // Back within one change, nothing has happened.
@@ -106,4 +106,41 @@ fn a_service_made_again_while_an_endpoint_drained_has_its_endpoints_and_no_other
     rig.service("web", 10, "TCP");
     assert!(rig.work().is_empty());
     assert_eq!(reals(&rig), 2);
+}
+
+#[test]
+fn endpoint_that_the_kernel_refuses_keeps_none_of_the_others_nor_the_address_away() {
+    let mut rig = Rig::new();
+    rig.servers.refuse(ServerKey::Real(real(Protocol::Tcp, 3)), 22);
+    rig = rig.restarted(&[2, 3, 4]);
+    assert_eq!(endpoints_in_service(&rig), [2, 4].map(|last| real(Protocol::Tcp, last)));
+    assert_eq!(rig.addresses.contents().rows.len(), 1, "the address is local");
+    let failed = rig.proxy.tables().stack().stages().flat_map(reconcile::Stage::failed).collect::<Vec<_>>();
+    assert_eq!(failed.len(), 1, "{failed:?}");
+    // What comes and goes beside it is written all the same, and only that.
+    rig.endpoints("web", "TCP", &[3, 4, 5]);
+    let steps = rig.work();
+    let of_ipvs: Vec<_> = steps.iter().filter(|step| step.starts_with("ipvs")).collect();
+    assert_eq!(of_ipvs, ["ipvs + tcp 192.168.0.10:80 -> 172.7.22.5:80", "ipvs ~ tcp 192.168.0.10:80 -> 172.7.22.2:80"]);
+    rig.servers.allow(&ServerKey::Real(real(Protocol::Tcp, 3)));
+    rig.later(600);
+    assert_eq!(endpoints_in_service(&rig), [3, 4, 5].map(|last| real(Protocol::Tcp, last)));
+}
+
+#[test]
+fn udp_endpoints_of_before_a_restart_go_at_once_and_not_before_the_source_is_listed() {
+    let mut before = Rig::new();
+    before.receive(Event::Reset);
+    before.service("dns", 10, "UDP");
+    before.endpoints("dns", "UDP", &[2, 3]);
+    before.complete();
+    before.work();
+    let mut rig = Rig::after(&before, Mode::Ipvs, 2000);
+    rig.receive(Event::Reset);
+    rig.service("dns", 10, "UDP");
+    rig.endpoints("dns", "UDP", &[3]);
+    assert!(!rig.work().iter().any(|step| step.starts_with("ipvs")), "nothing else is known yet");
+    assert_eq!(endpoints_in_service(&rig), [2, 3].map(|last| real(Protocol::Udp, last)));
+    rig.complete();
+    assert_eq!(rig.work(), ["ipvs - udp 192.168.0.10:80 -> 172.7.22.2:80"]);
 }

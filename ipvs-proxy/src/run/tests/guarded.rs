@@ -6,25 +6,25 @@ use super::super::guarded::Guarded;
 use super::*;
 
 fn virtual_server(scheduler: &str) -> Row {
-    Row::Virtual(Arc::new(VirtualServer::new(scheduler.to_owned(), None)))
+    Row::from(VirtualServer::new(scheduler.to_owned(), None))
 }
 
-fn servers() -> FakeTable<RowKey, Row> {
+fn servers() -> FakeTable<ServerKey, Server> {
     let table = FakeTable::default();
     let service = real(Protocol::Tcp, 9).service;
     let foreign = |value| Observed { value, owner: Owner::Foreign };
-    table.contents().rows.insert(RowKey::Virtual(service), foreign(virtual_server("wlc")));
-    table.contents().rows.insert(RowKey::Real(real(Protocol::Tcp, 9)), foreign(Row::Real(RealServer::new(7))));
+    table.contents().rows.insert(ServerKey::Virtual(service), foreign(Server::Virtual(virtual_server("wlc").server)));
+    table.contents().rows.insert(ServerKey::Real(real(Protocol::Tcp, 9)), foreign(Server::Real(RealServer::new(7))));
     table
 }
 
-fn guarded(table: &FakeTable<RowKey, Row>, living: fn() -> Option<String>) -> Guarded<FakeServers> {
+fn guarded(table: &FakeTable<ServerKey, Server>, living: fn() -> Option<String>) -> Guarded<FakeServers> {
     let rows = Logged { name: "ipvs", table: table.clone(), log: Log::default(), life: Life::default() };
-    Guarded::new(FakeServers { rows, busy: Arc::default(), vanished: BTreeSet::new() }, living)
+    Guarded::new(FakeServers::new(rows, Arc::default()), living)
 }
 
-fn change(scheduler: &str) -> Step<RowKey, Row> {
-    Step::Change(RowKey::Virtual(real(Protocol::Tcp, 9).service), virtual_server("wlc"), virtual_server(scheduler))
+fn change(scheduler: &str) -> Step<VirtualServerKey, Row> {
+    Step::Change(real(Protocol::Tcp, 9).service, virtual_server("wlc"), virtual_server(scheduler))
 }
 
 #[test]
@@ -35,7 +35,7 @@ fn a_virtual_server_of_a_living_program_is_left_alone_until_the_program_ends() {
     guarded.claim(real(Protocol::Tcp, 9).service);
     let before = guarded.observe().unwrap();
     assert!(before.values().all(|row| row.owner == Owner::Foreign));
-    let others = RowKey::Virtual(VirtualServerKey { port: 81, ..real(Protocol::Tcp, 9).service });
+    let others = VirtualServerKey { port: 81, ..real(Protocol::Tcp, 9).service };
     let create = Step::Create(others, virtual_server("rr"));
     let results = guarded.apply(&[change("rr"), create]);
     let refused = results[0].as_ref().unwrap_err();
@@ -44,10 +44,10 @@ fn a_virtual_server_of_a_living_program_is_left_alone_until_the_program_ends() {
         "{refused:?}"
     );
     assert!(results[1].is_ok(), "others are written");
-    assert_eq!(table.contents().rows[&RowKey::Real(real(Protocol::Tcp, 9))].owner, Owner::Foreign);
+    assert_eq!(table.contents().rows[&ServerKey::Real(real(Protocol::Tcp, 9))].owner, Owner::Foreign);
     LIVES.store(false, Ordering::Relaxed);
     assert!(guarded.apply(&[change("rr")])[0].is_ok());
-    assert_eq!(table.contents().rows[&RowKey::Real(real(Protocol::Tcp, 9))].owner, Owner::Ours, "with all in it");
+    assert_eq!(table.contents().rows[&ServerKey::Real(real(Protocol::Tcp, 9))].owner, Owner::Ours, "with all in it");
 }
 
 #[test]
@@ -58,7 +58,7 @@ fn a_virtual_server_that_its_program_has_removed_is_made() {
     guarded.claim(real(Protocol::Tcp, 9).service);
     assert!(guarded.apply(&[change("rr")])[0].is_err());
     table.contents().rows.clear();
-    let made = Step::Create(RowKey::Virtual(real(Protocol::Tcp, 9).service), virtual_server("rr"));
+    let made = Step::Create(real(Protocol::Tcp, 9).service, virtual_server("rr"));
     assert!(guarded.apply(&[made])[0].is_ok());
 }
 

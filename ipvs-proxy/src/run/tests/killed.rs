@@ -50,8 +50,8 @@ impl Rig {
     fn ensure_owned(&self, moment: &str) {
         let (nft, servers) = (self.nft.contents(), self.servers.contents());
         let virtual_servers = servers.rows.keys().filter_map(|key| match key {
-            RowKey::Virtual(server) => Some(*server),
-            RowKey::Real(_) => None,
+            ServerKey::Virtual(server) => Some(*server),
+            ServerKey::Real(_) => None,
         });
         let virtual_servers: BTreeSet<_> = virtual_servers.collect();
         for server in &virtual_servers {
@@ -60,7 +60,7 @@ impl Rig {
         for key in self.addresses.contents().rows.keys() {
             let of = |server: &&VirtualServerKey| server.addr == key.addr;
             let real = |server: &VirtualServerKey| {
-                servers.rows.keys().any(|key| matches!(key, RowKey::Real(_)) && key.service() == server)
+                servers.rows.keys().any(|key| matches!(key, ServerKey::Real(_)) && key.service() == server)
             };
             assert!(virtual_servers.iter().filter(of).any(real), "{moment}: nobody serves at {key}, which is local");
         }

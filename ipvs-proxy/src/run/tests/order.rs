@@ -30,7 +30,6 @@ fn the_address_comes_last_and_goes_first() {
         [
             "address - 192.168.0.10/32 dev kube-ipvs0",
             "ipvs - tcp 192.168.0.10:80",
-            "ipvs - tcp 192.168.0.10:80 -> 172.7.22.2:80",
             "nft - chain ip ipvs-proxy choose/ipvs/ipvsm/ipvsm",
             "nft - element ip ipvs-proxy @record { 192.168.0.10 . tcp . 80 }",
             "nft - element ip ipvs-proxy @services { 192.168.0.10 . tcp . 80 }",

@@ -6,8 +6,9 @@ use super::*;
 fn the_record_is_marked_whole_behind_the_pass_that_put_the_adopted_servers_in_order() {
     let marker = record::marker_key(IpFamily::V4);
     let mut rig = Rig::new();
-    let left = RowKey::Virtual(VirtualServerKey { protocol: Protocol::Tcp, addr: [192, 168, 0, 99].into(), port: 80 });
-    let value = Row::from(VirtualServer::new("rr".to_owned(), None));
+    let left =
+        ServerKey::Virtual(VirtualServerKey { protocol: Protocol::Tcp, addr: [192, 168, 0, 99].into(), port: 80 });
+    let value = Server::Virtual(Row::from(VirtualServer::new("rr".to_owned(), None)).server);
     rig.servers.contents().rows.insert(left, Observed { value, owner: Owner::Ours });
     rig.work();
     let has_marker = |rig: &Rig| rig.nft.contents().rows.contains_key(&record::marker_key(IpFamily::V4));
@@ -34,11 +35,11 @@ fn the_record_is_marked_whole_behind_the_pass_that_put_the_adopted_servers_in_or
 #[test]
 fn what_stands_on_our_link_is_adopted_while_the_record_is_not_whole_and_never_again() {
     let server = |last: u8| {
-        RowKey::Virtual(VirtualServerKey { protocol: Protocol::Tcp, addr: [192, 168, 0, last].into(), port: 80 })
+        ServerKey::Virtual(VirtualServerKey { protocol: Protocol::Tcp, addr: [192, 168, 0, last].into(), port: 80 })
     };
     let link = IfName::new(vip::LINK_NAME).unwrap();
     let leave = |rig: &Rig, last: u8, on_link: bool| {
-        let value = Row::from(VirtualServer::new("rr".to_owned(), None));
+        let value = Server::Virtual(Row::from(VirtualServer::new("rr".to_owned(), None)).server);
         rig.servers.contents().rows.insert(server(last), Observed { value, owner: Owner::Foreign });
         let address = AddressKey { link: link.clone(), addr: [192, 168, 0, last].into(), len: 32 };
         if on_link {
@@ -79,14 +80,15 @@ fn what_stands_in_an_excluded_network_stays_at_a_take_over_and_in_either_mode() 
     let (excluded, other) = ([192, 168, 99, 5], [192, 168, 0, 77]);
     let mut rig = Rig::new();
     for addr in [excluded, other] {
-        let (service, value) = (server(addr), Row::from(VirtualServer::new("rr".to_owned(), None)));
-        rig.servers.contents().rows.insert(RowKey::Virtual(service), Observed { value, owner: Owner::Foreign });
+        let (service, value) =
+            (server(addr), Server::Virtual(Row::from(VirtualServer::new("rr".to_owned(), None)).server));
+        rig.servers.contents().rows.insert(ServerKey::Virtual(service), Observed { value, owner: Owner::Foreign });
         let address = AddressKey { link: IfName::new(vip::LINK_NAME).unwrap(), addr: addr.into(), len: 32 };
         rig.addresses.contents().rows.insert(address, Observed { value: Address, owner: Owner::Ours });
     }
     let stands = |rig: &Rig, addr: [u8; 4]| {
         let at = rig.addresses.contents().rows.keys().any(|key| key.addr == IpAddr::from(addr));
-        (rig.servers.contents().rows.contains_key(&RowKey::Virtual(server(addr))), at)
+        (rig.servers.contents().rows.contains_key(&ServerKey::Virtual(server(addr))), at)
     };
     rig = rig.restarted(&[2, 3]);
     rig.later(1);
@@ -103,12 +105,12 @@ fn what_stands_in_an_excluded_network_stays_at_a_take_over_and_in_either_mode() 
 /// Puts a virtual server with these endpoints into the kernel as somebody else.
 fn foreign(rig: &Rig, pods: &[u8]) {
     let mut contents = rig.servers.contents();
-    let value = Row::from(VirtualServer::new("rr".to_owned(), None));
+    let value = Server::Virtual(Row::from(VirtualServer::new("rr".to_owned(), None)).server);
     let service = real(Protocol::Tcp, 2).service;
-    contents.rows.insert(RowKey::Virtual(service), Observed { value, owner: Owner::Foreign });
+    contents.rows.insert(ServerKey::Virtual(service), Observed { value, owner: Owner::Foreign });
     for last in pods {
-        let value = Row::Real(RealServer::new(1));
-        contents.rows.insert(RowKey::Real(real(Protocol::Tcp, *last)), Observed { value, owner: Owner::Foreign });
+        let value = Server::Real(RealServer::new(1));
+        contents.rows.insert(ServerKey::Real(real(Protocol::Tcp, *last)), Observed { value, owner: Owner::Foreign });
     }
 }
 

@@ -34,7 +34,7 @@ fn virtual_servers_are_listed_more_than_once_a_second_and_for_little_of_the_proc
 fn one_that_is_gone_is_back_within_a_second_also_while_endpoints_change_all_the_time() {
     let mut rig = Rig::web();
     rig.work();
-    let server = RowKey::Virtual(real(Protocol::Tcp, 2).service);
+    let server = ServerKey::Virtual(real(Protocol::Tcp, 2).service);
     for _ in 0..3 {
         rig.servers.contents().rows.clear();
         let next = rig.proxy.next();
@@ -63,7 +63,7 @@ fn one_changed_server_is_repaired_in_place_and_nothing_is_listed_again() {
     rig.complete();
     rig.work();
     let listings = rig.servers.contents().observed;
-    rig.servers.contents().rows.remove(&RowKey::Real(real(Protocol::Tcp, 2)));
+    rig.servers.contents().rows.remove(&ServerKey::Real(real(Protocol::Tcp, 2)));
     assert_eq!(rig.later(1), ["ipvs + tcp 192.168.0.10:80 -> 172.7.22.2:80"]);
     rig.servers.contents().rows.clear();
     assert_eq!(rig.later(1).len(), 2 * 190, "all of them as soon as one");

@@ -4,7 +4,7 @@ use super::*;
 
 /// The tables that a new start finds.
 pub(super) type Kept =
-    (FakeTable<nft_rows::RowKey, nft_rows::Row>, FakeTable<RowKey, Row>, FakeTable<AddressKey, Address>);
+    (FakeTable<nft_rows::RowKey, nft_rows::Row>, FakeTable<ServerKey, Server>, FakeTable<AddressKey, Address>);
 
 /// A proxy on tables in memory, with handles on them.
 pub(super) struct Rig {
@@ -13,7 +13,7 @@ pub(super) struct Rig {
     pub(super) life: Life,
     pub(super) sysctls: FakeTable<SysctlKey, String>,
     pub(super) nft: FakeTable<nft_rows::RowKey, nft_rows::Row>,
-    pub(super) servers: FakeTable<RowKey, Row>,
+    pub(super) servers: FakeTable<ServerKey, Server>,
     pub(super) addresses: FakeTable<AddressKey, Address>,
     pub(super) routes: Arc<Mutex<Routes>>,
     pub(super) local: FakeTable<RouteKey, Route>,
@@ -30,7 +30,7 @@ impl Rig {
     /// A new start on tables that are there.
     pub(super) fn on(
         nft: FakeTable<nft_rows::RowKey, nft_rows::Row>,
-        servers: FakeTable<RowKey, Row>,
+        servers: FakeTable<ServerKey, Server>,
         addresses: FakeTable<AddressKey, Address>,
     ) -> Self {
         Self::at_boot(1000, nft, servers, addresses)
@@ -45,7 +45,7 @@ impl Rig {
     pub(super) fn at_boot(
         boot: u64,
         nft: FakeTable<nft_rows::RowKey, nft_rows::Row>,
-        servers: FakeTable<RowKey, Row>,
+        servers: FakeTable<ServerKey, Server>,
         addresses: FakeTable<AddressKey, Address>,
     ) -> Self {
         Self::in_mode(Mode::Ipvs, boot, (nft, servers, addresses))
@@ -77,11 +77,10 @@ impl Rig {
                     log: log.clone(),
                     life: life.clone(),
                 }),
-                servers: Box::new(FakeServers {
-                    rows: Logged { name: "ipvs", table: servers.clone(), log: log.clone(), life: life.clone() },
-                    busy: Arc::clone(&busy),
-                    vanished: BTreeSet::new(),
-                }),
+                servers: Box::new(FakeServers::new(
+                    Logged { name: "ipvs", table: servers.clone(), log: log.clone(), life: life.clone() },
+                    Arc::clone(&busy),
+                )),
                 addresses: Box::new(FakeAddresses {
                     table: super::super::spared::Spared::new(
                         Logged { name: "address", table: addresses.clone(), log: log.clone(), life: life.clone() },
@@ -221,7 +220,7 @@ pub(super) fn since_when(verb: char, last: u8) -> String {
 pub(super) fn endpoints_in_service(rig: &Rig) -> Vec<RealServerKey> {
     let contents = rig.servers.contents();
     let serving = contents.rows.iter().filter_map(|(key, row)| match (key, &row.value) {
-        (RowKey::Real(real), Row::Real(RealServer { weight: 1.., .. })) => Some(*real),
+        (ServerKey::Real(real), Server::Real(RealServer { weight: 1.., .. })) => Some(*real),
         _ => None,
     });
     serving.collect()

@@ -112,9 +112,10 @@ async fn a_kernel_that_answers_slowly_is_named_and_nothing_is_lost_or_done_twice
     }
     quick.complete();
     quick.work();
-    let keys = |servers: &FakeTable<RowKey, Row>| servers.contents().rows.keys().copied().collect::<Vec<_>>();
-    let reals =
-        |keys: Vec<RowKey>| keys.into_iter().filter(|key| !key.to_string().contains("172.7.21.2:")).collect::<Vec<_>>();
+    let keys = |servers: &FakeTable<ServerKey, Server>| servers.contents().rows.keys().copied().collect::<Vec<_>>();
+    let reals = |keys: Vec<ServerKey>| {
+        keys.into_iter().filter(|key| !key.to_string().contains("172.7.21.2:")).collect::<Vec<_>>()
+    };
     assert_eq!(reals(keys(&servers)), reals(keys(&quick.servers)), "but for the endpoint that drains");
     assert_eq!(
         addresses.contents().rows.keys().collect::<Vec<_>>(),

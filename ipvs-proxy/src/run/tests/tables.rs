@@ -114,56 +114,91 @@ impl<K: Ord + Clone + fmt::Display + Send + 'static, V: Clone + PartialEq + fmt:
     }
 }
 
-/// IPVS in memory; `busy` are the real servers with connections.
+/// IPVS in memory, server by server as the kernel takes them; `busy` are the real servers with connections.
 pub(super) struct FakeServers {
-    pub(super) rows: Logged<RowKey, Row>,
+    pub(super) rows: Logged<ServerKey, Server>,
     pub(super) busy: Arc<Mutex<BTreeSet<RealServerKey>>>,
     pub(super) vanished: BTreeSet<VirtualServerKey>,
+    /// Rows of which a step that failed has changed a part.
+    pub(super) partial: BTreeSet<VirtualServerKey>,
+}
+
+/// The rows that these servers are. As in the kernel's table, real servers of others are not listed.
+fn assembled(servers: &Rows<ServerKey, Server>) -> Rows<VirtualServerKey, Row> {
+    let mut rows = Rows::new();
+    for (key, Observed { value, owner }) in servers {
+        match (key, value) {
+            (ServerKey::Virtual(key), Server::Virtual(server)) => {
+                let value = Row { server: Arc::clone(server), reals: Default::default() };
+                rows.insert(*key, Observed { value, owner: *owner });
+            }
+            (ServerKey::Real(key), Server::Real(real)) => {
+                let row = rows.get_mut(&key.service).filter(|row| row.owner == Owner::Ours);
+                row.into_iter().for_each(|row| row.value.reals = row.value.reals.with(key.at(), Some(*real)));
+            }
+            _ => panic!("{key} is of another kind"),
+        }
+    }
+    rows
 }
 
 impl FakeServers {
-    /// How many virtual servers there are.
-    pub(super) fn count(&self) -> usize {
-        self.rows.table.contents().rows.keys().filter(|key| matches!(key, RowKey::Virtual(_))).count()
+    /// IPVS that holds `rows`.
+    pub(super) fn new(rows: Logged<ServerKey, Server>, busy: Arc<Mutex<BTreeSet<RealServerKey>>>) -> Self {
+        Self { rows, busy, vanished: BTreeSet::new(), partial: BTreeSet::new() }
     }
 
-    /// The rows of a virtual server as they are.
-    pub(super) fn of(&self, service: VirtualServerKey) -> Rows<RowKey, Row> {
+    /// How many virtual servers there are.
+    pub(super) fn count(&self) -> usize {
+        self.rows.table.contents().rows.keys().filter(|key| matches!(key, ServerKey::Virtual(_))).count()
+    }
+
+    /// The row of a virtual server as it is.
+    pub(super) fn of(&self, service: VirtualServerKey) -> Option<Observed<Row>> {
         let contents = self.rows.table.contents();
-        let rows = contents.rows.iter().filter(|(key, _)| *key.service() == service);
-        rows.map(|(key, row)| (*key, row.clone())).collect()
+        let servers = contents.rows.iter().filter(|(key, _)| *key.service() == service);
+        assembled(&servers.map(|(key, row)| (*key, row.clone())).collect()).remove(&service)
+    }
+
+    /// As the kernel: a real server needs its virtual server and goes with it.
+    fn write(&mut self, step: &ServerStep) -> Result<(), KernelError> {
+        let service = ServerKey::Virtual(*step.key().service());
+        let missing = !self.rows.table.contents().rows.contains_key(&service);
+        if let Step::Create(ServerKey::Real(real), _) | Step::Change(ServerKey::Real(real), ..) = step
+            && missing
+        {
+            self.vanished.insert(real.service);
+            return Err(KernelError::new("write", real, Cause::Vanished(service.to_string())));
+        }
+        let result = self.rows.apply(std::slice::from_ref(step)).remove(0);
+        if matches!((step, &result), (Step::Remove(ServerKey::Virtual(_), _), Ok(()))) {
+            self.rows.table.contents().rows.retain(|key, _| ServerKey::Virtual(*key.service()) != service);
+        }
+        result
     }
 }
 
 impl Target for FakeServers {
-    type Key = RowKey;
+    type Key = VirtualServerKey;
     type Value = Row;
     type Error = KernelError;
 
-    /// As the kernel's table: real servers of foreign virtual servers are not listed.
-    fn observe(&mut self) -> Result<Rows<RowKey, Row>, KernelError> {
-        let rows = self.rows.observe()?;
-        let owner = |key: &RowKey| rows.get(&RowKey::Virtual(*key.service())).map(|row| row.owner);
-        let listed = |key: &RowKey| matches!(key, RowKey::Virtual(_)) || owner(key) == Some(Owner::Ours);
-        Ok(rows.iter().filter(|(key, _)| listed(key)).map(|(key, row)| (*key, row.clone())).collect())
+    fn observe(&mut self) -> Result<Rows<VirtualServerKey, Row>, KernelError> {
+        Ok(assembled(&self.rows.observe()?))
     }
 
-    /// As the kernel's table: a real server needs its virtual server and goes with it.
-    fn apply(&mut self, steps: &[Step<RowKey, Row>]) -> Vec<Result<(), KernelError>> {
+    fn left(&mut self, key: &VirtualServerKey, before: Option<Observed<Row>>) -> Option<Observed<Row>> {
+        if self.partial.remove(key) { self.of(*key) } else { before }
+    }
+
+    fn apply(&mut self, steps: &[Step<VirtualServerKey, Row>]) -> Vec<Result<(), KernelError>> {
         let mut results = Vec::new();
         for step in steps {
-            let service = RowKey::Virtual(*step.key().service());
-            let missing = !self.rows.table.contents().rows.contains_key(&service);
-            results.push(match step {
-                Step::Create(RowKey::Real(real), _) | Step::Change(RowKey::Real(real), ..) if missing => {
-                    self.vanished.insert(real.service);
-                    Err(KernelError::new("write", real, Cause::Vanished(service.to_string())))
-                }
-                _ => self.rows.apply(std::slice::from_ref(step)).remove(0),
-            });
-            if matches!((step, results.last()), (Step::Remove(RowKey::Virtual(_), _), Some(Ok(())))) {
-                self.rows.table.contents().rows.retain(|key, _| RowKey::Virtual(*key.service()) != service);
+            let written: Vec<_> = server_steps(step).iter().map(|step| self.write(step)).collect();
+            if written.iter().any(Result::is_ok) && written.iter().any(Result::is_err) {
+                self.partial.insert(*step.key());
             }
+            results.push(written.into_iter().collect());
         }
         results
     }
@@ -173,7 +208,7 @@ impl Servers for FakeServers {
     fn idle(&mut self, service: &VirtualServerKey) -> Result<BTreeMap<RealServerKey, bool>, KernelError> {
         let (contents, busy) = (self.rows.table.contents(), self.busy.lock().unwrap());
         let reals = contents.rows.keys().filter_map(|key| match key {
-            RowKey::Real(real) if real.service == *service => Some((*real, !busy.contains(real))),
+            ServerKey::Real(real) if real.service == *service => Some((*real, !busy.contains(real))),
             _ => None,
         });
         Ok(reals.collect())
@@ -197,22 +232,21 @@ impl Servers for FakeServers {
         Ok(self.count() == 0)
     }
 
-    fn differing(&mut self, believed: &Rows<RowKey, Row>) -> Result<BTreeSet<VirtualServerKey>, KernelError> {
+    fn differing(&mut self, believed: &Rows<VirtualServerKey, Row>) -> Result<BTreeSet<VirtualServerKey>, KernelError> {
         self.differing_in_turn(believed)
     }
 
     /// Everything is in turn at once.
-    fn differing_in_turn(&mut self, believed: &Rows<RowKey, Row>) -> Result<BTreeSet<VirtualServerKey>, KernelError> {
-        let ours = believed.iter().filter(|(_, row)| row.owner == Owner::Ours).map(|(key, _)| *key.service());
-        let same = |service: &VirtualServerKey| {
-            let rows = believed.iter().filter(|(key, _)| key.service() == service);
-            rows.map(|(key, row)| (*key, row.clone())).collect::<Rows<_, _>>() == self.of(*service)
-        };
-        Ok(ours.filter(|service| !same(service)).collect())
+    fn differing_in_turn(
+        &mut self,
+        believed: &Rows<VirtualServerKey, Row>,
+    ) -> Result<BTreeSet<VirtualServerKey>, KernelError> {
+        let ours = believed.iter().filter(|(_, row)| row.owner == Owner::Ours);
+        Ok(ours.filter(|(key, row)| self.of(**key).as_ref() != Some(*row)).map(|(key, _)| *key).collect())
     }
 
-    fn rows_of(&mut self, services: &BTreeSet<VirtualServerKey>) -> Result<Rows<RowKey, Row>, KernelError> {
-        Ok(services.iter().flat_map(|service| self.of(*service)).collect())
+    fn rows_of(&mut self, services: &BTreeSet<VirtualServerKey>) -> Result<Rows<VirtualServerKey, Row>, KernelError> {
+        Ok(services.iter().filter_map(|key| Some((*key, self.of(*key)?))).collect())
     }
 
     fn has_scheduler(&mut self, name: &str) -> Result<bool, KernelError> {

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::ops::Bound;
 use std::time::{Duration, Instant};
 
-use netstate::ipvs::{RealServerKey, Row, RowKey, VirtualServerKey};
+use netstate::ipvs::{Row, VirtualServerKey};
 
 use super::IpvsTable;
 use super::sockopt::Listed;
@@ -37,7 +37,10 @@ impl IpvsTable {
     ///
     /// # Errors
     /// When the kernel cannot be read.
-    pub fn differing(&mut self, believed: &Rows<RowKey, Row>) -> Result<BTreeSet<VirtualServerKey>, KernelError> {
+    pub fn differing(
+        &mut self,
+        believed: &Rows<VirtualServerKey, Row>,
+    ) -> Result<BTreeSet<VirtualServerKey>, KernelError> {
         let listing = self.ipvs.sockopt.services()?;
         let suspects = self.agreement.suspects(listing.entries());
         let suspected = suspected(suspects, believed);
@@ -55,83 +58,54 @@ impl IpvsTable {
     /// When the kernel cannot be read.
     pub fn differing_in_turn(
         &mut self,
-        believed: &Rows<RowKey, Row>,
+        believed: &Rows<VirtualServerKey, Row>,
     ) -> Result<BTreeSet<VirtualServerKey>, KernelError> {
         let (begun, last, mut found) = (Instant::now(), self.compared, BTreeSet::new());
-        let behind = last.map_or(Bound::Unbounded, |last| Bound::Excluded(RowKey::Virtual(last)));
-        let before = last.map(|last| believed.range(..=RowKey::Virtual(last))).into_iter().flatten();
-        let turn = believed.range((behind, Bound::Unbounded)).map_while(of_virtual);
-        let turn = turn.chain(before.map_while(of_virtual)).filter(|(_, row)| row.owner == Owner::Ours);
+        let behind = last.map_or(Bound::Unbounded, Bound::Excluded);
+        let before = last.map(|last| believed.range(..=last)).into_iter().flatten();
+        let turn = believed.range((behind, Bound::Unbounded)).chain(before);
+        let turn = turn.filter(|(_, row)| row.owner == Owner::Ours);
         for (place, (key, row)) in turn.enumerate() {
             if place >= LEAST && begun.elapsed() >= TURN {
                 break;
             }
-            self.compared = Some(key);
-            if !self.agrees(&key, &row.value, believed)? {
-                found.insert(key);
+            self.compared = Some(*key);
+            if !self.agrees(key, &row.value)? {
+                found.insert(*key);
             }
         }
         Ok(found)
     }
 
-    /// Whether the kernel holds a virtual server as it is believed. Of one with an IPv4 address only the real servers are asked for.
-    fn agrees(
-        &mut self,
-        key: &VirtualServerKey,
-        value: &Row,
-        believed: &Rows<RowKey, Row>,
-    ) -> Result<bool, KernelError> {
-        if key.addr.is_ipv6() {
-            let Some(found) = self.ipvs().virtual_server(key)? else { return Ok(false) };
-            if Row::from(found) != *value {
-                return Ok(false);
-            }
+    /// Whether the kernel holds a row as it is believed. Of one with an IPv4 address only the real servers are asked for.
+    fn agrees(&mut self, key: &VirtualServerKey, believed: &Row) -> Result<bool, KernelError> {
+        if key.addr.is_ipv6() && self.ipvs().virtual_server(key)?.as_ref() != Some(&*believed.server) {
+            return Ok(false);
         }
-        let Some(found) = self.real_rows(key)? else { return Ok(false) };
-        let same = found.iter().all(|(key, row)| believed.get(key).map(|known| &known.value) == Some(&row.value));
-        Ok(same && found.len() == count(believed, *key))
+        Ok(self.real_servers(key)?.as_ref() == Some(&believed.reals))
     }
 
     /// The rows of these virtual servers as the kernel holds them now. One that is not there has none.
     ///
     /// # Errors
     /// When the kernel cannot be read.
-    pub fn rows_of(&mut self, services: &BTreeSet<VirtualServerKey>) -> Result<Rows<RowKey, Row>, KernelError> {
-        let mut rows = Rows::new();
-        self.reopen(services);
-        for key in services {
-            let Some(value) = self.ipvs().virtual_server(key)? else { continue };
-            let owner = self.owner(key);
-            rows.insert(RowKey::Virtual(*key), Observed { value: value.into(), owner });
-            if owner == Owner::Ours {
-                rows.extend(self.real_rows(key)?.unwrap_or_default());
-            }
-        }
-        Ok(rows)
+    pub fn rows_of(
+        &mut self,
+        services: &BTreeSet<VirtualServerKey>,
+    ) -> Result<Rows<VirtualServerKey, Row>, KernelError> {
+        let rows = services.iter().map(|key| Ok(self.row_of(key)?.map(|row| (*key, row))));
+        rows.filter_map(Result::transpose).collect()
     }
-}
-
-/// Virtual servers sort before all real servers.
-fn of_virtual<'a>((key, row): (&'a RowKey, &'a Observed<Row>)) -> Option<(VirtualServerKey, &'a Observed<Row>)> {
-    match key {
-        RowKey::Virtual(key) => Some((*key, row)),
-        RowKey::Real(_) => None,
-    }
-}
-
-/// How many real servers of `service` are believed to be there.
-fn count(believed: &Rows<RowKey, Row>, service: VirtualServerKey) -> usize {
-    let first = RealServerKey { service, addr: std::net::Ipv4Addr::UNSPECIFIED.into(), port: 0 };
-    let behind = believed.range(RowKey::Real(first)..);
-    behind.take_while(|(key, _)| *key.service() == service).count()
 }
 
 /// The IPv4 virtual servers of ours in `believed`; of the `suspects` only, where it is not all.
-fn suspected(suspects: Option<BTreeSet<VirtualServerKey>>, believed: &Rows<RowKey, Row>) -> BTreeSet<VirtualServerKey> {
-    let is_ours = |key: &VirtualServerKey| {
-        key.addr.is_ipv4() && believed.get(&RowKey::Virtual(*key)).is_some_and(|row| row.owner == Owner::Ours)
-    };
-    let mut suspected = suspects.unwrap_or_else(|| believed.iter().map_while(of_virtual).map(|(key, _)| key).collect());
+fn suspected(
+    suspects: Option<BTreeSet<VirtualServerKey>>,
+    believed: &Rows<VirtualServerKey, Row>,
+) -> BTreeSet<VirtualServerKey> {
+    let is_ours =
+        |key: &VirtualServerKey| key.addr.is_ipv4() && believed.get(key).is_some_and(|row| row.owner == Owner::Ours);
+    let mut suspected = suspects.unwrap_or_else(|| believed.keys().copied().collect());
     suspected.retain(is_ours);
     suspected
 }
@@ -140,11 +114,11 @@ fn suspected(suspects: Option<BTreeSet<VirtualServerKey>>, believed: &Rows<RowKe
 fn differing(
     mut suspected: BTreeSet<VirtualServerKey>,
     listed: impl Iterator<Item = Listed>,
-    believed: &Rows<RowKey, Row>,
+    believed: &Rows<VirtualServerKey, Row>,
 ) -> BTreeSet<VirtualServerKey> {
     for Listed { key, value, servers } in listed {
-        let known = believed.get(&RowKey::Virtual(key)).is_some_and(|row| row.value == value.into());
-        if known && count(believed, key) == servers {
+        let is_as = |row: &Observed<Row>| *row.value.server == value && row.value.reals.len() == servers;
+        if believed.get(&key).is_some_and(is_as) {
             suspected.remove(&key);
         }
     }
@@ -171,19 +145,16 @@ mod tests {
         vec![server(80, None, 2), server(443, Some(10_800), 0), server(9, None, 1)]
     }
 
-    fn believed() -> Rows<RowKey, Row> {
+    fn believed() -> Rows<VirtualServerKey, Row> {
         let value =
             |persistence: Option<u32>| Row::from(VirtualServer::new("rr".to_owned(), persistence.map(Into::into)));
         let ours = |value| Observed { value, owner: Owner::Ours };
-        let mut rows = Rows::new();
-        rows.insert(RowKey::Virtual(key(80)), ours(value(None)));
-        rows.insert(RowKey::Virtual(key(443)), ours(value(Some(10_800))));
-        rows.insert(RowKey::Virtual(key(9)), Observed { owner: Owner::Foreign, ..ours(value(None)) });
-        for last in [2, 3] {
-            let real = RealServerKey { service: key(80), addr: [172, 7, 21, last].into(), port: 8080 };
-            rows.insert(RowKey::Real(real), ours(Row::Real(RealServer::new(1))));
-        }
-        rows
+        let reals = [2, 3].map(|last| (([172, 7, 21, last], 8080).into(), RealServer::new(1)));
+        Rows::from([
+            (key(80), ours(value(None).with(reals.into_iter().collect()))),
+            (key(443), ours(value(Some(10_800)))),
+            (key(9), Observed { owner: Owner::Foreign, ..ours(value(None)) }),
+        ])
     }
 
     fn compare(listed: Vec<Listed>) -> BTreeSet<VirtualServerKey> {
@@ -196,8 +167,6 @@ mod tests {
         assert_eq!(suspected(None, &Rows::new()), BTreeSet::new());
         let suspects = BTreeSet::from([key(443), key(9), key(7)]);
         assert_eq!(suspected(Some(suspects), &believed()), BTreeSet::from([key(443)]));
-        assert_eq!(count(&believed(), key(80)), 2);
-        assert_eq!(count(&believed(), key(443)), 0);
     }
 
     #[test]

@@ -12,12 +12,14 @@ mod compare;
 mod sockopt;
 mod table;
 mod wire;
+mod write;
 
 use std::collections::BTreeMap;
 
 use netstate::ipvs::{RealServer, RealServerKey, VirtualServer, VirtualServerKey};
 
 pub use table::IpvsTable;
+pub use write::{ServerStep, server_steps};
 
 #[cfg(any(test, feature = "fuzz"))]
 pub(crate) use sockopt::fuzz_entries;
@@ -28,7 +30,7 @@ use crate::attribute::{self, Writer};
 use crate::error::{Cause, KernelError};
 use crate::genl::Genl;
 use crate::socket::Fault;
-use sockopt::Sockopt;
+use sockopt::{Listed, Sockopt};
 
 /// Connections of one real server as the kernel counts them.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

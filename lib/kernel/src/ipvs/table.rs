@@ -1,8 +1,8 @@
-//! `IpvsTable`: virtual and real servers as rows of one table.
+//! `IpvsTable`: virtual servers with their real servers, a row each.
 //!
-//! One table and not two, because one listing reads both, one batch writes both, and the kernel drops the real servers
-//! of a virtual server that goes. Keys sort virtual servers first, so a batch creates a virtual server before its real
-//! servers.
+//! One row and not one for each server: ten thousand virtual servers of ten are ten thousand rows to look up, and the kernel drops the
+//! real servers of a virtual server that goes. A step on a row is the messages for what differs in it ([`super::server_steps`]); when one
+//! of them is refused the others are carried out all the same, and the row is read again.
 //!
 //! Ownership. IPVS rows carry no mark of their maker, so the caller keeps a record of the virtual servers that are ours
 //! and writes it before the first of them is made; at start it hands over what the record says. From then on the
@@ -11,28 +11,23 @@
 //!
 //! A listing asks getsockopt(2) for the virtual servers and for the real servers of each; netlink where IPv6 is served.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use netstate::ipvs::{Row, RowKey, VirtualServer, VirtualServerKey};
+use netstate::ipvs::{RealServers, Row, VirtualServer, VirtualServerKey};
 use reconcile::{Observed, Owner, Rows, Step, Target};
 
 use super::agreement::Agreement;
-use super::{Ipvs, wire};
-use crate::error::{Cause, KernelError, Nack};
-use crate::socket::Message;
+use super::write::{ServerStep, server_steps};
+use super::{Ipvs, Listed};
+use crate::error::KernelError;
 
-/// Messages per datagram. Each may be refused, and a refusal occupies about 1 KiB of the receive buffer, whose default
-/// is 208 KiB (net.core.rmem_default): with more, a storm of refusals would overrun it.
-const BATCH: usize = 128;
+/// Servers that are written at a time, and rows that are given for it: steps for a hundred thousand servers would take more memory than
+/// the rows.
+const SERVERS: usize = 8192;
+const STEPS: usize = 1024;
 
-/// Steps at a time: those of a hundred thousand real servers would take more memory than the rows.
-const STEPS: usize = 64 * BATCH;
-
-type IpvsStep = Step<RowKey, Row>;
-
-/// Rows of real servers, in the kernel's order.
-pub(super) type RealRows = Vec<(RowKey, Observed<Row>)>;
+type RowStep = Step<VirtualServerKey, Row>;
 
 /// The table; see the module's text.
 #[derive(Debug)]
@@ -41,10 +36,10 @@ pub struct IpvsTable {
     owned: BTreeSet<VirtualServerKey>,
     /// Addresses at which the next listing takes every virtual server for ours.
     adopted: BTreeSet<IpAddr>,
-    /// Virtual servers that steps relied on and that were not there.
-    vanished: BTreeSet<VirtualServerKey>,
-    /// Virtual servers that could not be made: their real servers wait for them.
-    unmade: BTreeSet<VirtualServerKey>,
+    /// Virtual servers that steps relied on and that were not there, or that are to be read again.
+    pub(super) vanished: BTreeSet<VirtualServerKey>,
+    /// Rows of which a step that failed has changed a part.
+    partial: BTreeSet<VirtualServerKey>,
     /// Virtual servers of IPv6 may be desired.
     serves_ipv6: bool,
     /// What was compared with the kernel last.
@@ -58,8 +53,8 @@ impl IpvsTable {
     #[must_use]
     pub fn new(ipvs: Ipvs, owned: impl IntoIterator<Item = VirtualServerKey>) -> Self {
         let (owned, adopted, vanished) = (owned.into_iter().collect(), BTreeSet::new(), BTreeSet::new());
-        let (unmade, agreement, compared) = (BTreeSet::new(), Agreement::default(), None);
-        Self { ipvs, owned, adopted, vanished, unmade, serves_ipv6: true, agreement, compared }
+        let (partial, agreement, compared) = (BTreeSet::new(), Agreement::default(), None);
+        Self { ipvs, owned, adopted, vanished, partial, serves_ipv6: true, agreement, compared }
     }
 
     /// Nobody will desire virtual servers of IPv6: unless some are ours from before, they are not listed. Only netlink knows them, which has no
@@ -98,29 +93,43 @@ impl IpvsTable {
         services.into_iter().for_each(|key| self.agreement.reopen(*key));
     }
 
-    /// The virtual servers, those of IPv6 where somebody asks for them; and how many real servers they have, as far as that is said.
-    fn virtual_rows(&mut self) -> Result<(BTreeMap<VirtualServerKey, VirtualServer>, usize), KernelError> {
+    /// The virtual servers, those of IPv6 where somebody asks for them.
+    fn virtual_servers(&mut self) -> Result<Vec<(VirtualServerKey, VirtualServer)>, KernelError> {
         let mut ours = self.owned.iter().map(|key| &key.addr).chain(&self.adopted);
         if self.serves_ipv6 || ours.any(IpAddr::is_ipv6) {
-            return Ok((self.ipvs.virtual_servers()?, 0));
+            return Ok(self.ipvs.virtual_servers()?.into_iter().collect());
         }
-        let mut reals = 0_usize;
         let listed = self.ipvs.sockopt.services()?.of(|_| true);
-        let rows = listed.map(|server| {
-            reals = reals.saturating_add(server.servers);
-            (server.key, server.value)
-        });
-        Ok((rows.collect(), reals))
+        Ok(listed.map(|Listed { key, value, .. }| (key, value)).collect())
     }
 
     /// The real servers of the virtual server `key`; `None` when it does not exist.
-    pub(super) fn real_rows(&mut self, key: &VirtualServerKey) -> Result<Option<RealRows>, KernelError> {
-        let row = |(key, value)| (RowKey::Real(key), Observed { value: Row::Real(value), owner: Owner::Ours });
+    pub(super) fn real_servers(&mut self, key: &VirtualServerKey) -> Result<Option<RealServers>, KernelError> {
         if key.addr.is_ipv4() {
-            return Ok(self.ipvs.sockopt.servers(key)?.map(|found| found.into_iter().map(row).collect()));
+            let found = self.ipvs.sockopt.servers(key)?;
+            return Ok(found.map(|found| found.into_iter().map(|(key, real)| (key.at(), real)).collect()));
         }
         let found = self.ipvs.real_servers(key)?;
-        Ok(Some(found.into_iter().map(|(key, (value, _))| row((key, value))).collect()))
+        Ok(Some(found.into_iter().map(|(key, (real, _))| (key.at(), real)).collect()))
+    }
+
+    /// The row of `key` whose virtual server is `value`. The real servers of others are nobody's business.
+    fn row(&mut self, key: &VirtualServerKey, value: VirtualServer) -> Result<Observed<Row>, KernelError> {
+        let (row, owner) = (Row::from(value), self.owner(key));
+        if owner == Owner::Foreign {
+            return Ok(Observed { value: row, owner });
+        }
+        let reals = self.real_servers(key)?.unwrap_or_default();
+        Ok(Observed { value: row.with(reals), owner })
+    }
+
+    /// The row of `key` as the kernel holds it now; `None` when it is not there.
+    ///
+    /// # Errors
+    /// When the kernel cannot be read.
+    pub(super) fn row_of(&mut self, key: &VirtualServerKey) -> Result<Option<Observed<Row>>, KernelError> {
+        self.agreement.reopen(*key);
+        self.ipvs.virtual_server(key)?.map(|value| self.row(key, value)).transpose()
     }
 
     /// Whose a virtual server is.
@@ -128,62 +137,37 @@ impl IpvsTable {
         if self.owned.contains(key) { Owner::Ours } else { Owner::Foreign }
     }
 
-    /// Carries out the steps and returns why which of them failed. Messages are made a batch at a time: all of them together would
-    /// take more memory than the rows.
-    fn send(&mut self, steps: &[(usize, &IpvsStep)]) -> BTreeMap<usize, Cause> {
-        let mut failed = BTreeMap::new();
-        for chunk in steps.chunks(BATCH) {
-            let messages: Vec<_> = chunk.iter().map(|(_, step)| self.ipvs.encode(step)).collect();
-            let indices = chunk.iter().map(|(index, _)| *index);
-            match self.ipvs.genl.batch(&messages) {
-                Ok(answers) => {
-                    failed
-                        .extend(indices.zip(answers).filter_map(|(index, answer)| Some((index, answer.err()?.into()))));
-                }
-                Err(error) => {
-                    let text = error.to_string();
-                    failed.extend(indices.map(|index| (index, Cause::Unexpected(text.clone()))));
-                }
-            }
+    /// Notes what the step on a row has come to, by the results of its servers.
+    fn settle(&mut self, step: &RowStep, results: Vec<Result<(), KernelError>>) -> Result<(), KernelError> {
+        let key = *step.key();
+        let many = results.len();
+        let mut failures: Vec<_> = results.into_iter().filter_map(Result::err).collect();
+        if failures.is_empty() {
+            match step {
+                Step::Remove(..) => self.owned.remove(&key),
+                _ => self.owned.insert(key),
+            };
+            return Ok(());
         }
-        failed
-    }
-
-    fn record(&mut self, step: &IpvsStep) {
-        match step {
-            Step::Create(RowKey::Virtual(key), _) | Step::Change(RowKey::Virtual(key), ..) => {
-                self.unmade.remove(key);
-                self.owned.insert(*key);
-            }
-            Step::Remove(RowKey::Virtual(key), _) => {
-                self.owned.remove(key);
-            }
-            _ => {}
+        if failures.len() < many {
+            self.owned.insert(key);
+            self.partial.insert(key);
         }
+        Err(failures.swap_remove(0))
     }
 }
 
 impl Target for IpvsTable {
-    type Key = RowKey;
+    type Key = VirtualServerKey;
     type Value = Row;
     type Error = KernelError;
 
-    fn observe(&mut self) -> Result<Rows<RowKey, Row>, KernelError> {
+    fn observe(&mut self) -> Result<Rows<VirtualServerKey, Row>, KernelError> {
         self.agreement.forget();
-        self.unmade.clear();
-        let (virtuals, reals) = self.virtual_rows()?;
+        let listed = self.virtual_servers()?;
         let adopted = std::mem::take(&mut self.adopted);
-        self.owned.extend(virtuals.keys().filter(|key| adopted.contains(&key.addr)));
-        // A list that grows is copied, and leaves holes as large as it was.
-        let mut rows = Vec::with_capacity(virtuals.len().saturating_add(reals));
-        for (key, value) in virtuals {
-            let owner = self.owner(&key);
-            rows.push((RowKey::Virtual(key), Observed { value: value.into(), owner }));
-            if owner == Owner::Ours {
-                rows.extend(self.real_rows(&key)?.unwrap_or_default());
-            }
-        }
-        Ok(rows.into_iter().collect())
+        self.owned.extend(listed.iter().map(|(key, _)| *key).filter(|key| adopted.contains(&key.addr)));
+        listed.into_iter().map(|(key, value)| Ok((key, self.row(&key, value)?))).collect()
     }
 
     /// What others change is found by comparisons of its own, which a listing is a hundred times dearer than.
@@ -195,261 +179,43 @@ impl Target for IpvsTable {
         STEPS
     }
 
-    fn apply(&mut self, steps: &[IpvsStep]) -> Vec<Result<(), KernelError>> {
-        self.reopen(steps.iter().map(|step| step.key().service()));
-        let going = removed_services(steps);
-        let needed = steps.iter().enumerate().filter(|(_, step)| !goes_with_its_service(step, &going));
-        let needed: Vec<_> = needed.collect();
-        let mut failed: BTreeMap<usize, Cause> = self.send(&needed);
-        let again = self.corrections(steps, &mut failed);
-        let again: Vec<_> = again.iter().map(|(index, step)| (*index, step)).collect();
-        failed.extend(self.send(&again));
-        let mut created = created_services(steps);
-        created.extend(&self.unmade);
+    fn left(&mut self, key: &VirtualServerKey, before: Option<Observed<Row>>) -> Option<Observed<Row>> {
+        if !self.partial.remove(key) {
+            return before;
+        }
+        self.row_of(key).unwrap_or_else(|_| {
+            // To be read when the kernel can be.
+            self.vanished.insert(*key);
+            before
+        })
+    }
+
+    fn apply(&mut self, steps: &[RowStep]) -> Vec<Result<(), KernelError>> {
+        self.reopen(steps.iter().map(Step::key));
         let mut results = Vec::with_capacity(steps.len());
-        for (index, step) in steps.iter().enumerate() {
-            results.push(match failed.remove(&index) {
-                Some(cause) => {
-                    let cause = explain(step, cause, &created);
-                    if matches!(cause, Cause::Vanished(_)) {
-                        self.vanished.insert(*step.key().service());
-                    }
-                    if let Step::Create(RowKey::Virtual(key), _) = step {
-                        self.unmade.insert(*key);
-                    }
-                    Err(error(step, cause))
-                }
-                None => {
-                    self.record(step);
-                    Ok(())
-                }
-            });
+        while let Some(rest) = steps.get(results.len()..).filter(|rest| !rest.is_empty()) {
+            let (servers, ends) = together(rest);
+            let mut written = self.write(&servers).into_iter();
+            let mut begin = 0;
+            for (step, end) in rest.iter().zip(ends) {
+                let of_step = written.by_ref().take(end - begin).collect();
+                begin = end;
+                results.push(self.settle(step, of_step));
+            }
         }
         results
     }
 }
 
-impl IpvsTable {
-    /// Takes refusals out of `failed` that mean that a row is as it should be already, or that another step brings it
-    /// there; returns those steps.
-    fn corrections(&mut self, steps: &[IpvsStep], failed: &mut BTreeMap<usize, Cause>) -> Vec<(usize, IpvsStep)> {
-        let (mut again, mut remade) = (Vec::new(), BTreeSet::new());
-        // In the order of the keys, so a virtual server that is made again is known before its real servers are judged.
-        for (index, step) in steps.iter().enumerate() {
-            let Some(Cause::Nack(nack)) = failed.get(&index) else { continue };
-            match after(step, nack, &remade) {
-                After::Done => {}
-                After::Send(other) => {
-                    if let Step::Create(RowKey::Virtual(key), _) = &other {
-                        remade.insert(*key);
-                        self.vanished.insert(*key);
-                    }
-                    again.push((index, other));
-                }
-                After::Fail => continue,
-            }
-            failed.remove(&index);
+/// The servers of as many of the first steps as are written together, one at least; and where those of each step end.
+fn together(steps: &[RowStep]) -> (Vec<ServerStep>, Vec<usize>) {
+    let (mut servers, mut ends) = (Vec::new(), Vec::new());
+    for step in steps {
+        servers.extend(server_steps(step));
+        ends.push(servers.len());
+        if servers.len() >= SERVERS {
+            break;
         }
-        again
     }
-}
-
-impl Ipvs {
-    fn encode(&self, step: &IpvsStep) -> Message {
-        let (command, body) = match step {
-            Step::Create(RowKey::Virtual(key), Row::Virtual(value)) => (wire::NEW_SERVICE, wire::service(key, value)),
-            Step::Change(RowKey::Virtual(key), _, Row::Virtual(value)) => {
-                (wire::SET_SERVICE, wire::service(key, value))
-            }
-            Step::Create(RowKey::Real(key), Row::Real(value)) => (wire::NEW_DEST, wire::dest(key, *value)),
-            Step::Change(RowKey::Real(key), _, Row::Real(value)) => (wire::SET_DEST, wire::dest(key, *value)),
-            Step::Remove(RowKey::Virtual(key), _) => (wire::DEL_SERVICE, wire::service_id(key)),
-            Step::Remove(RowKey::Real(key), _) => (wire::DEL_DEST, wire::dest_id(key)),
-            // Of different kinds: what is missing in the message makes the kernel answer EINVAL.
-            Step::Create(RowKey::Virtual(key), _) | Step::Change(RowKey::Virtual(key), ..) => {
-                (wire::SET_SERVICE, wire::service_id(key))
-            }
-            Step::Create(RowKey::Real(key), _) | Step::Change(RowKey::Real(key), ..) => {
-                (wire::SET_DEST, wire::dest_id(key))
-            }
-        };
-        self.genl.message(command, body)
-    }
-}
-
-fn removed_services(steps: &[IpvsStep]) -> BTreeSet<VirtualServerKey> {
-    let removed = |step: &IpvsStep| match step {
-        Step::Remove(RowKey::Virtual(key), _) => Some(*key),
-        _ => None,
-    };
-    steps.iter().filter_map(removed).collect()
-}
-
-fn created_services(steps: &[IpvsStep]) -> BTreeSet<VirtualServerKey> {
-    let created = |step: &IpvsStep| match step {
-        Step::Create(RowKey::Virtual(key), _) => Some(*key),
-        _ => None,
-    };
-    steps.iter().filter_map(created).collect()
-}
-
-/// True for a real server that is removed together with its virtual server: DEL_SERVICE takes it along.
-fn goes_with_its_service(step: &IpvsStep, going: &BTreeSet<VirtualServerKey>) -> bool {
-    matches!(step, Step::Remove(RowKey::Real(key), _) if going.contains(&key.service))
-}
-
-/// What a refusal means for a step.
-enum After {
-    /// The kernel is already as the step wants it.
-    Done,
-    /// The row's state was not what we believed; this step reaches the same end.
-    Send(IpvsStep),
-    /// It failed.
-    Fail,
-}
-
-/// `remade` are the virtual servers that turned out to be gone and are made again.
-fn after(step: &IpvsStep, nack: &Nack, remade: &BTreeSet<VirtualServerKey>) -> After {
-    match (step, nack.errno) {
-        (Step::Remove(..), libc::ESRCH | libc::ENOENT) => After::Done,
-        (Step::Create(key, value), libc::EEXIST) => After::Send(Step::Change(*key, value.clone(), value.clone())),
-        (Step::Change(key @ RowKey::Virtual(_), _, value), libc::ESRCH)
-        | (Step::Change(key @ RowKey::Real(_), _, value), libc::ENOENT) => {
-            After::Send(Step::Create(*key, value.clone()))
-        }
-        (Step::Create(key @ RowKey::Real(_), value) | Step::Change(key @ RowKey::Real(_), _, value), libc::ESRCH)
-            if remade.contains(key.service()) =>
-        {
-            After::Send(Step::Create(*key, value.clone()))
-        }
-        _ => After::Fail,
-    }
-}
-
-/// Says in words what IPVS's error numbers mean (net/netfilter/ipvs/ip_vs_ctl.c).
-/// `created` are the virtual servers that the same steps make.
-fn explain(step: &IpvsStep, cause: Cause, created: &BTreeSet<VirtualServerKey>) -> Cause {
-    let Cause::Nack(nack) = cause else { return cause };
-    match (step, nack.errno) {
-        (
-            Step::Create(RowKey::Virtual(_), Row::Virtual(value))
-            | Step::Change(RowKey::Virtual(_), _, Row::Virtual(value)),
-            libc::ENOENT,
-        ) => {
-            let name = &value.scheduler.name;
-            Cause::Missing(format!("scheduler {name:?} (kernel module ip_vs_{name}, load it or choose another)"))
-        }
-        (Step::Create(RowKey::Real(key), _) | Step::Change(RowKey::Real(key), ..), libc::ESRCH) => {
-            let server = format!("virtual server {}", key.service);
-            if created.contains(&key.service) { Cause::Missing(server) } else { Cause::Vanished(server) }
-        }
-        (Step::Create(RowKey::Real(_), _) | Step::Change(RowKey::Real(_), ..), libc::EINVAL) => {
-            let text = "the kernel takes no real server at this address: it must be unicast and routable, and the \
-                        loopback device of this network namespace must have been up";
-            Cause::Nack(Nack { text: Some(text.to_owned()), ..nack })
-        }
-        _ => Cause::Nack(nack),
-    }
-}
-
-fn error(step: &IpvsStep, cause: Cause) -> KernelError {
-    let op = match step {
-        Step::Create(RowKey::Virtual(_), _) => "create virtual server",
-        Step::Create(RowKey::Real(_), _) => "create real server",
-        Step::Change(RowKey::Virtual(_), ..) => "change virtual server",
-        Step::Change(RowKey::Real(_), ..) => "change real server",
-        Step::Remove(RowKey::Virtual(_), _) => "remove virtual server",
-        Step::Remove(RowKey::Real(_), _) => "remove real server",
-    };
-    KernelError::new(op, step.key(), cause)
-}
-
-#[cfg(test)]
-mod tests {
-    use netstate::Protocol;
-    use netstate::ipvs::{RealServer, RealServerKey, VirtualServer};
-    use reconcile::{Chain, Classify, RetryClass};
-
-    use super::*;
-
-    fn web() -> VirtualServerKey {
-        VirtualServerKey { protocol: Protocol::Tcp, addr: "192.168.0.10".parse().unwrap(), port: 80 }
-    }
-
-    fn pod() -> RowKey {
-        RowKey::Real(RealServerKey { service: web(), addr: "172.7.21.2".parse().unwrap(), port: 80 })
-    }
-
-    fn rr() -> Row {
-        Row::from(VirtualServer::new("rr".to_owned(), None))
-    }
-
-    fn one() -> Row {
-        Row::Real(RealServer::new(1))
-    }
-
-    fn nack(errno: i32) -> Nack {
-        Nack { errno, text: None }
-    }
-
-    #[test]
-    fn a_row_that_was_not_as_believed_reaches_the_same_end() {
-        let none = BTreeSet::new();
-        let step = Step::Create(pod(), one());
-        assert!(matches!(after(&step, &nack(libc::EEXIST), &none), After::Send(Step::Change(..))));
-        assert!(matches!(after(&step, &nack(libc::ESRCH), &none), After::Fail));
-        let step = Step::Change(RowKey::Virtual(web()), rr(), rr());
-        assert!(matches!(after(&step, &nack(libc::ESRCH), &none), After::Send(Step::Create(..))));
-        assert!(
-            matches!(after(&step, &nack(libc::ENOENT), &none), After::Fail),
-            "a missing scheduler is no missing server"
-        );
-        let step = Step::Change(pod(), one(), one());
-        assert!(matches!(after(&step, &nack(libc::ENOENT), &none), After::Send(Step::Create(..))));
-        let remade = BTreeSet::from([web()]);
-        assert!(matches!(after(&step, &nack(libc::ESRCH), &remade), After::Send(Step::Create(..))));
-        let step = Step::Remove(pod(), one());
-        assert!(matches!(after(&step, &nack(libc::ENOENT), &none), After::Done));
-        assert!(matches!(after(&step, &nack(libc::ESRCH), &none), After::Done));
-        assert!(matches!(after(&step, &nack(libc::EPERM), &none), After::Fail));
-    }
-
-    #[test]
-    fn real_servers_go_with_their_virtual_server_without_a_message() {
-        let steps = [Step::Remove(RowKey::Virtual(web()), rr()), Step::Remove(pod(), one())];
-        let going = removed_services(&steps);
-        assert_eq!(steps.map(|step| goes_with_its_service(&step, &going)), [false, true]);
-        assert!(!goes_with_its_service(&Step::Remove(pod(), one()), &BTreeSet::new()));
-    }
-
-    #[test]
-    fn a_missing_scheduler_is_named_with_its_module() {
-        let value = VirtualServer::new("wlc".to_owned(), None);
-        let step = Step::Create(RowKey::Virtual(web()), value.into());
-        let error = error(&step, explain(&step, nack(libc::ENOENT).into(), &BTreeSet::new()));
-        assert_eq!(
-            Chain(&error).to_string(),
-            "create virtual server tcp 192.168.0.10:80: scheduler \"wlc\" (kernel module ip_vs_wlc, load it or choose \
-             another) does not exist"
-        );
-        assert_eq!(error.class(), RetryClass::Wait);
-    }
-
-    #[test]
-    fn a_real_server_without_its_virtual_server_waits_for_it_or_has_lost_it() {
-        let step = Step::Create(pod(), one());
-        let failed = |created: &[VirtualServerKey]| {
-            error(&step, explain(&step, nack(libc::ESRCH).into(), &created.iter().copied().collect()))
-        };
-        let waits = failed(&[web()]);
-        assert_eq!(
-            Chain(&waits).to_string(),
-            "create real server tcp 192.168.0.10:80 -> 172.7.21.2:80: virtual server tcp 192.168.0.10:80 does not exist"
-        );
-        assert_eq!(waits.class(), RetryClass::Wait);
-        let lost = failed(&[]);
-        assert!(matches!(lost.cause, Cause::Vanished(_)));
-        assert!(Chain(&lost).to_string().ends_with("virtual server tcp 192.168.0.10:80 is gone"));
-        assert_eq!(lost.class(), RetryClass::Retry);
-    }
+    (servers, ends)
 }
