@@ -1,12 +1,15 @@
-//! What anybody may write into a topology, for fuzzing: its parser by the name of its corpus in `fuzz/`.
+//! What anybody may write into a topology, or put where certificates and keys are, for fuzzing: each parser by the name of its
+//! corpus in `fuzz/`.
 //!
-//! Invariant: every input is answered by a topology that went through every check, or by findings that stand inside the text.
+//! Invariant: every input is answered: a topology by one that went through every check or by findings that stand inside the
+//! text, a certificate or key by its values or by one flaw.
 
 use crate::check::{self, Checked};
+use crate::pki::{Certificate, Key};
 
 /// Every parser by the name of its corpus.
 #[allow(unreachable_pub, clippy::type_complexity, reason = "public with the feature, and a pair is no noun")]
-pub const TARGETS: [(&str, fn(&[u8])); 1] = [("topology", read)];
+pub const TARGETS: [(&str, fn(&[u8])); 2] = [("certificate", certificate), ("topology", read)];
 
 /// The longest finding, in bytes: an operator reads it on a terminal.
 const LONGEST: usize = 2000;
@@ -23,6 +26,22 @@ fn read(input: &[u8]) {
         assert!((1..=lines + 1).contains(&finding.at.line) && finding.at.column > 0, "{finding}");
         assert!(finding.to_string().len() <= LONGEST, "{finding}");
     }
+}
+
+fn certificate(input: &[u8]) {
+    match Certificate::read(input) {
+        Ok(certificate) => {
+            assert_eq!(Certificate::decode(&certificate.der).as_ref(), Ok(&certificate));
+            // Whether it has signed itself is asked of every key and signature that it may have.
+            certificate.is_signed_by(&certificate);
+        }
+        Err(flaw) => assert!(flaw.to_string().len() <= LONGEST, "{flaw}"),
+    }
+    match Key::read(input) {
+        Ok(key) => assert!(!key.public_der().is_empty()),
+        Err(flaw) => assert!(flaw.to_string().len() <= LONGEST, "{flaw}"),
+    }
+    let _ = Certificate::decode(input);
 }
 
 #[cfg(test)]

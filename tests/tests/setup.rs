@@ -37,7 +37,7 @@ const ALWAYS_THERE: [(&str, &str); 14] = [
 ];
 
 /// What `tests/setup build run` and the build of the lab kernel install, with the programs that are executed from it.
-const INSTALLED: [(&str, &str); 39] = [
+const INSTALLED: [(&str, &str); 40] = [
     ("bc", "bc"),
     ("bind9-dnsutils", "dig nslookup"),
     ("binutils", "strip"),
@@ -68,6 +68,7 @@ const INSTALLED: [(&str, &str); 39] = [
     ("make", "make"),
     ("nftables", "nft"),
     ("nginx", "nginx"),
+    ("openssl", "openssl"),
     ("podman", "podman"),
     ("procps", "pgrep pkill ps sysctl"),
     ("prometheus", "prometheus promtool"),

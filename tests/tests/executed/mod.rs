@@ -33,8 +33,17 @@ const SOURCED: (&str, [&str; 2]) =
     ("tests/kubernetes/build", ["tests/kubernetes/release-1.20", "tests/kubernetes/release-modern"]);
 
 /// Folders whose Rust sources are tests, the lab, or both.
-const FOLDERS: [&str; 8] =
-    ["tests/src", "tests/tests", "tests/floor/src", "lib", "netd", "ipvs-proxy", "cni-plugin/tests", "cni-plugin/src"];
+const FOLDERS: [&str; 9] = [
+    "tests/src",
+    "tests/tests",
+    "tests/floor/src",
+    "lib",
+    "netd",
+    "ipvs-proxy",
+    "netdadm/src",
+    "cni-plugin/tests",
+    "cni-plugin/src",
+];
 
 /// Everything that is executed by name. `benchmarks` adds what only `make bench` starts.
 pub(crate) fn everywhere(root: &Path) -> Executed {
