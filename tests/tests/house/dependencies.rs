@@ -5,12 +5,13 @@ use std::fs;
 use super::root;
 
 /// Packages with a manifest of their own.
-const PACKAGES: [&str; 11] = [
+const PACKAGES: [&str; 12] = [
     "lib/netstate",
     "lib/reconcile",
     "lib/kernel",
     "lib/cluster",
     "lib/daemon",
+    "lib/host",
     "netd",
     "cni-plugin",
     "ipvs-proxy",
