@@ -6,13 +6,7 @@ use std::net::IpAddr;
 
 use super::subnet_of;
 use crate::document::Located;
-use crate::topology::{ETCD_PREFIX, Folder, Host, Role, SubnetPolicy, Topology, Version};
-
-/// Where programs of Debian's packages lie.
-const PACKAGES: &str = "/usr/bin";
-
-/// Where programs lie that no package brings.
-const LOCAL: &str = "/usr/local/bin";
+use crate::topology::{ETCD_PREFIX, Host, Program, Role, SubnetPolicy, Topology, Version};
 
 /// A table of hosts: name, address, roles, Pod subnet.
 pub(crate) fn summary(topology: &Topology) -> String {
@@ -29,7 +23,8 @@ pub(crate) fn summary(topology: &Topology) -> String {
     let cluster = topology.cluster.as_ref().map_or_else(String::new, |cluster| cluster.value.to_string());
     let leases =
         topology.etcd_prefix.as_ref().map_or_else(|| ETCD_PREFIX.to_owned(), |prefix| prefix.value.to_string());
-    format!("cluster {cluster}, API server {}, leases below {leases}\n{hosts}", server(topology))
+    let server = topology.server().map_or_else(|| "nowhere".to_owned(), |address| address.to_string());
+    format!("cluster {cluster}, API server {server}, leases below {leases}\n{hosts}")
 }
 
 fn row(topology: &Topology, host: &Host) -> [String; 5] {
@@ -60,32 +55,19 @@ fn subnets(topology: &Topology, host: &Host) -> String {
 
 /// What the host runs, and where it lies: `etcd 3.4.23 in /usr/bin`.
 fn programs(topology: &Topology, host: &Host) -> String {
-    let (versions, folders) = (host.versions.or(&topology.versions), host.binaries.or(&topology.binaries));
+    let versions = host.versions.or(&topology.versions);
     let is_node = host.has(Role::Node);
     let all = [
-        ("etcd", host.has(Role::Etcd), versions.etcd, &folders.etcd, PACKAGES),
-        ("kubernetes", is_node || host.has(Role::ControlPlane), versions.kubernetes, &folders.kubernetes, LOCAL),
-        ("containerd", is_node && versions.containerd.is_some(), versions.containerd, &folders.containerd, PACKAGES),
-        ("netd", is_node, None, &folders.netd, LOCAL),
+        ("etcd", host.has(Role::Etcd), versions.etcd, Program::Etcd),
+        ("kubernetes", is_node || host.has(Role::ControlPlane), versions.kubernetes, Program::Kubernetes),
+        ("containerd", is_node && versions.containerd.is_some(), versions.containerd, Program::Containerd),
+        ("netd", is_node, None, Program::Netd),
     ];
-    let said = |name: &str, version: Option<Located<Version>>, folder: &Option<Located<Folder>>, usual: &str| {
+    let said = |name: &str, version: Option<Located<Version>>, program: Program| {
         let version = version.map_or_else(String::new, |found| format!(" {}", found.value));
-        let folder = folder.as_ref().map_or_else(|| usual.to_owned(), |found| found.value.to_string());
-        format!("{name}{version} in {folder}")
+        format!("{name}{version} in {}", host.folder(topology, program))
     };
     let running = all.into_iter().filter(|(_, runs, ..)| *runs);
-    let lines: Vec<String> =
-        running.map(|(name, _, version, folder, usual)| said(name, version, folder, usual)).collect();
+    let lines: Vec<String> = running.map(|(name, _, version, program)| said(name, version, program)).collect();
     if lines.is_empty() { "-".to_owned() } else { lines.join(", ") }
-}
-
-fn server(topology: &Topology) -> String {
-    let usual = topology.ports.api_server();
-    let first = topology.of(Role::ControlPlane).next().and_then(|host| host.addresses.first());
-    let (address, port) = match (&topology.endpoint, first) {
-        (Some(endpoint), _) => (endpoint.address, endpoint.port.unwrap_or(usual)),
-        (None, Some(address)) => (address.value, usual),
-        (None, None) => return "nowhere".to_owned(),
-    };
-    std::net::SocketAddr::new(address, port).to_string()
 }

@@ -180,9 +180,9 @@ hosts:
             "6:3: hosts: 2 members of etcd survive no more losses than 1; accepted: an odd number: 1, 3, 5 or 7",
             "6:3: hosts.b.versions.containerd: none, and a kubelet of 1.30.0 knows no docker; accepted: 1.6.0 or newer",
             "6:16: hosts.b.address: 10.0.0.1 is the address of a as well; accepted: an address of its own",
-            "6:47: hosts.b.color: no such field; accepted: one of address, roles, versions, binaries",
+            "6:47: hosts.b.color: no such field; accepted: one of address, roles, versions, binaries, joins",
             "7:6: hosts.c.address: it is missing; accepted: an address of a host such as 10.4.7.21 or fd00:10:4:7::21",
-            "7:7: hosts.c.adress: no such field; accepted: one of address, roles, versions, binaries",
+            "7:7: hosts.c.adress: no such field; accepted: one of address, roles, versions, binaries, joins",
             "7:32: hosts.c.roles: \"worker\"; accepted: etcd, control-plane, node or none",
         ]
     );

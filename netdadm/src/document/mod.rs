@@ -10,4 +10,4 @@ mod tree;
 pub(crate) use fields::{Fields, Located, elements, entries, scalar};
 pub(crate) use finding::{Finding, Findings, Severity};
 pub(crate) use forms::Form;
-pub(crate) use tree::{Entry, Node, Position, parse};
+pub(crate) use tree::{Content, Entry, Node, Position, parse};

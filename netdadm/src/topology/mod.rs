@@ -3,16 +3,18 @@
 //! Pure. Invariant: a value here has the form of its field, but for names of hosts, which stand as they are written; what
 //! could not be read is not here. Whether the values go together is said by [`crate::check`].
 
+mod deviations;
 mod names;
 mod ports;
 mod read;
 mod version;
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use netstate::Prefix;
 
-pub(crate) use names::{Backend, Domain, Folder, HostName, Label, Prefixed, Role, SubnetPolicy};
+pub(crate) use deviations::{Deviations, Setting};
+pub(crate) use names::{Backend, Component, Domain, Folder, HostName, Label, Prefixed, Role, SubnetPolicy, Switch};
 pub(crate) use ports::{Ports, Purpose, Transport};
 pub(crate) use read::{Reading, read};
 pub(crate) use version::Version;
@@ -40,6 +42,8 @@ pub(crate) struct Topology {
     pub(crate) binaries: Binaries,
     /// Ports that are not the usual ones, and those that are.
     pub(crate) ports: Ports,
+    /// What it has otherwise than others.
+    pub(crate) deviations: Deviations,
     /// The hosts in the order of the file.
     pub(crate) hosts: Vec<Host>,
 }
@@ -117,12 +121,45 @@ pub(crate) struct Host {
     pub(crate) versions: Versions,
     /// Folders that are not the cluster's.
     pub(crate) binaries: Binaries,
+    /// True when its member of etcd was added to a cluster that runs.
+    pub(crate) joins: bool,
 }
+
+/// Programs that lie in one folder.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Program {
+    /// API server, managers, kubelet.
+    Kubernetes,
+    /// etcd.
+    Etcd,
+    /// containerd.
+    Containerd,
+    /// Ours.
+    Netd,
+}
+
+/// Where programs of Debian's packages lie.
+const PACKAGES: &str = "/usr/bin";
+
+/// Where programs lie that no package brings.
+const LOCAL: &str = "/usr/local/bin";
 
 impl Host {
     /// True when it is for `role`.
     pub(crate) fn has(&self, role: Role) -> bool {
         self.roles.iter().any(|one| one.value == role)
+    }
+
+    /// Where its programs of one kind lie.
+    pub(crate) fn folder(&self, topology: &Topology, program: Program) -> String {
+        let (own, common) = (&self.binaries, &topology.binaries);
+        let (own, common, usual) = match program {
+            Program::Kubernetes => (&own.kubernetes, &common.kubernetes, LOCAL),
+            Program::Etcd => (&own.etcd, &common.etcd, PACKAGES),
+            Program::Containerd => (&own.containerd, &common.containerd, PACKAGES),
+            Program::Netd => (&own.netd, &common.netd, LOCAL),
+        };
+        own.as_ref().or(common.as_ref()).map_or_else(|| usual.to_owned(), |found| found.value.to_string())
     }
 }
 
@@ -130,6 +167,16 @@ impl Topology {
     /// The hosts that are for `role`, in the order of the file.
     pub(crate) fn of(&self, role: Role) -> impl Iterator<Item = &Host> {
         self.hosts.iter().filter(move |host| host.has(role))
+    }
+
+    /// Where clients find the API servers.
+    pub(crate) fn server(&self) -> Option<SocketAddr> {
+        let usual = self.ports.api_server();
+        if let Some(endpoint) = &self.endpoint {
+            return Some(SocketAddr::new(endpoint.address, endpoint.port.unwrap_or(usual)));
+        }
+        let first = self.of(Role::ControlPlane).next()?.addresses.first()?;
+        Some(SocketAddr::new(first.value, usual))
     }
 }
 
@@ -140,20 +187,6 @@ impl Versions {
             kubernetes: self.kubernetes.or(others.kubernetes),
             etcd: self.etcd.or(others.etcd),
             containerd: self.containerd.or(others.containerd),
-        }
-    }
-}
-
-impl Binaries {
-    /// These, and of `others` what is not here.
-    pub(crate) fn or(&self, others: &Self) -> Self {
-        let either =
-            |own: &Option<Located<Folder>>, other: &Option<Located<Folder>>| own.clone().or_else(|| other.clone());
-        Self {
-            kubernetes: either(&self.kubernetes, &others.kubernetes),
-            etcd: either(&self.etcd, &others.etcd),
-            containerd: either(&self.containerd, &others.containerd),
-            netd: either(&self.netd, &others.netd),
         }
     }
 }

@@ -146,6 +146,26 @@ words! {
         "kubernetes" => Kubernetes,
     }
 
+    /// Yes or no.
+    Switch: "true or false" {
+        /// Yes.
+        "true" => On,
+        /// No.
+        "false" => Off,
+    }
+
+    /// A component whose flags a topology may name.
+    Component: "kube-apiserver, kube-controller-manager, kube-scheduler or kubelet" {
+        /// The API server.
+        "kube-apiserver" => ApiServer,
+        /// The controllers.
+        "kube-controller-manager" => ControllerManager,
+        /// The scheduler.
+        "kube-scheduler" => Scheduler,
+        /// The kubelet.
+        "kubelet" => Kubelet,
+    }
+
     /// How nodes reach each other's Pods.
     Backend: "vxlan, host-gw or wireguard" {
         /// Tunnels over UDP.

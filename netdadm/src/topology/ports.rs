@@ -119,9 +119,14 @@ impl Ports {
         ports
     }
 
+    /// The port of one purpose.
+    pub(crate) fn of(&self, purpose: Purpose) -> u16 {
+        self.0.get(&purpose).map_or(0, |(port, _)| *port)
+    }
+
     /// Where API servers listen.
     pub(crate) fn api_server(&self) -> u16 {
-        self.0.get(&Purpose::ApiServer).map_or(6443, |(port, _)| *port)
+        self.of(Purpose::ApiServer)
     }
 
     /// Each purpose with its port and the place that says so, if one does.

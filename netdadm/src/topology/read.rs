@@ -8,7 +8,8 @@ use std::net::IpAddr;
 use netstate::Prefix;
 
 use super::{
-    Backend, Binaries, Endpoint, Host, HostName, Networks, Pods, Ports, Role, SubnetPolicy, Topology, Versions,
+    Backend, Binaries, Deviations, Endpoint, Host, HostName, Networks, Pods, Ports, Role, SubnetPolicy, Switch,
+    Topology, Versions,
 };
 use crate::document::{Fields, Findings, Form, Located, Node, Position, elements, entries, scalar};
 
@@ -43,6 +44,7 @@ fn topology(document: &Node, findings: &mut Findings) -> Option<Topology> {
     let binaries = fields.take("binaries");
     let binaries = binaries.map_or_else(Binaries::default, |node| read_binaries(node, "binaries", findings));
     let ports = fields.take("ports").map_or_else(Ports::default, |node| Ports::read(node, findings));
+    let deviations = Deviations::take(&mut fields, findings);
     let hosts = fields.require("hosts", "a map of host names", findings);
     let hosts = hosts.map_or_else(Vec::new, |node| read_hosts(node, findings));
     fields.finish(findings);
@@ -56,6 +58,7 @@ fn topology(document: &Node, findings: &mut Findings) -> Option<Topology> {
         versions,
         binaries,
         ports,
+        deviations,
         hosts,
     })
 }
@@ -173,6 +176,7 @@ fn read_host(node: &Node, name: Located<String>, path: &str, findings: &mut Find
     let versions = versions.map_or_else(Versions::default, |node| read_versions(node, &path_of("versions"), findings));
     let binaries = fields.take("binaries");
     let binaries = binaries.map_or_else(Binaries::default, |node| read_binaries(node, &path_of("binaries"), findings));
+    let joins = fields.optional::<Switch>("joins", findings).is_some_and(|found| found.value == Switch::On);
     fields.finish(findings);
-    Some(Host { name, addresses, roles, versions, binaries })
+    Some(Host { name, addresses, roles, versions, binaries, joins })
 }
