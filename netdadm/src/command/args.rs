@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Command, CommandFactory, Parser, Subcommand};
 use daemon::manual::{Completions, Pages};
 
-/// Checks the topology of a cluster: one file of hosts, networks and versions.
+/// Checks the topology of a cluster, one file of hosts, networks and versions, and renders what its hosts get.
 #[derive(Debug, Clone, Parser)]
 #[command(name = "netdadm", version, args_override_self = true, max_term_width = 110)]
 pub(super) struct Invocation {
@@ -19,6 +19,8 @@ pub(super) struct Invocation {
 pub(super) enum Verb {
     /// Name every mistake of a topology, with line and column, and what the hosts will be.
     Check(Check),
+    /// Write, for each host, the files and units that the topology makes of it, with certificates and keys.
+    Render(Render),
     /// Print a script by which a shell completes this program's command line.
     Completions(Completions),
     /// Write the manual pages of this program into a folder.
@@ -32,6 +34,20 @@ pub(super) struct Check {
     #[arg(short, long = "file", value_name = "FILE")]
     pub(super) file: PathBuf,
     /// Print the findings as JSON.
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+/// What to render.
+#[derive(Debug, Clone, Args)]
+pub(super) struct Render {
+    /// The topology, YAML or JSON; `-` is standard input.
+    #[arg(short, long = "file", value_name = "FILE")]
+    pub(super) file: PathBuf,
+    /// The folder; it belongs to one cluster, and what is as it should be stays as it is.
+    #[arg(short, long = "output", value_name = "FOLDER")]
+    pub(super) output: PathBuf,
+    /// Print what changed as JSON.
     #[arg(long)]
     pub(super) json: bool,
 }

@@ -4,6 +4,7 @@
 //! is a topology without errors, 1 one with errors, 2 one that was not read.
 
 mod args;
+mod render;
 mod verify;
 
 use std::ffi::OsString;
@@ -40,6 +41,7 @@ fn run(words: impl Iterator<Item = OsString>, out: &mut impl Write) -> Result<Ex
     };
     match invocation.verb {
         Verb::Check(asked) => verify::run(&asked, out),
+        Verb::Render(asked) => render::run(&asked, out),
         Verb::Completions(asked) => written(out, &asked.render(command())),
         Verb::Man(pages) => {
             let folder = pages.folder.display().to_string();

@@ -41,7 +41,11 @@ pub(super) fn run(asked: &Check, out: &mut impl Write) -> Result<ExitCode, Strin
     Ok(if sound { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-fn read(file: &Path) -> io::Result<String> {
+/// The text of `file`, or of standard input.
+///
+/// # Errors
+/// What the system says.
+pub(super) fn read(file: &Path) -> io::Result<String> {
     if file != Path::new("-") {
         return std::fs::read_to_string(file);
     }
@@ -50,7 +54,8 @@ fn read(file: &Path) -> io::Result<String> {
     Ok(text)
 }
 
-fn plain(name: &str, findings: &[Finding], topology: Option<&Topology>) -> String {
+/// The findings, how many there are, and what the hosts will be.
+pub(super) fn plain(name: &str, findings: &[Finding], topology: Option<&Topology>) -> String {
     let mut text = String::new();
     let errors = findings.iter().filter(|finding| finding.severity == Severity::Error).count();
     for finding in findings {

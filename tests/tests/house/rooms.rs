@@ -10,7 +10,7 @@ pub(crate) const PURE_ROOMS: [(&str, &[&str]); 4] = [
     ("netd/src", &["format", "choose", "plan"]),
     ("ipvs-proxy/src", &["object", "plan"]),
     ("cni-plugin/src", &["protocol", "plan"]),
-    ("netdadm/src", &["document", "topology", "check"]),
+    ("netdadm/src", &["document", "topology", "check", "render"]),
 ];
 
 /// What pure code may not name: IO, clocks, logs, and the crates that do them.
