@@ -1,5 +1,6 @@
 //! Authorities, pairs and what is wrong with them, beside openssl.
 
+mod etcd;
 mod faults;
 mod kept;
 mod openssl;
