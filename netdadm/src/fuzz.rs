@@ -53,6 +53,9 @@ fn certificate(input: &[u8]) {
         }
         Err(flaw) => assert!(flaw.to_string().len() <= LONGEST, "{flaw}"),
     }
+    if let Ok(all) = Certificate::read_all(input) {
+        assert!(!all.is_empty());
+    }
     match Key::read(input) {
         Ok(key) => assert!(!key.public_der().is_empty()),
         Err(flaw) => assert!(flaw.to_string().len() <= LONGEST, "{flaw}"),

@@ -6,6 +6,7 @@
 //!
 //! Invariants: everything but `command`, `pki` and `output` is pure; every mistake is named at once, with line and column.
 
+mod certs;
 mod check;
 mod command;
 mod document;

@@ -21,6 +21,8 @@ pub(super) enum Verb {
     Check(Check),
     /// Write, for each host, the files and units that the topology makes of it, with certificates and keys.
     Render(Render),
+    /// The certificates of a cluster: what there is and until when.
+    Certs(Certs),
     /// Print a script by which a shell completes this program's command line.
     Completions(Completions),
     /// Write the manual pages of this program into a folder.
@@ -48,6 +50,39 @@ pub(super) struct Render {
     #[arg(short, long = "output", value_name = "FOLDER")]
     pub(super) output: PathBuf,
     /// Print what changed as JSON.
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+/// What to do with certificates.
+#[derive(Debug, Clone, Args)]
+pub(super) struct Certs {
+    /// What to do.
+    #[command(subcommand)]
+    pub(super) verb: CertsVerb,
+}
+
+/// What to do with certificates.
+#[derive(Debug, Clone, Subcommand)]
+pub(super) enum CertsVerb {
+    /// List each certificate with its use, names, authority and the days that are left; what ends first comes first. The
+    /// status is 1 when one has ended, ends soon or is wrong.
+    List(CertsList),
+}
+
+/// Which certificates to list.
+#[derive(Debug, Clone, Args)]
+pub(super) struct CertsList {
+    /// The folder that `render` wrote.
+    #[arg(short, long = "output", value_name = "FOLDER")]
+    pub(super) output: Option<PathBuf>,
+    /// Without `--output`: the root of the host whose certificates are listed.
+    #[arg(long, value_name = "FOLDER", default_value = "/", conflicts_with = "output")]
+    pub(super) root: PathBuf,
+    /// Days that must be left of each certificate.
+    #[arg(long, value_name = "DAYS", default_value_t = 30)]
+    pub(super) days: u32,
+    /// Print the certificates as JSON.
     #[arg(long)]
     pub(super) json: bool,
 }

@@ -5,6 +5,7 @@
 
 mod args;
 mod render;
+mod certs;
 mod verify;
 
 use std::ffi::OsString;
@@ -42,6 +43,7 @@ fn run(words: impl Iterator<Item = OsString>, out: &mut impl Write) -> Result<Ex
     match invocation.verb {
         Verb::Check(asked) => verify::run(&asked, out),
         Verb::Render(asked) => render::run(&asked, out),
+        Verb::Certs(asked) => certs::run(&asked.verb, out),
         Verb::Completions(asked) => written(out, &asked.render(command())),
         Verb::Man(pages) => {
             let folder = pages.folder.display().to_string();

@@ -23,6 +23,8 @@ pub(crate) struct Certificate {
     pub(crate) issuer: Vec<u8>,
     /// Whom it names.
     pub(crate) common_name: String,
+    /// The name of who signed it.
+    pub(crate) issuer_name: String,
     /// The groups of whom it names.
     pub(crate) organizations: Vec<String>,
     /// Names of the DNS under which its holder is connected to.
@@ -54,6 +56,17 @@ impl Certificate {
         Self::decode(&pem::single(bytes, "CERTIFICATE")?)
     }
 
+    /// All certificates of a file in PEM, at least one.
+    ///
+    /// # Errors
+    /// When there is none, or one is damaged.
+    pub(crate) fn read_all(bytes: &[u8]) -> Result<Vec<Self>, Flaw> {
+        let blocks = pem::parse(bytes)?;
+        let found = blocks.iter().filter(|block| block.label == "CERTIFICATE").map(|block| Self::decode(&block.der));
+        let found: Vec<Self> = found.collect::<Result<_, _>>()?;
+        if found.is_empty() { Err(Flaw::NoBlock("CERTIFICATE")) } else { Ok(found) }
+    }
+
     /// A certificate in DER.
     ///
     /// # Errors
@@ -68,6 +81,7 @@ impl Certificate {
             subject: found.subject().as_raw().to_vec(),
             issuer: found.issuer().as_raw().to_vec(),
             common_name: texts(found.subject().iter_common_name()).pop().unwrap_or_default(),
+            issuer_name: texts(found.issuer().iter_common_name()).pop().unwrap_or_default(),
             organizations: texts(found.subject().iter_organization()),
             names: BTreeSet::new(),
             addresses: BTreeSet::new(),

@@ -62,6 +62,12 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Vec<Block>, Flaw> {
     Ok(blocks)
 }
 
+/// What `text` says in base64, whose white space is skipped.
+pub(crate) fn base64(text: &str) -> Option<Vec<u8>> {
+    let plain: String = text.split_whitespace().collect();
+    BASE64_STANDARD.decode(plain).ok()
+}
+
 /// The one block `label` of `bytes`; others may stand beside it.
 ///
 /// # Errors
