@@ -14,7 +14,6 @@ mod document;
 mod fuzz;
 mod kubeconfig;
 mod output;
-#[allow(dead_code, unused_imports, reason = "`certs` asks for what `render` does not")]
 mod pki;
 mod render;
 mod topology;

@@ -68,6 +68,9 @@ pub(super) enum CertsVerb {
     /// List each certificate with its use, names, authority and the days that are left; what ends first comes first. The
     /// status is 1 when one has ended, ends soon or is wrong.
     List(CertsList),
+    /// Issue certificates anew into the folder that `render` wrote: those of which less than a third of their life is left,
+    /// and those that are asked for. What is issued, why, and what hosts must start again for it is said first.
+    Renew(CertsRenew),
 }
 
 /// Which certificates to list.
@@ -85,6 +88,27 @@ pub(super) struct CertsList {
     /// Print the certificates as JSON.
     #[arg(long)]
     pub(super) json: bool,
+}
+
+/// Which certificates to issue anew.
+#[derive(Debug, Clone, Args)]
+pub(super) struct CertsRenew {
+    /// The topology, YAML or JSON.
+    #[arg(short, long = "file", value_name = "FILE")]
+    pub(super) file: PathBuf,
+    /// The folder that `render` wrote from it.
+    #[arg(short, long = "output", value_name = "FOLDER")]
+    pub(super) output: PathBuf,
+    /// One that is issued although it is not due, on every host as `etcd/server`, on one as `hdss7-21: etcd/server`; may be
+    /// given several times.
+    #[arg(long, value_name = "CERTIFICATE", conflicts_with = "all")]
+    pub(super) only: Vec<String>,
+    /// All are issued, due or not.
+    #[arg(long)]
+    pub(super) all: bool,
+    /// Write without asking.
+    #[arg(long)]
+    pub(super) yes: bool,
 }
 
 /// All of it, for help, pages and completions.

@@ -1,6 +1,6 @@
-//! `certs list`: each certificate of a rendered folder or of a host, with the days that are left.
+//! `certs`: each certificate of a rendered folder or of a host, with the days that are left; `renew` has a room of its own.
 //!
-//! Invariant: nothing is written; status 0 says that nobody has to act for as many days as were asked for.
+//! Invariant: a list writes nothing; its status 0 says that nobody has to act for as many days as were asked for.
 
 use std::io::Write;
 use std::path::Path;
@@ -10,7 +10,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use daemon::status::Lines;
 
 use super::args::{CertsList, CertsVerb};
-use super::written;
+use super::{renew, written};
 use crate::certs::{Place, Row, host, rendered};
 use crate::pki::Time;
 
@@ -23,6 +23,7 @@ pub(super) fn run(asked: &CertsVerb, out: &mut impl Write) -> Result<ExitCode, S
     let now = now.map(Time::after_1970).map_err(|_| "the clock is before 1970; set it right")?;
     match asked {
         CertsVerb::List(asked) => list(asked, now, out),
+        CertsVerb::Renew(asked) => renew::run(asked, now, &mut std::io::stdin().lock(), out),
     }
 }
 

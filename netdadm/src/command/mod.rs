@@ -4,8 +4,9 @@
 //! is a topology without errors, 1 one with errors, 2 one that was not read.
 
 mod args;
-mod render;
 mod certs;
+mod render;
+mod renew;
 mod verify;
 
 use std::ffi::OsString;
