@@ -37,9 +37,7 @@ impl Cluster {
     /// # Errors
     /// When the kernel refuses a namespace or a link.
     pub fn start(topology: &Topology) -> Result<Self> {
-        let switch = Host::start("switch")?;
-        let wiring = Arc::new(switch.namespaces().network_only()?);
-        let mut cluster = Self { hosts: Vec::new(), switch, wiring };
+        let mut cluster = Self::with_switch()?;
         for machine in &topology.machines {
             let host = Host::start_at(&machine.name, Some(machine.address))?;
             cluster.hosts.push((machine.clone(), host));
@@ -49,13 +47,95 @@ impl Cluster {
         Ok(cluster)
     }
 
+    /// Starts every machine of the drawing as one that boots Debian's systemd, with `eth0` on the underlay and our programs in
+    /// `/usr/local/bin`, and waits until all are running. What such a machine writes outlives its [`reboot`](Self::reboot).
+    ///
+    /// # Errors
+    /// When the kernel refuses a namespace or a link, or a unit of a boot fails; the journals stand below.
+    pub fn boot(topology: &Topology) -> Result<Self> {
+        let mut cluster = Self::with_switch()?;
+        for machine in &topology.machines {
+            let host = Host::with_system(&machine.name, machine.address, topology.prefix_length)?;
+            cluster.hosts.push((machine.clone(), host));
+        }
+        let names: Vec<&str> = topology.machines.iter().map(Machine::port).collect();
+        cluster.switch_on(&names)?;
+        cluster.list_names()?;
+        Ok(cluster)
+    }
+
+    /// Why machines cannot boot here, if they cannot: no systemd, or a place that allows it no cgroup of its own.
+    #[must_use]
+    pub fn boot_obstacle() -> Option<String> {
+        let one = Topology::parse("network 10.0.0.0/24\nprobe 10.0.0.1");
+        one.and_then(|drawing| Self::boot(&drawing)).err().map(|error| format!("{error:#}"))
+    }
+
+    /// Boots machines that are switched off, all at once, and waits until they are running.
+    ///
+    /// # Errors
+    /// When one is not a machine that boots, or a unit of its boot fails.
+    pub fn switch_on(&self, names: &[&str]) -> Result<()> {
+        for name in names {
+            let (machine, host) = self.found(name)?;
+            host.booted()?.switch_on()?;
+            self.plug_in(&[(machine, host)]).with_context(|| format!("wire {name}"))?;
+        }
+        names.iter().try_for_each(|name| self.host(name)?.booted()?.wait_until_running())
+    }
+
+    /// Shuts machines down in order, as their power buttons do.
+    ///
+    /// # Errors
+    /// When one is not a machine that boots, is switched off, or does not end.
+    pub fn shut_down(&self, names: &[&str]) -> Result<()> {
+        names.iter().try_for_each(|name| {
+            self.host(name)?.booted()?.shut_down()?;
+            self.pull_out(name)
+        })
+    }
+
+    /// Shuts machines down in order and boots them again.
+    ///
+    /// # Errors
+    /// As [`Cluster::shut_down`] and [`Cluster::switch_on`].
+    pub fn reboot(&self, names: &[&str]) -> Result<()> {
+        self.shut_down(names)?;
+        self.switch_on(names)
+    }
+
+    /// Takes the power from a machine: all its processes end at once.
+    ///
+    /// # Errors
+    /// When it is not a machine that boots, or is switched off.
+    pub fn cut_power(&self, name: &str) -> Result<()> {
+        self.host(name)?.booted()?.cut_power()?;
+        self.pull_out(name)
+    }
+
+    fn with_switch() -> Result<Self> {
+        let switch = Host::start("switch")?;
+        let wiring = Arc::new(switch.namespaces()?.network_only()?);
+        let cluster = Self { hosts: Vec::new(), switch, wiring };
+        // No spanning tree and no snooping: a port passes packets as soon as it is up.
+        cluster.batch(
+            "link add name underlay type bridge forward_delay 0 mcast_snooping 0\nlink set dev underlay up\n"
+                .to_owned(),
+        )?;
+        Ok(cluster)
+    }
+
     /// A machine by its full name or by what stands before the first dot.
     ///
     /// # Errors
     /// When there is none of that name; lists those there are.
     pub fn host(&self, name: &str) -> Result<&Host> {
+        self.found(name).map(|(_, host)| host)
+    }
+
+    fn found(&self, name: &str) -> Result<(&Machine, &Host)> {
         let found = self.hosts.iter().find(|(machine, _)| machine.name == name || machine.port() == name);
-        found.map(|(_, host)| host).with_context(|| {
+        found.map(|(machine, host)| (machine, host)).with_context(|| {
             let names: Vec<&str> = self.hosts.iter().map(|(machine, _)| machine.port()).collect();
             format!("no machine {name:?} in this cluster; there are {}", names.join(", "))
         })
@@ -105,8 +185,7 @@ impl Cluster {
              link set dev {port}-{interface} master underlay up\n",
             host.pid()
         );
-        Command::new("switch", Arc::clone(&self.wiring), "ip").args(["-batch", "-"]).input(batch).run()?;
-        Ok(())
+        self.batch(batch)
     }
 
     fn set_port(&self, name: &str, state: &str, carrier: &str) -> Result<()> {
@@ -121,22 +200,42 @@ impl Cluster {
     }
 
     fn wire(&self, prefix_length: u8) -> Result<()> {
-        // No spanning tree and no snooping: a port passes packets as soon as it is up.
-        let mut batch =
-            "link add name underlay type bridge forward_delay 0 mcast_snooping 0\nlink set dev underlay up\n"
-                .to_owned();
-        for (machine, host) in &self.hosts {
-            let port = machine.port();
-            writeln!(batch, "link add name {port} type veth peer name eth0 netns {}", host.pid())?;
-            writeln!(batch, "link set dev {port} master underlay up")?;
-        }
-        Command::new("switch", Arc::clone(&self.wiring), "ip").args(["-batch", "-"]).input(batch).run()?;
+        self.plug_in(&self.hosts.iter().map(|(machine, host)| (machine, host)).collect::<Vec<_>>())?;
         for (machine, host) in &self.hosts {
             let batch =
                 format!("address add {}/{prefix_length} brd + dev eth0\nlink set dev eth0 up\n", machine.address);
             host.command("ip").args(["-batch", "-"]).input(batch).run()?;
         }
         Ok(())
+    }
+
+    /// Takes the cable of a machine away that has ended: the kernel takes its network apart when it gets to it, and it answers until then.
+    fn pull_out(&self, name: &str) -> Result<()> {
+        let port = self.found(name)?.0.port();
+        match self.switch.run(&["ip", "link", "delete", "dev", port]) {
+            Err(error) if self.switch.path(format!("/sys/class/net/{port}")).exists() => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    /// Lays a cable from `eth0` of each machine to a port of its name.
+    fn plug_in(&self, hosts: &[(&Machine, &Host)]) -> Result<()> {
+        let mut batch = String::new();
+        for (machine, host) in hosts {
+            let port = machine.port();
+            // A machine has the same card after a reboot: its neighbours know it by the hardware address.
+            let [a, b, c, d] = machine.address.octets();
+            let card = format!("eth0 address 02:00:{a:02x}:{b:02x}:{c:02x}:{d:02x}");
+            writeln!(batch, "link add name {port} type veth peer name {card} netns {}", host.pid())?;
+            writeln!(batch, "link set dev {port} master underlay up")?;
+        }
+        self.batch(batch)
+    }
+
+    /// Commands of ip(8) on the switch that may name processes of other machines.
+    fn batch(&self, lines: String) -> Result<()> {
+        let wiring = Some(Arc::clone(&self.wiring));
+        Command::new("switch", wiring, "ip").args(["-batch", "-"]).input(lines).run().map(drop)
     }
 
     fn list_names(&self) -> Result<()> {

@@ -27,7 +27,7 @@ const DEFAULT_LIMIT: Duration = Duration::from_secs(30);
 #[derive(Debug)]
 pub struct Command {
     inner: std::process::Command,
-    namespaces: Arc<Namespaces>,
+    namespaces: Option<Arc<Namespaces>>,
     place: String,
     input: Option<Vec<u8>>,
     limit: Duration,
@@ -45,7 +45,7 @@ pub struct Output {
 }
 
 impl Command {
-    pub(crate) fn new(place: &str, namespaces: Arc<Namespaces>, program: impl AsRef<OsStr>) -> Self {
+    pub(crate) fn new(place: &str, namespaces: Option<Arc<Namespaces>>, program: impl AsRef<OsStr>) -> Self {
         Self {
             inner: std::process::Command::new(program),
             namespaces,
@@ -163,7 +163,8 @@ impl Command {
 
     fn spawn_inner(&mut self) -> Result<Child> {
         let inner = &mut self.inner;
-        Ok(self.namespaces.giving_birth(|| inner.spawn())??)
+        let namespaces = self.namespaces.as_ref().with_context(|| format!("{} is switched off", self.place))?;
+        Ok(namespaces.giving_birth(|| inner.spawn())??)
     }
 }
 

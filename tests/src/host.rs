@@ -13,6 +13,7 @@ use std::sync::Arc;
 use anyhow::{Context, Result};
 use nix::mount::{MsFlags, mount};
 
+use crate::booted::Booted;
 use crate::command::{Command, Output, program_and_args};
 use crate::isolation;
 use crate::keeper::Keeper;
@@ -34,6 +35,8 @@ struct Inner {
     name: String,
     address: Option<Ipv4Addr>,
     namespaces: Arc<Namespaces>,
+    /// What boots inside of these namespaces, on a machine that does.
+    booted: Option<Booted>,
     keeper: Keeper,
 }
 
@@ -49,16 +52,33 @@ impl Host {
 
     /// Starts a machine that will have this address on an underlay.
     pub(crate) fn start_at(name: &str, address: Option<Ipv4Addr>) -> Result<Self> {
+        let host = Self { inner: Arc::new(Self::furnished(name, address)?) };
+        host.run(&["ip", "link", "set", "lo", "up"])?;
+        Ok(host)
+    }
+
+    fn furnished(name: &str, address: Option<Ipv4Addr>) -> Result<Inner> {
         isolation::prove_own_root()?;
         let keeper = Keeper::start(name)?;
         isolation::prove_private_mounts(keeper.pid())?;
         let namespaces = Arc::new(Namespaces::of_process(keeper.pid())?);
-        let host = Self { inner: Arc::new(Inner { name: name.to_owned(), address, namespaces, keeper }) };
-        host.within(furnish)?.with_context(|| format!("furnish machine {name}"))?;
-        isolation::prove_own_files(host.pid(), &[&COPY_ON_WRITE[..], &["/run"]].concat())?;
-        host.within(forget_networks)?.with_context(|| format!("clear the copies of machine {name}"))?;
-        host.run(&["ip", "link", "set", "lo", "up"])?;
-        Ok(host)
+        let inner = Inner { name: name.to_owned(), address, namespaces, booted: None, keeper };
+        inner.namespaces.within(furnish)?.with_context(|| format!("furnish machine {name}"))?;
+        isolation::prove_own_files(inner.keeper.pid(), &[&COPY_ON_WRITE[..], &["/run"]].concat())?;
+        inner.namespaces.within(forget_networks)?.with_context(|| format!("clear the copies of machine {name}"))?;
+        Ok(inner)
+    }
+
+    /// Makes a machine that boots systemd; it is switched off, with an empty disk.
+    pub(crate) fn with_system(name: &str, address: Ipv4Addr, prefix_length: u8) -> Result<Self> {
+        let mut inner = Self::furnished(name, Some(address))?;
+        inner.booted = Some(Booted::new(name, address, prefix_length, Arc::clone(&inner.namespaces)));
+        Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// What boots on this machine.
+    pub(crate) fn booted(&self) -> Result<&Booted> {
+        self.inner.booted.as_ref().with_context(|| format!("{} is not a machine that boots", self.name()))
     }
 
     /// Host name, as `hostname` prints it inside.
@@ -75,15 +95,15 @@ impl Host {
         self.inner.address.with_context(|| format!("{} is on no underlay", self.name()))
     }
 
-    /// PID of the machine's first process as the test numbers it: `nsenter -a -t PID` enters the machine.
+    /// PID of the machine's first process as the test numbers it: `nsenter -a -t PID` enters the machine. 0 while it is switched off.
     #[must_use]
     pub fn pid(&self) -> u32 {
-        self.inner.keeper.pid()
+        self.inner.booted.as_ref().map_or_else(|| self.inner.keeper.pid(), Booted::pid)
     }
 
     /// A command that will run inside the machine.
     pub fn command(&self, program: impl AsRef<OsStr>) -> Command {
-        Command::new(self.name(), Arc::clone(&self.inner.namespaces), program)
+        Command::new(self.name(), self.reachable(), program)
     }
 
     /// Runs a command line to its end and requires success: `host.run(&["ip", "route"])?.stdout`.
@@ -100,7 +120,7 @@ impl Host {
     /// # Errors
     /// When the thread cannot enter the machine.
     pub fn within<T: Send>(&self, work: impl FnOnce() -> T + Send) -> Result<T> {
-        self.inner.namespaces.within(work).with_context(|| format!("enter machine {}", self.name()))
+        self.namespaces()?.within(work).with_context(|| format!("enter machine {}", self.name()))
     }
 
     /// The path under which the test process sees the machine's absolute `path`, for reading and writing with `std::fs`.
@@ -153,8 +173,16 @@ impl Host {
         Pod::create(self, name)
     }
 
-    pub(crate) fn namespaces(&self) -> &Arc<Namespaces> {
-        &self.inner.namespaces
+    pub(crate) fn namespaces(&self) -> Result<Arc<Namespaces>> {
+        self.reachable().with_context(|| format!("{} is switched off", self.name()))
+    }
+
+    /// The namespaces in which work for the machine is done; none while it is switched off.
+    fn reachable(&self) -> Option<Arc<Namespaces>> {
+        match &self.inner.booted {
+            Some(booted) => booted.namespaces(),
+            None => Some(Arc::clone(&self.inner.namespaces)),
+        }
     }
 }
 

@@ -47,6 +47,8 @@
 //! * [`ApiServer`] is a real Kubernetes API server, [`Faults`] what goes wrong between it and its clients.
 //! * [`Etcd`] is a real etcd on one machine or three; [`echo`] the HTTP and UDP server for Pods with its clients; [`cni`]
 //!   the container runtime that makes Pods through the plugin (`Runtime::run_pod`) or drives single verbs.
+//! * [`Cluster::boot`] makes machines that run Debian's systemd: units, a D-Bus, a journal that a failed test prints, and a disk that
+//!   outlives [`Cluster::reboot`] and [`Cluster::cut_power`].
 //! * Waiting is [`eventually`] or [`Process::wait_for_line`], never a bare sleep. Everything started ends with its value.
 //! * On failure the end of every process's log is printed below the error.
 //! * A program that is no test (the demo, a benchmark) calls [`lab_kernel::ensure`] first of all: it returns on a kernel that has
@@ -57,6 +59,7 @@
 //! Invariant of the crate: traffic stays inside namespaces that the lab made, and a test that ends in any way, SIGKILL
 //! included, leaves no process, namespace, mount or file behind.
 
+mod booted;
 mod cluster;
 pub mod cni;
 mod command;

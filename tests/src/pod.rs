@@ -31,7 +31,7 @@ impl Pod {
         let file = format!("cni-{name}");
         host.run(&["ip", "netns", "add", &file])?;
         let file = Path::new("/run/netns").join(file);
-        let namespaces = Arc::new(host.namespaces().with_network(&host.path(&file))?);
+        let namespaces = Arc::new(host.namespaces()?.with_network(&host.path(&file))?);
         Ok(Self { host: host.clone(), name: name.to_owned(), file, namespaces, is_of_runtime: false })
     }
 
@@ -39,7 +39,7 @@ impl Pod {
         for entry in std::fs::read_dir(host.path("/run/netns")).context("read /run/netns")? {
             let file = Path::new("/run/netns").join(entry?.file_name());
             // One that is going is none any more.
-            let Ok(namespaces) = host.namespaces().with_network(&host.path(&file)) else { continue };
+            let Ok(namespaces) = host.namespaces()?.with_network(&host.path(&file)) else { continue };
             if namespaces.within(|| UdpSocket::bind((address, 0)).is_ok()).unwrap_or_default() {
                 let namespaces = Arc::new(namespaces);
                 return Ok(Self { host: host.clone(), name: name.to_owned(), file, namespaces, is_of_runtime: true });
@@ -68,7 +68,7 @@ impl Pod {
 
     /// A command that will run with the Pod's network and the machine's files.
     pub fn command(&self, program: impl AsRef<OsStr>) -> Command {
-        Command::new(&format!("{} on {}", self.name, self.host.name()), Arc::clone(&self.namespaces), program)
+        Command::new(&format!("{} on {}", self.name, self.host.name()), Some(Arc::clone(&self.namespaces)), program)
     }
 
     /// Runs a command line in the Pod to its end and requires success.

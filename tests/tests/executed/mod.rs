@@ -16,10 +16,11 @@ use crate::sources::rust_files;
 pub(crate) type Executed = BTreeMap<String, Vec<String>>;
 
 /// Shell scripts outside of Rust sources; a Makefile's recipes are shell as well.
-const SCRIPTS: [&str; 9] = [
+const SCRIPTS: [&str; 10] = [
     "Makefile",
     ".ci/run",
     "tests/setup",
+    "tests/systemd-host",
     "tests/systemd-machine",
     "tests/kernel/build",
     "tests/kernel/run",
