@@ -1,0 +1,151 @@
+//! The table of files on real folders.
+
+use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+
+use super::*;
+use crate::manifest::FileOwner;
+
+fn file(content: &[u8], mode: u32) -> File {
+    let metadata = fs::metadata("/proc/self").unwrap();
+    let owner = if metadata.uid() == 0 { "root:root".to_owned() } else { format!("u{0}:g{0}", metadata.uid()) };
+    File { content: Content::Sha256(Digest::of(content)), mode, owner: FileOwner::try_from(owner).unwrap() }
+}
+
+/// A root whose accounts know who runs the test.
+fn root() -> (tempfile::TempDir, Files) {
+    let folder = tempfile::tempdir().unwrap();
+    let me = fs::metadata("/proc/self").unwrap();
+    fs::create_dir(folder.path().join("etc")).unwrap();
+    let line = |name: &str, number: u32| match number {
+        0 => "root:x:0:\n".to_owned(),
+        other => format!("{name}{other}:x:{other}:\n"),
+    };
+    fs::write(folder.path().join("etc/passwd"), line("u", me.uid())).unwrap();
+    fs::write(folder.path().join("etc/group"), line("g", me.uid())).unwrap();
+    let files = Files::open(folder.path()).unwrap();
+    (folder, files)
+}
+
+fn key(path: &str) -> FilePath {
+    FilePath::from(Path::new(path))
+}
+
+/// Brings the root to `wanted`, with what is there now as the step's begin.
+fn put(files: &mut Files, path: &str, content: &[u8], mode: u32) {
+    files.offer(key(path), content.to_vec());
+    let have = files.observe().unwrap().remove(&key(path));
+    let want = file(content, mode);
+    let step = match have {
+        None => Step::Create(key(path), want),
+        Some(have) => Step::Change(key(path), have.value, want),
+    };
+    files.apply(&[step]).into_iter().for_each(|result| result.unwrap());
+}
+
+fn names(folder: &Path) -> Vec<String> {
+    let mut names: Vec<String> =
+        fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn a_file_is_made_with_its_mode_and_its_folders_and_undone_without_a_trace() {
+    let (folder, mut files) = root();
+    let folders = files.missing_folders(&key("/etc/etcd/pki/server.key")).unwrap();
+    assert_eq!(folders, [Path::new("/etc/etcd"), Path::new("/etc/etcd/pki")]);
+    put(&mut files, "/etc/etcd/pki/server.key", b"secret", 0o600);
+    let path = folder.path().join("etc/etcd/pki/server.key");
+    assert_eq!(fs::read(&path).unwrap(), b"secret");
+    assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o7777, 0o600);
+    assert_eq!(names(path.parent().unwrap()), ["server.key"]);
+    let made = file(b"secret", 0o600);
+    files.undo(&key("/etc/etcd/pki/server.key"), false, Some(&made)).unwrap();
+    files.remove_folders(&folders).unwrap();
+    assert_eq!(names(&folder.path().join("etc")), ["group", "passwd"]);
+}
+
+#[test]
+fn what_was_replaced_or_removed_comes_back_as_it_was_and_is_gone_once_it_is_settled() {
+    let (folder, mut files) = root();
+    let path = folder.path().join("etc/x.conf");
+    fs::write(&path, "old").unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
+    put(&mut files, "/etc/x.conf", b"new", 0o644);
+    assert_eq!(fs::read(&path).unwrap(), b"new");
+    files.undo(&key("/etc/x.conf"), true, None).unwrap();
+    assert_eq!(fs::read(&path).unwrap(), b"old");
+    assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o7777, 0o640);
+    // Once more does nothing.
+    files.undo(&key("/etc/x.conf"), true, None).unwrap();
+    assert_eq!(names(path.parent().unwrap()), ["group", "passwd", "x.conf"]);
+    let have = files.observe().unwrap().remove(&key("/etc/x.conf")).unwrap().value;
+    let gone = files.apply(&[Step::Remove(key("/etc/x.conf"), have)]);
+    assert!(gone.iter().all(Result::is_ok) && !path.exists());
+    files.undo(&key("/etc/x.conf"), true, None).unwrap();
+    assert_eq!(fs::read(&path).unwrap(), b"old");
+    put(&mut files, "/etc/x.conf", b"newer", 0o644);
+    files.settle(&key("/etc/x.conf")).unwrap();
+    files.undo(&key("/etc/x.conf"), true, None).unwrap();
+    assert_eq!(fs::read(&path).unwrap(), b"newer");
+    assert_eq!(names(path.parent().unwrap()), ["group", "passwd", "x.conf"]);
+}
+
+#[test]
+fn undo_between_the_second_name_and_the_rename_leaves_one_file() {
+    let (folder, files) = root();
+    let path = folder.path().join("etc/x.conf");
+    fs::write(&path, "old").unwrap();
+    let place = Place::find(&files.root, Path::new("/etc/x.conf")).unwrap().unwrap();
+    place.hold_earlier().unwrap();
+    files.undo(&key("/etc/x.conf"), true, None).unwrap();
+    assert_eq!((fs::read(&path).unwrap(), fs::metadata(&path).unwrap().nlink()), (b"old".to_vec(), 1));
+}
+
+#[test]
+fn one_file_that_cannot_be_written_keeps_the_whole_batch_back() {
+    let (folder, mut files) = root();
+    let stranger = File { owner: FileOwner::named("nobody-at-all"), ..file(b"b", 0o644) };
+    files.offer(key("/etc/a"), b"a".to_vec());
+    files.offer(key("/etc/b"), b"b".to_vec());
+    let results = files.apply(&[Step::Create(key("/etc/a"), file(b"a", 0o644)), Step::Create(key("/etc/b"), stranger)]);
+    let said: Vec<String> = results.into_iter().map(|result| result.unwrap_err().to_string()).collect();
+    assert!(said[0].contains("another failed") && said[1].contains("no user nobody-at-all"), "{said:?}");
+    assert_eq!(names(&folder.path().join("etc")), ["group", "passwd"]);
+}
+
+#[test]
+fn links_of_the_tree_lead_nowhere_outside_of_it() {
+    let (folder, mut files) = root();
+    let outside = tempfile::tempdir().unwrap();
+    symlink(outside.path(), folder.path().join("var")).unwrap();
+    files.offer(key("/var/x"), b"x".to_vec());
+    let _ = files.apply(&[Step::Create(key("/var/x"), file(b"x", 0o644))]);
+    assert!(names(outside.path()).is_empty());
+    // A link in the place of a file is seen as one, and replaced itself.
+    let target = outside.path().join("target");
+    fs::write(&target, "theirs").unwrap();
+    symlink(&target, folder.path().join("etc/y")).unwrap();
+    files.offer(key("/etc/y"), b"y".to_vec());
+    let have = files.observe().unwrap().remove(&key("/etc/y")).unwrap();
+    assert_eq!((have.value.content, have.owner), (Content::Link(target.clone()), Owner::Foreign));
+    put(&mut files, "/etc/y", b"y", 0o644);
+    assert_eq!(
+        (fs::read_to_string(&target).unwrap(), fs::read(folder.path().join("etc/y")).unwrap()),
+        ("theirs".to_owned(), b"y".to_vec())
+    );
+    files.undo(&key("/etc/y"), true, None).unwrap();
+    assert_eq!(fs::read_link(folder.path().join("etc/y")).unwrap(), target);
+}
+
+#[test]
+fn a_file_is_ours_until_somebody_changes_it() {
+    let (folder, mut files) = root();
+    put(&mut files, "/etc/z", b"z", 0o644);
+    files.recall([(key("/etc/z"), file(b"z", 0o644))]);
+    let owner = |files: &mut Files| files.observe().unwrap()[&key("/etc/z")].owner;
+    assert_eq!(owner(&mut files), Owner::Ours);
+    fs::set_permissions(folder.path().join("etc/z"), fs::Permissions::from_mode(0o600)).unwrap();
+    assert_eq!(owner(&mut files), Owner::Foreign);
+}
