@@ -23,6 +23,8 @@ pub(super) enum Verb {
     Render(Render),
     /// The certificates of a cluster: what there is and until when.
     Certs(Certs),
+    /// Bring this host to what a rendered folder has for it: files, then units, each waited for.
+    Apply(Apply),
     /// Print a script by which a shell completes this program's command line.
     Completions(Completions),
     /// Write the manual pages of this program into a folder.
@@ -109,6 +111,29 @@ pub(super) struct CertsRenew {
     /// Write without asking.
     #[arg(long)]
     pub(super) yes: bool,
+}
+
+/// What to bring to a host.
+#[derive(Debug, Clone, Args)]
+pub(super) struct Apply {
+    /// The host's name in the topology.
+    #[arg(long, value_name = "NAME")]
+    pub(super) host: String,
+    /// The folder that `netdadm render` made.
+    #[arg(value_name = "FOLDER")]
+    pub(super) folder: PathBuf,
+    /// Write below this folder, for a machine that does not run: files only.
+    #[arg(long, value_name = "FOLDER")]
+    pub(super) root: Option<PathBuf>,
+    /// Do it without asking.
+    #[arg(short, long)]
+    pub(super) yes: bool,
+    /// Take over a host that was applied from the folder of another cluster or host.
+    #[arg(long)]
+    pub(super) adopt: bool,
+    /// Replace files that netdadm did not write, or that were changed since; a copy is kept of each.
+    #[arg(long)]
+    pub(super) overwrite: bool,
 }
 
 /// All of it, for help, pages and completions.

@@ -3,6 +3,7 @@
 //! Invariant: what a verb found stands on standard output, what kept it from finding anything on standard error; status 0
 //! is a topology without errors, 1 one with errors, 2 one that was not read.
 
+mod apply;
 mod args;
 mod certs;
 mod render;
@@ -42,6 +43,7 @@ fn run(words: impl Iterator<Item = OsString>, out: &mut impl Write) -> Result<Ex
         }
     };
     match invocation.verb {
+        Verb::Apply(asked) => apply::run(&asked, out),
         Verb::Check(asked) => verify::run(&asked, out),
         Verb::Render(asked) => render::run(&asked, out),
         Verb::Certs(asked) => certs::run(&asked.verb, out),
