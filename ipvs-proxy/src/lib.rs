@@ -19,7 +19,6 @@ mod fuzz;
 mod object;
 mod plan;
 mod run;
-mod sockets;
 mod source;
 
 pub use command::main;

@@ -9,6 +9,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 use kernel::legacy;
+use kernel::listener::{self, Listener};
 use kernel::nft::Nft;
 use kernel::nft::forward::Denying;
 use kernel::query::Query;
@@ -19,7 +20,6 @@ use crate::command::args::Invocation;
 use crate::dataplane::Mode;
 use crate::facts::{self, Facts as Known};
 use crate::run::{forward, lock};
-use crate::sockets::{self, Listener};
 
 /// Endpoints whose route is asked for at most.
 const ENDPOINTS: usize = 512;
@@ -90,7 +90,7 @@ pub(super) fn gather(invocation: &Invocation) -> Result<Facts> {
         legacy: denying_legacy(&known),
         reverse_path_drops: counter(&netstat, "TcpExt:", "IPReversePathFilter"),
         unreachable: unreachable(&known)?,
-        listeners: sockets::listeners(),
+        listeners: listener::listeners(),
         known,
     })
 }

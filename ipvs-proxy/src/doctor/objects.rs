@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use daemon::doctor::Trouble;
+use kernel::listener::Listener;
 use netstate::Protocol;
 
 use super::Facts;
 use crate::object::ObjectName;
 use crate::object::service::{Service, ServicePort};
-use crate::sockets::Listener;
 
 /// What of this node's Node object is not as flags and machine have it.
 pub(super) fn node(facts: &Facts) -> Vec<Trouble> {

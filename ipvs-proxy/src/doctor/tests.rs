@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use ::daemon::doctor::{Finding, Severity, text};
+use kernel::listener::Listener;
 use kernel::nft::forward::Denying;
 use kernel::query::Interface;
 use netstate::nft::{ChainKey, Family, Name, TableKey};
@@ -14,7 +15,6 @@ use super::{CHECKS, examine};
 use crate::dataplane::Mode;
 use crate::explain::tests::{IPVS, NFTABLES, node, node_with_local, spec, web};
 use crate::run::status::ProxyStatus;
-use crate::sockets::Listener;
 
 /// A node that is well.
 fn well(mode: Mode) -> Facts {

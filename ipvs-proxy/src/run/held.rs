@@ -10,12 +10,12 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use daemon::slot::locked;
+use kernel::listener::{self, Listener};
 use netstate::Protocol;
 use tokio::sync::Notify;
 
 use crate::object::ObjectName;
 use crate::plan::Claims;
-use crate::sockets::{self, Listener};
 
 /// Time between two readings of the sockets.
 const PERIOD: Duration = Duration::from_secs(60);
@@ -81,7 +81,7 @@ impl Held {
                 Vec::new()
             } else {
                 // Thousands of connections are a long text.
-                tokio::task::spawn_blocking(move || held(&ports, sockets::listeners())).await.unwrap_or_default()
+                tokio::task::spawn_blocking(move || held(&ports, listener::listeners())).await.unwrap_or_default()
             };
             *locked(&self.shared.found) = found;
             tokio::select! {

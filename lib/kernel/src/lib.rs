@@ -25,7 +25,9 @@
 //! | [`holders`] | none: asks a link who else has an address | any |
 //! | [`bound`] | none: which interfaces UDP sockets are bound to | any |
 //! | [`legacy`] | reads the chains FORWARD and INPUT of iptables-legacy | any |
+//! | [`listener`] | none: sockets that wait for clients | any |
 //! | [`netns`] | network namespaces | 3.8 |
+//! | [`clock`] | none: whether anything keeps the clock | any |
 //! | [`writer`] | none: names whoever else writes into a table | 4.15 |
 //! | [`written`] | none: which announcements are of our own writing | any |
 //! | [`arena`] | none: memory for a process that ends soon | any |
@@ -37,6 +39,7 @@ pub mod arena;
 mod attribute;
 pub mod bound;
 mod bridge;
+pub mod clock;
 pub mod conntrack;
 mod endpoint;
 pub mod error;
@@ -55,6 +58,7 @@ pub mod ipset;
 pub mod ipvs;
 pub mod legacy;
 pub mod link;
+pub mod listener;
 pub mod neighbour;
 #[cfg(feature = "watch")]
 pub mod netconf;

@@ -8,7 +8,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use nix::sched::{CloneFlags, setns};
+use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::statfs::{NSFS_MAGIC, PROC_SUPER_MAGIC, fstatfs};
 
 use crate::error::{Cause, KernelError};
@@ -92,8 +92,44 @@ impl Netns {
     }
 }
 
+/// Runs `work` on a thread of its own in a network namespace of its own, which is empty and ends with it.
+///
+/// # Errors
+/// When the kernel refuses the namespace (CAP_SYS_ADMIN is needed), or the thread cannot be started or dies.
+pub fn aside<T: Send>(work: impl FnOnce() -> T + Send) -> Result<T, KernelError> {
+    let error = |call, source| KernelError::io("make", "a network namespace", call, source);
+    std::thread::scope(|scope| {
+        let inside = || {
+            unshare(CloneFlags::CLONE_NEWNET).map_err(|errno| error("unshare", errno.into()))?;
+            Ok(work())
+        };
+        let thread = std::thread::Builder::new().name("aside".to_owned()).spawn_scoped(scope, inside);
+        let thread = thread.map_err(|source| error("clone", source))?;
+        thread.join().map_err(|_| error("join", std::io::Error::other("the thread inside panicked")))?
+    })
+}
+
 impl AsFd for Netns {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.file.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Rtnl;
+
+    #[test]
+    fn what_is_made_aside_is_not_here() {
+        let here = fs::read_link(CURRENT).unwrap();
+        // Without the right nothing is run.
+        let Ok((there, links)) = aside(|| (fs::read_link(CURRENT).unwrap(), Rtnl::open().unwrap().links().unwrap()))
+        else {
+            return;
+        };
+        assert_ne!(there, here);
+        assert_eq!(links.iter().filter(|link| link.name.as_str() == "lo").count(), 1);
+        assert_eq!(fs::read_link(CURRENT).unwrap(), here);
     }
 }

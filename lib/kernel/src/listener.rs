@@ -9,11 +9,11 @@ use netstate::Protocol;
 
 /// A socket that waits for clients.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Listener {
+pub struct Listener {
     /// Transport protocol.
-    pub(crate) protocol: Protocol,
+    pub protocol: Protocol,
     /// Where; an unspecified address is every one.
-    pub(crate) at: SocketAddr,
+    pub at: SocketAddr,
 }
 
 /// The files with the states of a waiting socket: TCP_LISTEN, and TCP_CLOSE for UDP, which has no other without a peer.
@@ -24,12 +24,27 @@ const FILES: [(&str, Protocol, &str); 4] = [
     ("/proc/net/udp6", Protocol::Udp, "07"),
 ];
 
+/// Which word of a line is the inode.
+const INODE: usize = 9;
+
 /// All of them.
-pub(crate) fn listeners() -> BTreeSet<Listener> {
+#[must_use]
+pub fn listeners() -> BTreeSet<Listener> {
+    numbered().into_iter().map(|(listener, _)| listener).collect()
+}
+
+/// All of them with the number by which their process has them open (`socket:[number]` in /proc/PID/fd).
+#[must_use]
+pub fn numbered() -> BTreeSet<(Listener, u64)> {
     let of_file = |(file, protocol, state): (&str, Protocol, &str)| {
         let text = std::fs::read_to_string(file).unwrap_or_default();
-        let found: Vec<_> = text.lines().filter_map(|line| waiting(line, state)).collect();
-        found.into_iter().map(move |at| Listener { protocol, at })
+        let number =
+            |line: &str| line.split_whitespace().nth(INODE).and_then(|word| word.parse().ok()).unwrap_or_default();
+        let found: Vec<_> = text
+            .lines()
+            .filter_map(|line| Some((Listener { protocol, at: waiting(line, state)? }, number(line))))
+            .collect();
+        found
     };
     FILES.into_iter().flat_map(of_file).collect()
 }
@@ -93,6 +108,10 @@ mod tests {
     fn a_socket_of_this_process_is_found() {
         let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let at = socket.local_addr().unwrap();
-        assert!(listeners().contains(&Listener { protocol: Protocol::Tcp, at }));
+        let own = Listener { protocol: Protocol::Tcp, at };
+        assert!(listeners().contains(&own));
+        let (_, number) = numbered().into_iter().find(|(listener, _)| *listener == own).unwrap();
+        let file = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&socket));
+        assert_eq!(std::fs::read_link(file).unwrap().to_str(), Some(format!("socket:[{number}]").as_str()));
     }
 }
