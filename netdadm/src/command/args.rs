@@ -25,6 +25,8 @@ pub(super) enum Verb {
     Certs(Certs),
     /// Bring this host to what a rendered folder has for it: files, then units, each waited for.
     Apply(Apply),
+    /// Name everything on this host that keeps a cluster from coming up, with the command that mends it.
+    Preflight(Preflight),
     /// Print a script by which a shell completes this program's command line.
     Completions(Completions),
     /// Write the manual pages of this program into a folder.
@@ -134,6 +136,20 @@ pub(super) struct Apply {
     /// Replace files that netdadm did not write, or that were changed since; a copy is kept of each.
     #[arg(long)]
     pub(super) overwrite: bool,
+}
+
+/// What this host is examined for.
+#[derive(Debug, Clone, Args)]
+pub(super) struct Preflight {
+    /// The topology, YAML or JSON, `-` for standard input; without one only what every host needs is asked.
+    #[arg(short, long = "file", value_name = "FILE")]
+    pub(super) file: Option<PathBuf>,
+    /// Which of its hosts this one is; else the one with this host's name.
+    #[arg(long, value_name = "NAME", requires = "file")]
+    pub(super) host: Option<String>,
+    /// Print the findings as JSON.
+    #[arg(long)]
+    pub(super) json: bool,
 }
 
 /// All of it, for help, pages and completions.

@@ -6,6 +6,7 @@
 mod apply;
 mod args;
 mod certs;
+mod preflight;
 mod render;
 mod renew;
 mod verify;
@@ -47,6 +48,7 @@ fn run(words: impl Iterator<Item = OsString>, out: &mut impl Write) -> Result<Ex
         Verb::Check(asked) => verify::run(&asked, out),
         Verb::Render(asked) => render::run(&asked, out),
         Verb::Certs(asked) => certs::run(&asked.verb, out),
+        Verb::Preflight(asked) => preflight::run(&asked, out),
         Verb::Completions(asked) => written(out, &asked.render(command())),
         Verb::Man(pages) => {
             let folder = pages.folder.display().to_string();
