@@ -4,10 +4,11 @@
 //! A file becomes a tree with positions ([`document`]), the tree a [`topology`], and [`check`] asks whether its values go
 //! together. What is wrong with the form of a field and what is wrong with the whole are findings of one list. [`pki`] makes
 //! the certificates that its hosts need, or keeps those that are there. [`render`] says what each host gets, [`output`] writes it,
-//! and [`apply`] brings it to its host. [`facts`] are what a host is like, and [`preflight`] judges whether it is fit for its part.
+//! and [`apply`] brings it to its host. [`facts`] are what a host is like, and [`preflight`] judges whether it is fit for its part;
+//! [`status`] asks what runs on all of them.
 //!
-//! Invariants: everything but `command`, `pki`, `output`, `certs`, `apply` and `facts` is pure; every mistake is named at once, with line
-//! and column.
+//! Invariants: everything but `command`, `pki`, `output`, `certs`, `apply`, `facts` and `status` is pure; every mistake is named at once,
+//! with line and column.
 
 mod apply;
 mod certs;
@@ -22,6 +23,7 @@ mod output;
 mod pki;
 mod preflight;
 mod render;
+mod status;
 mod topology;
 
 pub use command::main;

@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use clap::{Args, Command, CommandFactory, Parser, Subcommand};
 use daemon::manual::{Completions, Pages};
 
+use crate::status::Component;
+
 /// Checks the topology of a cluster, one file of hosts, networks and versions, and renders what its hosts get.
 #[derive(Debug, Clone, Parser)]
 #[command(name = "netdadm", version, args_override_self = true, max_term_width = 110)]
@@ -27,6 +29,8 @@ pub(super) enum Verb {
     Apply(Apply),
     /// Name everything on this host that keeps a cluster from coming up, with the command that mends it.
     Preflight(Preflight),
+    /// Ask every component of every host how it is, in one table.
+    Status(Asked),
     /// Print a script by which a shell completes this program's command line.
     Completions(Completions),
     /// Write the manual pages of this program into a folder.
@@ -148,6 +152,26 @@ pub(super) struct Preflight {
     #[arg(long, value_name = "NAME", requires = "file")]
     pub(super) host: Option<String>,
     /// Print the findings as JSON.
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+/// What is asked.
+#[derive(Debug, Clone, Args)]
+pub(super) struct Asked {
+    /// The topology, YAML or JSON; `-` is standard input.
+    #[arg(short, long = "file", value_name = "FILE")]
+    pub(super) file: PathBuf,
+    /// The folder that `netdadm render` made: its authorities and certificates are used. Without it servers are not verified.
+    #[arg(short, long = "output", value_name = "FOLDER")]
+    pub(super) output: Option<PathBuf>,
+    /// Ask these components only.
+    #[arg(long, value_name = "COMPONENT", value_delimiter = ',')]
+    pub(super) only: Vec<Component>,
+    /// How long every answer may take, in seconds, 1 to 600.
+    #[arg(long, value_name = "SECONDS", default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..=600))]
+    pub(super) timeout: u16,
+    /// Print the rows as JSON.
     #[arg(long)]
     pub(super) json: bool,
 }

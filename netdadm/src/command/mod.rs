@@ -9,6 +9,7 @@ mod certs;
 mod preflight;
 mod render;
 mod renew;
+mod status;
 mod verify;
 
 use std::ffi::OsString;
@@ -49,6 +50,7 @@ fn run(words: impl Iterator<Item = OsString>, out: &mut impl Write) -> Result<Ex
         Verb::Render(asked) => render::run(&asked, out),
         Verb::Certs(asked) => certs::run(&asked.verb, out),
         Verb::Preflight(asked) => preflight::run(&asked, out),
+        Verb::Status(asked) => status::run(&asked, out),
         Verb::Completions(asked) => written(out, &asked.render(command())),
         Verb::Man(pages) => {
             let folder = pages.folder.display().to_string();

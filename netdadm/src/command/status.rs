@@ -1,0 +1,39 @@
+//! `status`: asks every component of every host.
+//!
+//! Invariant: the answer comes within the time that was given, whatever hangs; status 0 is a cluster of which nothing is known to fail.
+
+use std::collections::BTreeSet;
+use std::io::Write;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::ValueEnum as _;
+
+use super::args::Asked;
+use super::{verify, written};
+use crate::check::{self, Checked};
+use crate::status::{self, Component, Keys, Question, State};
+
+/// Asks all of them.
+///
+/// # Errors
+/// When the topology or the keys cannot be read, or what was found cannot be written.
+pub(super) fn run(asked: &Asked, out: &mut impl Write) -> Result<ExitCode, String> {
+    let name = asked.file.display();
+    let text = verify::read(&asked.file).map_err(|cause| format!("read {name}: {cause}"))?;
+    let Checked { topology, .. } = check::text(&text);
+    let topology = topology.ok_or_else(|| format!("{name} has errors: see `netdadm check -f {name}`"))?;
+    let keys = asked.output.as_deref().map(Keys::read).transpose()?.unwrap_or_default();
+    let all = Component::value_variants();
+    let only: BTreeSet<Component> = if asked.only.is_empty() { all } else { &asked.only }.iter().copied().collect();
+    let limit = Duration::from_secs(asked.timeout.into());
+    let rows = status::ask(Question { topology, keys, only, limit });
+    let text = if asked.json {
+        serde_json::to_string_pretty(&rows).map_err(|cause| format!("print rows: {cause}"))? + "\n"
+    } else {
+        status::table(&rows)
+    };
+    written(out, text.as_bytes())?;
+    let is_well = rows.iter().all(|row| matches!(row.state, State::Ok | State::Unknown));
+    Ok(if is_well { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}

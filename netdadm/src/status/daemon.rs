@@ -1,0 +1,43 @@
+//! netd and ipvs-proxy, by the pages that they serve.
+//!
+//! Invariant: a page that is on loopback is asked only on its own host; that it is refused elsewhere says nothing.
+
+use std::net::UdpSocket;
+
+use super::conversation::Peer;
+use super::row::{Place, Row, State};
+
+const HEALTH: &str = "GET /healthz HTTP/1.0\r\nHost: netd\r\n\r\n";
+
+/// Asks ipvs-proxy, whose page of health everybody may ask.
+pub(super) fn proxy(peer: &Peer, place: Place) -> Row {
+    match peer.ask(HEALTH) {
+        Ok(answer) => health(place, answer.code, &answer.body),
+        Err(reason) => Row::new(place, State::Failed, reason),
+    }
+}
+
+/// Asks netd, whose page is on loopback.
+pub(super) fn netd(peer: &Peer, place: Place) -> Row {
+    let mut own = peer.clone();
+    // An address of this host can be bound.
+    if UdpSocket::bind((peer.at.ip(), 0)).is_ok() {
+        own.at.set_ip(if peer.at.is_ipv4() { [127, 0, 0, 1].into() } else { std::net::Ipv6Addr::LOCALHOST.into() });
+    }
+    match own.ask(HEALTH) {
+        Ok(answer) => health(place, answer.code, &answer.body),
+        Err(reason) if own.at == peer.at => {
+            Row::new(place, State::Unknown, format!("{reason}, and it serves on loopback alone: `netd status` there"))
+        }
+        Err(reason) => Row::new(place, State::Failed, reason),
+    }
+}
+
+fn health(place: Place, code: u16, body: &str) -> Row {
+    let first = body.lines().next().unwrap_or_default();
+    match code {
+        200 => Row::new(place, State::Ok, "healthy"),
+        503 => Row::new(place, State::Failed, format!("not healthy: {first}")),
+        _ => Row::new(place, State::Failed, format!("it answers {code}: {first}")),
+    }
+}

@@ -1,0 +1,69 @@
+//! API servers, each by `/readyz` and `/version`, which everybody may ask.
+//!
+//! Invariant: 403 is "not yet": a server refuses everybody until it has read its rules.
+
+use serde::Deserialize;
+
+use super::conversation::Peer;
+use super::row::{Place, Row, State};
+use crate::topology::Version;
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct ServerVersion {
+    git_version: String,
+}
+
+/// Asks a server.
+pub(super) fn ask(peer: &Peer, place: Place, wanted: Option<Version>) -> Row {
+    let (certificate, answer) = peer.ask_secretly(&request("/readyz"));
+    let (state, mut found) = match &answer {
+        Ok(answer) => judged(answer.code, &answer.body),
+        Err(reason) => (State::Failed, reason.clone()),
+    };
+    let version = answer.ok().and_then(|_| peer.ask_secretly(&request("/version")).1.ok());
+    let version = version.and_then(|answer| serde_json::from_str::<ServerVersion>(&answer.body).ok());
+    let version = version.map(|version| version.git_version.trim_start_matches('v').to_owned());
+    if let (Some(version), Some(wanted)) = (&version, wanted.map(|wanted| wanted.to_string()))
+        && *version != wanted
+    {
+        found = format!("{found}, the topology has {wanted}");
+    }
+    let days = certificate.and_then(|certificate| super::days(&certificate));
+    Row { version, days, ..Row::new(place, state, found) }
+}
+
+fn request(path: &str) -> String {
+    format!("GET {path} HTTP/1.0\r\nHost: kubernetes\r\nAccept: application/json\r\n\r\n")
+}
+
+fn judged(code: u16, body: &str) -> (State, String) {
+    match code {
+        200 => (State::Ok, "ready".to_owned()),
+        403 => (State::Waiting, "not ready yet: 403, its rules are not read".to_owned()),
+        401 => (State::Unknown, "it lives, and answers nobody without a name (401)".to_owned()),
+        _ => {
+            let failed: Vec<&str> =
+                body.lines().filter_map(|line| line.strip_prefix("[-]")?.split(' ').next()).collect();
+            let why = if failed.is_empty() { body.trim().to_owned() } else { failed.join(", ") };
+            (State::Failed, format!("not ready: {code}, {why}"))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_is_ready_not_yet_or_says_what_it_lacks() {
+        assert_eq!(judged(200, "ok").0, State::Ok);
+        assert_eq!(judged(403, "").0, State::Waiting);
+        assert_eq!(judged(401, "").0, State::Unknown);
+        let lacks = judged(
+            500,
+            "[+]ping ok\n[-]etcd failed: reason withheld\n[-]poststarthook/rbac/bootstrap-roles failed\nreadyz check failed",
+        );
+        assert_eq!(lacks, (State::Failed, "not ready: 500, etcd, poststarthook/rbac/bootstrap-roles".to_owned()));
+    }
+}
