@@ -1,10 +1,10 @@
 //! A node that is new to many Services begins with those that others need to start, shown by packets.
 
-use std::fmt::Write as _;
 use std::net::UdpSocket;
+use std::thread::ScopedJoinHandle;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use lab::{Place, Process, eventually};
 
 use super::{Nodes, SERVICES, SOON, WEB_SERVICE, slice};
@@ -27,7 +27,8 @@ fn many() -> String {
         let both = format!("{service}---\n{}---\n", slice(&["172.7.22.2"]).replace("web", &name));
         text.push_str(&both.replace("port: 80}", "port: 80, protocol: UDP}"));
     }
-    writeln!(text, "{}", super::dns(&["172.7.22.3"])).unwrap();
+    text.push_str(&super::dns(&["172.7.22.3"]));
+    text.push('\n');
     text
 }
 
@@ -65,7 +66,9 @@ pub(crate) fn dns_answers_on_a_new_node_before_the_last_service_is_there() -> Re
             scope.spawn(move || first_answer(nodes.outside()?, &server, proxy))
         };
         let clients: Vec<_> = asked.iter().map(ask).collect();
-        clients.into_iter().map(|client| client.join().unwrap()).collect::<Result<Vec<_>>>()
+        let answer =
+            |client: ScopedJoinHandle<'_, Result<_>>| client.join().map_err(|_| anyhow!("a client panicked"))?;
+        clients.into_iter().map(answer).collect::<Result<Vec<_>>>()
     })?;
     let (first, last) = (answered[0], answered[1..].iter().max().context("none")?);
     println!("the last of {} other Services answered {:?} behind DNS", answered.len() - 1, last.duration_since(first));

@@ -1,6 +1,7 @@
 //! A node that goes from a real kube-proxy to ours and back while clients are connected and connect.
 //!
 //! Invariant: every new connection is counted, and one that fails fails the test.
+#![allow(dead_code, reason = "each test binary uses its part")]
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
