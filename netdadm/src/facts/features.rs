@@ -14,7 +14,7 @@ use netstate::nft::{
 use netstate::{IfName, VxlanOptions};
 use reconcile::{Step, Target as _};
 
-/// Each feature of [`crate::preflight::FEATURES`] with the kernel's answer.
+/// Each feature that `crate::preflight` asks about, with the kernel's answer.
 pub(super) fn ask() -> BTreeMap<&'static str, Result<(), String>> {
     let mut found = match netns::aside(inside) {
         Ok(found) => found,

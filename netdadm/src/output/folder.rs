@@ -262,7 +262,8 @@ pub(super) fn put(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
 /// # Errors
 /// What the system says.
 pub(super) fn make(top: &Path, path: &Path) -> io::Result<()> {
-    if path.is_dir() {
+    // What a relative path begins in has no name.
+    if path.as_os_str().is_empty() || path.is_dir() {
         return Ok(());
     }
     if let Some(parent) = path.parent() {

@@ -279,3 +279,15 @@ fn what_is_pending_or_recorded_leads_nowhere_else() {
     assert_eq!(fs::read_to_string(top.path().join("victim")).unwrap(), "mine");
     render(REFERENCE, &out).unwrap();
 }
+
+#[test]
+fn a_folder_may_be_named_from_where_the_caller_stands() {
+    let top = tempfile::tempdir().unwrap();
+    let work = std::env::current_dir().unwrap();
+    let up: PathBuf = work.components().skip(1).map(|_| "..").collect();
+    let out = up.join(top.path().strip_prefix("/").unwrap()).join("out");
+    assert!(out.is_relative());
+    render(REFERENCE, &out).unwrap();
+    assert!(top.path().join("out/netdadm.json").is_file());
+    super::folder::make(Path::new("out"), Path::new("")).unwrap();
+}
