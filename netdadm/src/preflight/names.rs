@@ -59,7 +59,7 @@ fn of(case: &Case, host: &Host) -> Vec<Trouble> {
                 let found = format!("{name} leads nowhere ({reason})");
                 troubles.push(Trouble::note(
                     found,
-                    format!("echo '{wanted} {name}' >> /etc/hosts; `netdadm apply` does it"),
+                    format!("echo '{wanted} {name}' >> /etc/hosts; or `etcHosts: true` in the topology"),
                 ));
                 continue;
             }
