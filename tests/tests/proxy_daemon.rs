@@ -57,7 +57,7 @@ fn daemon_answers_curl_on_loopback_and_nobody_else() -> Result<()> {
     ensure!(curl(node, "http://127.0.0.1:10249/proxyMode")? == "ipvs\n200");
     eventually(SOON, || {
         let metrics = curl(node, "http://127.0.0.1:10249/metrics")?;
-        for line in ["ipvs_proxy_table_rows_in_place{table=\"ipvs\"} 5", "ipvs_proxy_readiness_gate{gate=\"tables\"} 1"]
+        for line in ["ipvs_proxy_table_rows_in_place{table=\"ipvs\"} 1", "ipvs_proxy_readiness_gate{gate=\"tables\"} 1"]
         {
             ensure!(metrics.lines().any(|found| found == line), "{metrics}\nlacks {line}");
         }
@@ -81,7 +81,10 @@ fn tables_show_what_the_kernel_holds_and_what_it_lacks() -> Result<()> {
     ensure!(servers(node)?.len() == 5);
     let rows = eventually(SOON, || {
         let rows = node.command(lab::bin("ipvs-proxy")?).arg("tables").run()?.stdout;
-        ensure!(rows.contains("\ntable ipvs (5 desired)\n  tcp 192.168.0.10:80 scheduler rr\n"), "{rows}");
+        ensure!(
+            rows.contains("\ntable ipvs (1 desired)\n  tcp 192.168.0.10:80 scheduler rr -> 172.7.21.2:80 weight 1, "),
+            "{rows}"
+        );
         Ok::<_, anyhow::Error>(rows)
     })?;
     ensure!(!rows.lines().any(|line| line.starts_with(['+', '-', '?'])), "{rows}");

@@ -66,7 +66,9 @@ fn begin(invocation: &Invocation) -> anyhow::Result<Exit> {
         None if flags.cleanup_kube_proxy => report(&run::cleanup::kube_proxy::remove(&load::excluded(invocation)?)?),
         None => match run::cleanup(&load::excluded(invocation)?)? {
             Some(Cleaned::All(rows)) => {
-                println!("removed {rows} rows of IPVS with their virtual addresses, and the nft tables")
+                println!(
+                    "removed {rows} of IPVS (virtual servers with all behind them), their addresses, and the nft tables"
+                )
             }
             Some(Cleaned::LeftTo(rival)) => {
                 println!("removed the nft tables; virtual servers and their addresses are left to {rival}")
