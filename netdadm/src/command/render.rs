@@ -12,7 +12,6 @@ use serde::Serialize;
 
 use super::args::Render;
 use super::{verify, written};
-use crate::check::{self, Checked};
 use crate::output::{Changes, Folder, HostChanges, Outcome, assemble};
 use crate::pki::{Store, Time};
 
@@ -38,13 +37,7 @@ struct IssuedRow {
 /// # Errors
 /// When it cannot be read, the folder is another cluster's, or something cannot be written.
 pub(super) fn run(asked: &Render, out: &mut impl Write) -> Result<ExitCode, String> {
-    let name = asked.file.display().to_string();
-    let text = verify::read(&asked.file).map_err(|cause| format!("read {name}: {cause}"))?;
-    let Checked { topology, findings } = check::text(&text);
-    let Some(topology) = topology else {
-        written(out, verify::plain(&name, &findings, None).as_bytes())?;
-        return Ok(ExitCode::FAILURE);
-    };
+    let Some(topology) = verify::topology(&asked.file, out)? else { return Ok(ExitCode::FAILURE) };
     let cluster = topology.cluster.as_ref().map_or_else(String::new, |cluster| cluster.value.to_string());
     let mut folder = Folder::open(&asked.output, &cluster)?;
     let before = folder.manifests();

@@ -11,7 +11,6 @@ use std::process::ExitCode;
 
 use super::args::CertsRenew;
 use super::{verify, written};
-use crate::check::{self, Checked};
 use crate::output::{Changes, Folder, HostChanges, assemble};
 use crate::pki::{Ca, Issued, Renewal, Store, Time, wanted, wanted_by_operators};
 use crate::render::PKI;
@@ -30,13 +29,7 @@ pub(super) fn run(
     input: &mut impl BufRead,
     out: &mut impl Write,
 ) -> Result<ExitCode, String> {
-    let name = asked.file.display().to_string();
-    let text = verify::read(&asked.file).map_err(|cause| format!("read {name}: {cause}"))?;
-    let Checked { topology, findings } = check::text(&text);
-    let Some(topology) = topology else {
-        written(out, verify::plain(&name, &findings, None).as_bytes())?;
-        return Ok(ExitCode::FAILURE);
-    };
+    let Some(topology) = verify::topology(&asked.file, out)? else { return Ok(ExitCode::FAILURE) };
     let cluster = topology.cluster.as_ref().map_or_else(String::new, |cluster| cluster.value.to_string());
     let mut folder = Folder::open(&asked.output, &cluster)?;
     let before = folder.manifests();

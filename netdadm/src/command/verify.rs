@@ -41,6 +41,20 @@ pub(super) fn run(asked: &Check, out: &mut impl Write) -> Result<ExitCode, Strin
     Ok(if sound { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
+/// The topology of `file`, for a verb that goes on with it; where it has errors there is none, and they are printed.
+///
+/// # Errors
+/// When it cannot be read, or what was found cannot be written.
+pub(super) fn topology(file: &Path, out: &mut impl Write) -> Result<Option<Topology>, String> {
+    let name = file.display().to_string();
+    let text = read(file).map_err(|cause| format!("read {name}: {cause}"))?;
+    let Checked { topology, findings } = check::text(&text);
+    if topology.is_none() {
+        written(out, plain(&name, &findings, None).as_bytes())?;
+    }
+    Ok(topology)
+}
+
 /// The text of `file`, or of standard input.
 ///
 /// # Errors
