@@ -137,7 +137,7 @@ impl Tables {
     }
 
     fn let_leave(&mut self, service: VirtualServerKey, reals: &BTreeSet<SocketAddr>, now: Duration) {
-        let Some(mut row) = self.servers().and_then(|servers| servers.desired().get(&service)).cloned() else { return };
+        let Some(row) = self.servers().and_then(|servers| servers.desired().get(&service)).cloned() else { return };
         let drains = self.drains.apply_to(service.protocol);
         for at in reals {
             let real = service.real(*at);
@@ -145,9 +145,11 @@ impl Tables {
                 tracing::info!(server = %real, "endpoint takes no new connections and goes when its last one has ended");
                 self.begin_drain(real, now);
             }
-            row = row.with(row.reals.with(*at, drains.then_some(ipvs::DRAINING)));
         }
-        self.want_server(service, Some(row));
+        let others = row.reals.iter().filter(|(at, _)| !reals.contains(at));
+        let draining = reals.iter().filter(|_| drains).map(|at| (*at, ipvs::DRAINING));
+        let after = row.with(others.chain(draining).collect());
+        self.want_server(service, Some(after));
     }
 
     /// Begins the drain of a real server, whose weight is to be 0.
