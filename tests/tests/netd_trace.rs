@@ -1,9 +1,10 @@
 //! `netd trace` on two nodes: what a packet meets, from both ends, and where a real one was last seen.
-#![allow(clippy::indexing_slicing, reason = "a test may fail by panic")]
+#![allow(clippy::indexing_slicing, clippy::unwrap_used, reason = "a test may fail by panic")]
 
 mod netd_node;
 
 use std::process::ExitCode;
+use std::thread;
 
 use anyhow::{Context, Result, ensure};
 use lab::{Host, Need, eventually};
@@ -50,6 +51,14 @@ fn healthy_path_is_shown_from_both_ends() -> Result<()> {
         text.starts_with("172.7.21.2 to 172.7.22.2:80/tcp: passes\n") && text.contains("\n-- 10.4.7.22\n"),
         "{text}"
     );
+    // Two at once: the node watches one behind the other.
+    let both = thread::scope(|scope| {
+        let traces = [(); 2].map(|()| scope.spawn(|| trace(here, &POD_TO_POD)));
+        traces.map(|one| one.join().unwrap())
+    });
+    for one in both {
+        expect(&one?.0, ["10.4.7.22", "last seen", "ok", "left by cbr0"])?;
+    }
     // Without `to`: from this host to it, here and there; and to a host and outside.
     for words in [&["172.7.22.2"][..], &["172.7.21.2"], &["10.4.7.22"], &["172.7.21.2", "to", "10.4.7.200:9"]] {
         let (steps, passes) = trace(here, words)?;

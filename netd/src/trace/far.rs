@@ -1,7 +1,7 @@
 //! The other end: what is asked of its daemon, and what it says it saw.
 //!
-//! Three packets to the port of probes: `see` names a flow and makes the node watch it, `rdy` says that it does, `end`
-//! asks for what was seen, `saw` is that as JSON. Invariants: an answer is never longer than its question; a question that
+//! Packets to the port of probes: `see` names a flow and makes the node watch it, `rdy` says that it does, `bsy` that it
+//! watches another one, `end` asks for what was seen, `saw` is that as JSON. Invariants: an answer is never longer than its question; a question that
 //! is not wholly understood is none.
 
 use std::io;
@@ -22,12 +22,21 @@ const HEAD: usize = 16;
 
 const SEE: &[u8; 8] = b"netd see";
 const READY: &[u8; 8] = b"netd rdy";
+const BUSY: &[u8; 8] = b"netd bsy";
 const END: &[u8; 8] = b"netd end";
 const SAW: &[u8; 8] = b"netd saw";
 
-/// Tries of a question, and the wait for each answer.
-const TRIES: u32 = 3;
+/// Wait for an answer before the question is asked again.
 const WAIT: Duration = Duration::from_millis(700);
+
+/// Wait for a node that gives no answer at all.
+const SILENCE: Duration = Duration::from_millis(2100);
+
+/// Wait for a node that says that it watches, or that it still watches another flow: longer than it watches one.
+const PATIENCE: Duration = Duration::from_secs(8);
+
+/// Refusals by the node's kernel after which nobody is at the port: a daemon that starts takes a moment.
+const REFUSALS: u32 = 3;
 
 /// What a node is asked to watch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -117,6 +126,12 @@ pub(crate) fn ready(number: u64) -> Vec<u8> {
     [&READY[..], &number.to_be_bytes()].concat()
 }
 
+/// The answer that it watches another flow.
+#[must_use]
+pub(crate) fn busy(number: u64) -> Vec<u8> {
+    [&BUSY[..], &number.to_be_bytes()].concat()
+}
+
 /// The answer with what was seen; steps that do not fit are left out, those that are as they must be first.
 #[must_use]
 pub(crate) fn saw(number: u64, mut report: Report) -> Vec<u8> {
@@ -149,39 +164,65 @@ impl Far {
     /// When the system refuses the socket.
     pub(crate) fn ask(address: SocketAddr, vrf: Option<&IfName>, watch: &Watch) -> io::Result<Option<Self>> {
         let far = Self { socket: kernel::probe::asker(address, vrf)?, number: watch.number };
-        let answer = far.exchange(&Question::See(*watch), READY);
+        let answer = far.exchange(&Question::See(*watch), READY, SILENCE);
         Ok(answer.map(|_| far))
     }
 
     /// Asks for what was seen; `None` when nothing that is understood comes back.
     #[must_use]
     pub(crate) fn report(&self) -> Option<Report> {
-        let text = self.exchange(&Question::End(self.number), SAW)?;
+        let text = self.exchange(&Question::End(self.number), SAW, PATIENCE)?;
         serde_json::from_slice(&text).ok()
     }
 
-    fn exchange(&self, question: &Question, wanted: &[u8; 8]) -> Option<Vec<u8>> {
+    /// Asks until an answer begins as `wanted`, for at most `limit`, and for [`PATIENCE`] once the node says that it is busy.
+    fn exchange(&self, question: &Question, wanted: &[u8; 8], mut limit: Duration) -> Option<Vec<u8>> {
         let packet = render(question);
-        let mut buffer = [0; LENGTH];
-        for _ in 0..TRIES {
-            let deadline = Instant::now() + WAIT;
+        let begun = Instant::now();
+        let mut refusals = 0;
+        while begun.elapsed() < limit && refusals < REFUSALS {
+            let again = Instant::now() + WAIT;
             if self.socket.send(&packet).is_err() {
+                refusals += 1;
                 continue;
             }
             loop {
-                let left = deadline.saturating_duration_since(Instant::now());
-                if left.is_zero() || self.socket.set_read_timeout(Some(left)).is_err() {
-                    break;
-                }
-                let Ok(length) = self.socket.recv(&mut buffer) else { break };
-                let number = self.number.to_be_bytes();
-                let answer = buffer.get(..length).and_then(|packet| packet.strip_prefix(wanted)?.strip_prefix(&number));
-                if let Some(text) = answer {
-                    return Some(text.to_vec());
+                match self.answer(wanted, again) {
+                    Ok(Some((BUSY, _))) => limit = PATIENCE,
+                    Ok(Some((_, text))) => return Some(text),
+                    Ok(None) => break,
+                    Err(_) => {
+                        refusals += 1;
+                        break;
+                    }
                 }
             }
         }
         None
+    }
+
+    /// The next answer to this question that is `wanted` or says that the node is busy; `None` at `deadline`.
+    fn answer<'a>(&self, wanted: &'a [u8; 8], deadline: Instant) -> io::Result<Option<(&'a [u8; 8], Vec<u8>)>> {
+        let mut buffer = [0; LENGTH];
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Ok(None);
+            }
+            self.socket.set_read_timeout(Some(left))?;
+            let length = match self.socket.recv(&mut buffer) {
+                Ok(length) => length,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
+                Err(error) => return Err(error),
+            };
+            let received = buffer.get(..length).unwrap_or_default();
+            for kind in [wanted, BUSY] {
+                let text = received.strip_prefix(kind).and_then(|rest| rest.strip_prefix(&self.number.to_be_bytes()));
+                if let Some(text) = text {
+                    return Ok(Some((kind, text.to_vec())));
+                }
+            }
+        }
     }
 }
 
@@ -238,8 +279,9 @@ mod tests {
             let mut buffer = [0; LENGTH];
             let (length, from) = node.recv_from(&mut buffer).unwrap();
             assert_eq!(question(&buffer[..length]), Some(Question::See(watch())));
-            // Somebody else's answer is passed over.
+            // Somebody else's answer is passed over; one that it watches another flow is waited out.
             node.send_to(&ready(8), from).unwrap();
+            node.send_to(&busy(9), from).unwrap();
             node.send_to(&ready(9), from).unwrap();
             let (length, from) = node.recv_from(&mut buffer).unwrap();
             assert_eq!(question(&buffer[..length]), Some(Question::End(9)));

@@ -195,8 +195,8 @@ struct Probed {
     untraced: Option<String>,
     /// The other node, if there is one.
     node: String,
-    /// That it was asked.
-    asked: bool,
+    /// That it was asked, and whether it said that it watches.
+    asked: Option<bool>,
     /// What it saw.
     report: Option<Report>,
 }
@@ -246,8 +246,9 @@ fn ask_far(probed: &mut Probed, facts: &Facts, probe_port: Option<u16>, watch: &
     let address = facts.node.as_ref()?.addresses.iter().find(|address| address.is_ipv4() == watch.target.is_ipv4());
     let address = address.or_else(|| facts.node.as_ref()?.addresses.first()).copied()?;
     probed.node = address.to_string();
-    probed.asked = true;
-    Far::ask(SocketAddr::new(address, port), facts.vrf.as_ref(), watch).ok().flatten()
+    let far = Far::ask(SocketAddr::new(address, port), facts.vrf.as_ref(), watch).ok().flatten();
+    probed.asked = Some(far.is_some());
+    far
 }
 
 fn exchange(socket: &Probe, protocol: Protocol) -> Reply {

@@ -34,6 +34,15 @@ const LIMIT: Duration = Duration::from_secs(2);
 /// Reports that are kept for a question that is asked again.
 const KEPT: usize = 4;
 
+/// When a flow is watched that somebody asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Turn {
+    /// It is.
+    Now,
+    /// Behind the one that is watched.
+    Later,
+}
+
 /// What watches, at most one flow.
 #[derive(Debug, Default)]
 pub(crate) struct Watcher {
@@ -44,18 +53,21 @@ pub(crate) struct Watcher {
 }
 
 impl Watcher {
-    /// Watches what `watch` says if `asker` may ask for it; blocks until that has ended. `begun` is called when it has begun.
+    /// Watches what `watch` says if `asker` may ask for it; blocks until that has ended. `answer` is called when it has begun, and
+    /// with [`Turn::Later`] while another flow is watched.
     pub(crate) fn watch(
         &self,
         run_dir: &Path,
         subnet_file: &str,
         (asker, watch): (IpAddr, Watch),
-        begun: impl FnOnce(),
+        answer: impl FnOnce(Turn),
     ) {
         if self.busy.swap(true, Ordering::AcqRel) {
             // The same question again: its first answer was lost.
             if self.current.load(Ordering::Acquire) == watch.number {
-                begun();
+                answer(Turn::Now);
+            } else if own_status(run_dir).is_some_and(|status| may_ask(&status, asker, &watch)) {
+                answer(Turn::Later);
             }
             return;
         }
@@ -63,7 +75,7 @@ impl Watcher {
         self.ended.store(false, Ordering::Release);
         let status = own_status(run_dir).filter(|status| may_ask(status, asker, &watch));
         if let Some(status) = status {
-            let report = self.observe(&watch, &status, subnet_file, begun);
+            let report = self.observe(&watch, &status, subnet_file, || answer(Turn::Now));
             let mut reports = self.reports.lock().unwrap_or_else(PoisonError::into_inner);
             if reports.len() >= KEPT {
                 reports.clear();
@@ -157,11 +169,11 @@ impl Watching {
         Self { watcher: Arc::default(), run_dir, subnet_file }
     }
 
-    /// Begins to watch, on a thread for blocking work; `begun` is called there.
-    pub(crate) fn begin(&self, asker: IpAddr, watch: Watch, begun: impl FnOnce() + Send + 'static) {
+    /// Begins to watch, on a thread for blocking work; `answer` is called there.
+    pub(crate) fn begin(&self, asker: IpAddr, watch: Watch, answer: impl FnOnce(Turn) + Send + 'static) {
         let this = self.clone();
         tokio::task::spawn_blocking(move || {
-            this.watcher.watch(&this.run_dir, &this.subnet_file, (asker, watch), begun);
+            this.watcher.watch(&this.run_dir, &this.subnet_file, (asker, watch), answer);
         });
     }
 

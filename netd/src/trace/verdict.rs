@@ -38,16 +38,27 @@ pub(super) fn steps(probed: &Probed, target: &Target) -> Vec<Step> {
         let fix = "run it as root on Linux 5.12 or newer with nftables";
         steps.push(Step::note("probe", format!("its way through the rules cannot be followed: {untraced}"), fix));
     }
-    if probed.asked && probed.report.is_none() {
-        let found = format!("{} does not say what it sees", probed.node);
-        let fix = "it runs flannel or an older netd, is down, or UDP port 10247 is closed: `netd doctor`";
-        steps.push(Step::note("other end", found, fix));
+    if probed.report.is_none() {
+        steps.extend(probed.asked.map(|watches| no_report(&probed.node, watches)));
     }
     if let Some(seen) = &probed.seen {
         steps.extend(places(seen));
     }
     steps.extend(outcome(probed, target));
     steps
+}
+
+/// A node from which no report came, though it said that it watches, or without a word.
+fn no_report(node: &str, watches: bool) -> Step {
+    let (found, fix) = if watches {
+        ("watched, and what it saw did not arrive", "run it again; if it stays so, the log of netd there says more")
+    } else {
+        (
+            "does not say what it sees",
+            "it runs flannel or an older netd, is down, or UDP port 10247 is closed: `netd doctor`",
+        )
+    };
+    Step::note("other end", format!("{node} {found}"), fix)
 }
 
 /// Where packets were last seen on a node, and what dropped them there.
@@ -192,7 +203,7 @@ mod tests {
     fn each_thing_that_could_not_be_found_out_is_said() {
         let probed = Probed {
             untraced: Some("old kernel".to_owned()),
-            asked: true,
+            asked: Some(false),
             node: "10.4.7.22".to_owned(),
             reply: Some(Reply::Answered),
             ..Probed::default()
@@ -200,6 +211,8 @@ mod tests {
         let steps = steps(&probed, &target());
         assert!(steps.iter().all(|step| !step.stops()));
         assert_eq!(steps.iter().filter(|step| step.verdict == Verdict::Note).count(), 2, "{steps:?}");
+        let began = super::steps(&Probed { asked: Some(true), ..probed }, &target());
+        assert!(began.iter().any(|step| step.found.ends_with("what it saw did not arrive")), "{began:?}");
         let report =
             Report { trouble: Some("busy".to_owned()), back: vec![Step::ok("route", "x")], ..Report::default() };
         assert!(far_steps(&report, "10.4.7.22").iter().all(|step| step.node == "10.4.7.22"));
