@@ -14,7 +14,7 @@
 //! | Pod network, Service network, external addresses | 172.7.0.0/16, 10.96.0.0/16, 203.0.113.0/24 |
 //!
 //! Further cases of the same making, in the form in which they were recorded or in the shorter one of those here, are read from the
-//! folder that the variable `NETD_ORACLE` names.
+//! folder that the variable `NETD_ORACLE` names. With `NETD_ORACLE_ONLY`, as `47 56-proxy`, there are only the cases whose names begin so.
 //!
 //! Invariant: a value that the files have and the loader does not know (an outcome, a run) is an error, or equal to nothing that a client
 //! can see (a source, who refused), and never read over.
@@ -88,6 +88,8 @@ const KINDS: [Kind; 2] = [
 
 /// Names a folder with further cases.
 const FURTHER: &str = "NETD_ORACLE";
+/// Beginnings of the names of the only cases to play, with blanks between; all without it.
+const ONLY: &str = "NETD_ORACLE_ONLY";
 
 /// All cases in the order of their numbers.
 ///
@@ -99,6 +101,10 @@ pub fn cases() -> Vec<Case> {
     let mut cases = read(&own);
     if let Some(further) = env::var_os(FURTHER) {
         cases.append(&mut read(Path::new(&further)));
+    }
+    if let Ok(only) = env::var(ONLY) {
+        cases.retain(|case| only.split_whitespace().any(|begins| case.name.starts_with(begins)));
+        assert!(!cases.is_empty(), "{ONLY}={only:?}: no case begins like that");
     }
     cases.sort_by(|one, other| one.name.cmp(&other.name));
     cases
