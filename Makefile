@@ -142,6 +142,14 @@ bench: build lab-kernel-if-needed ## Measure, next to the peers and the kernel's
 	@$(MAKE) --no-print-directory floor
 	@NETD_BIN_DIR=$(PROGRAMS) $(TARGET)/release/bench $(BENCH)
 
+# As numbers that hold from run to run and on any machine: IPVS on Debian's own kernel in QEMU, whose clock counts instructions.
+.PHONY: bench-instructions
+bench-instructions: build ## Measure IPVS in instructions, on Debian's own kernel in QEMU (BENCH='--services 2000,10000 --endpoints 10')
+	@tests/setup qemu
+	cargo build --release --locked -p tests --bin bench
+	@$(MAKE) --no-print-directory floor
+	@NETD_BIN_DIR=$(PROGRAMS) $(TARGET)/release/bench --rounds 1 $(BENCH) --only instructions
+
 # The floors of the benchmark, linked as the plugin is.
 .PHONY: floor
 floor:

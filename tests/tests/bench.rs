@@ -2,11 +2,12 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test may fail by panic")]
 
+use std::path::Path;
 use std::process::{Command, ExitCode};
 
 use anyhow::{Context, Result, ensure};
 use lab::harness::Suite;
-use lab::kubernetes::Release;
+use lab::kubernetes::{Absent, Release};
 use lab::{Need, bin};
 
 /// Runs one part; its report must have a row for `count` in each of these sections.
@@ -115,12 +116,34 @@ fn part_of_kubernetes_measures_nodes_services_and_kube_proxy() -> Result<()> {
     Ok(())
 }
 
+fn part_of_instructions_measures_the_proxy_on_debians_own_kernel() -> Result<()> {
+    let kernel = Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("qemu/kernel")).arg("--path").output()?;
+    if !kernel.status.success() {
+        return Err(Absent::CannotBeHad(String::from_utf8_lossy(&kernel.stderr).trim().to_owned()).into());
+    }
+    let report = report("instructions", &["--services", "20"])?;
+    let (_, machine) = report.split_once("Machine: 1 × QEMU").context("not inside QEMU")?;
+    ensure!(machine.lines().next().is_some_and(|line| line.contains("-cloud-amd64")), "{report}");
+    for figure in [
+        "until the kernel holds all",
+        "a restart with nothing to change",
+        "one endpoint of one Service changes",
+        "what it uses",
+    ] {
+        let (_, rest) = report.split_once(figure).with_context(|| format!("no section {figure:?} in\n{report}"))?;
+        let table = rest.split("\n#").next().unwrap_or_default();
+        ensure!(table.contains("| 20 |"), "{figure}: no row in\n{table}");
+    }
+    Ok(())
+}
+
 fn main() -> ExitCode {
     Suite::new(&[Need::Vxlan, Need::Nftables]).with_kubernetes(Release::V1_20).run(lab::tests![
         part_of_kubernetes_measures_nodes_services_and_kube_proxy,
         part_of_netd_measures_start_restart_and_one_changed_lease,
         part_of_the_proxy_measures_start_restart_one_changed_endpoint_and_use_on_both_paths,
         part_of_local_addresses_measures_both_ways,
+        part_of_instructions_measures_the_proxy_on_debians_own_kernel,
         part_of_the_data_path_measures_every_backend_and_each_step,
         part_of_a_virtual_address_measures_streams_and_requests_on_both_paths,
     ])

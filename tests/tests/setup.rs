@@ -15,12 +15,12 @@ use std::process::{Command, ExitCode};
 use anyhow::{Context, Result, ensure};
 
 /// Packages that a minimal Debian has: `Essential: yes` or `Priority: required`.
-const ALWAYS_THERE: [(&str, &str); 14] = [
+const ALWAYS_THERE: [(&str, &str); 15] = [
     ("apt", "apt-cache apt-get"),
     ("bash", "bash"),
     (
         "coreutils",
-        "cat chmod chown chroot cp cut date df dirname env expand head id install ln ls mkdir mkfifo mktemp mv nice nproc numfmt paste printf pwd readlink realpath rm \
+        "basename cat chmod chown chroot cp cut date df dirname env expand head id install ln ls mkdir mkfifo mktemp mv nice nproc numfmt paste printf pwd readlink realpath rm \
          rmdir seq sha256sum sha512sum sleep sort stat stty sync tail tee timeout touch tr true uname",
     ),
     ("dash", "sh"),
@@ -28,6 +28,7 @@ const ALWAYS_THERE: [(&str, &str); 14] = [
     ("findutils", "find xargs"),
     ("grep", "grep"),
     ("hostname", "hostname"),
+    ("libc-bin", "ldd"),
     ("mawk", "awk mawk"),
     ("mount", "mount umount"),
     ("perl-base", "perl"),
@@ -36,8 +37,8 @@ const ALWAYS_THERE: [(&str, &str); 14] = [
     ("util-linux", "flock nsenter pivot_root setpriv setsid taskset unshare"),
 ];
 
-/// What `tests/setup build run` and the build of the lab kernel install, with the programs that are executed from it.
-const INSTALLED: [(&str, &str); 40] = [
+/// What `tests/setup build run qemu` and the build of the lab kernel install, with the programs that are executed from it.
+const INSTALLED: [(&str, &str); 42] = [
     ("bc", "bc"),
     ("bind9-dnsutils", "dig nslookup"),
     ("binutils", "strip"),
@@ -45,6 +46,7 @@ const INSTALLED: [(&str, &str); 40] = [
     ("bsdutils", "script"),
     ("conntrack", "conntrack"),
     ("containerd", "containerd ctr"),
+    ("cpio", "cpio"),
     ("curl", "curl"),
     ("dbus-daemon", "dbus-daemon"),
     ("dnsmasq-base", "dnsmasq"),
@@ -64,7 +66,7 @@ const INSTALLED: [(&str, &str); 40] = [
     ("ipset", "ipset"),
     ("ipvsadm", "ipvsadm"),
     ("keepalived", "keepalived"),
-    ("kmod", "modprobe"),
+    ("kmod", "depmod modprobe"),
     ("make", "make"),
     ("nftables", "nft"),
     ("nginx", "nginx"),
@@ -73,6 +75,7 @@ const INSTALLED: [(&str, &str); 40] = [
     ("procps", "pgrep pkill ps sysctl"),
     ("prometheus", "prometheus promtool"),
     ("python3-pip", "pip3"),
+    ("qemu-system-x86", "qemu-system-x86_64"),
     ("strace", "strace"),
     ("systemd", "journalctl systemctl systemd systemd-analyze"),
     ("tinyproxy-bin", "tinyproxy"),
@@ -116,6 +119,12 @@ fn programs_are_read_from_scripts_and_sources() -> Result<()> {
     Ok(())
 }
 
+/// The packages of all steps that tests need.
+fn all_packages() -> Result<BTreeSet<String>> {
+    let steps = ["build_packages", "run_packages", "qemu_packages"].map(packages);
+    Ok(steps.into_iter().collect::<Result<Vec<_>>>()?.into_iter().flatten().collect())
+}
+
 /// The packages of a step, as the variable of `tests/setup` lists them.
 fn packages(variable: &str) -> Result<BTreeSet<String>> {
     let script = fs::read_to_string(root().join("tests/setup"))?;
@@ -130,8 +139,7 @@ fn provider(program: &str) -> Option<&'static str> {
 }
 
 fn whatever_is_executed_is_installed() -> Result<()> {
-    let mut installed = packages("build_packages")?;
-    installed.extend(packages("run_packages")?);
+    let mut installed = all_packages()?;
     installed.extend(ALWAYS_THERE.iter().map(|(package, _)| (*package).to_owned()));
     let mut missing = Vec::new();
     for (program, places) in executed::everywhere(&root()) {
@@ -146,17 +154,17 @@ fn whatever_is_executed_is_installed() -> Result<()> {
             Some(_) => {}
         }
     }
-    ensure!(missing.is_empty(), "executed, but not installed by `tests/setup build run`:\n{}", missing.join("\n"));
+    ensure!(missing.is_empty(), "executed, but not installed by `tests/setup build run qemu`:\n{}", missing.join("\n"));
     Ok(())
 }
 
 fn nothing_is_installed_without_a_reason() -> Result<()> {
     let executed = executed::everywhere(&root());
-    for package in packages("build_packages")?.union(&packages("run_packages")?) {
+    for package in all_packages()? {
         let by_name = INSTALLED.iter().any(|(known, programs)| {
-            known == package && programs.split_whitespace().any(|program| executed.contains_key(program))
+            *known == package && programs.split_whitespace().any(|program| executed.contains_key(program))
         });
-        let otherwise = NOT_BY_NAME.iter().any(|(known, _)| known == package);
+        let otherwise = NOT_BY_NAME.iter().any(|(known, _)| *known == package);
         ensure!(by_name || otherwise, "tests/setup installs {package}, and nothing executes a program of it");
     }
     Ok(())

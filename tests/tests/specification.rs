@@ -108,7 +108,7 @@ fn ensure_counterparts(path: &str, least: usize) -> Result<()> {
         ensure!(cells.len() == 2, "{row:?} is not `theirs | here`");
         for name in cells[1].split('`').skip(1).step_by(2) {
             let known = match name.split_once(' ') {
-                Some(("make", part)) => ["bench", "demo"].contains(&part),
+                Some(("make", part)) => ["bench", "bench-instructions", "demo"].contains(&part),
                 Some((place, test)) => root().join(place).exists() && has(&root().join(place), test),
                 None => root().join(name).exists(),
             };

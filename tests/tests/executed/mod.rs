@@ -16,7 +16,7 @@ use crate::sources::rust_files;
 pub(crate) type Executed = BTreeMap<String, Vec<String>>;
 
 /// Shell scripts outside of Rust sources; a Makefile's recipes are shell as well.
-const SCRIPTS: [&str; 10] = [
+const SCRIPTS: [&str; 13] = [
     "Makefile",
     ".ci/run",
     "tests/setup",
@@ -27,6 +27,9 @@ const SCRIPTS: [&str; 10] = [
     "tests/kernel/init",
     "tests/kubernetes/build",
     "tests/kubernetes/tools",
+    "tests/qemu/init",
+    "tests/qemu/kernel",
+    "tests/qemu/run",
 ];
 
 /// A script with what it reads in: one shell, whose functions are no programs.

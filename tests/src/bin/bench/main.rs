@@ -8,6 +8,7 @@
 
 mod arrival;
 mod cni;
+mod instructions;
 mod kube;
 mod machine;
 mod netd;
@@ -73,6 +74,7 @@ fn run() -> Result<()> {
     match options.only {
         Some(Part::ProxyIpvs) => proxy::on_ipvs(&options, &mut report),
         Some(Part::Kube) => kube::measure(&options, &mut report),
+        Some(Part::Instructions) => instructions::measure(&report, &words),
         Some(Part::Local) => proxy::local::measure(&options, &mut report),
         Some(Part::PathLab) => path::on_this_kernel(&options, &mut report),
         Some(Part::VipIpvs) => vip::on_ipvs(&options, &report),

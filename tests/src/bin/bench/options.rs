@@ -5,7 +5,7 @@
 use anyhow::{Context, Result, bail, ensure};
 
 /// What the command line accepts, for error messages.
-const USAGE: &str = "bench [--only cni|netd|path|proxy|local|vip|kubernetes] [--pods N] [--leases N,...] [--services N,...] \
+const USAGE: &str = "bench [--only cni|netd|path|proxy|local|vip|kubernetes|instructions] [--pods N] [--leases N,...] [--services N,...] \
      [--nodes N,...] [--endpoints N] [--rounds N] [--markdown]";
 
 /// A part of the benchmark.
@@ -31,6 +31,8 @@ pub(crate) enum Part {
     VipIpvs,
     /// Both daemons at a Kubernetes API server; measured when it is asked for.
     Kube,
+    /// The proxy's IPVS path on Debian's own kernel in QEMU, by instructions; measured when it is asked for.
+    Instructions,
 }
 
 /// The choices of one run.
@@ -112,7 +114,10 @@ fn part(word: &str) -> Result<Part> {
         "vip" => Part::Vip,
         "vip-ipvs" => Part::VipIpvs,
         "kubernetes" => Part::Kube,
-        other => bail!("--only {other:?}: accepted are cni, netd, path, proxy, local, vip and kubernetes"),
+        "instructions" => Part::Instructions,
+        other => {
+            bail!("--only {other:?}: accepted are cni, netd, path, proxy, local, vip, kubernetes and instructions")
+        }
     })
 }
 
@@ -146,7 +151,7 @@ mod tests {
         for (line, complaint) in [
             ("--pods 300", "--pods 300: expected a number from 1 to 250"),
             ("--leases 1,x", "--leases \"x\""),
-            ("--only etcd", "accepted are cni, netd, path, proxy, local, vip and kubernetes"),
+            ("--only etcd", "accepted are cni, netd, path, proxy, local, vip, kubernetes and instructions"),
             ("--rounds", "--rounds needs a value"),
             ("--fast", "unknown flag"),
         ] {
