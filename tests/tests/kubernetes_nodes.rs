@@ -21,6 +21,7 @@ use kube_steps::changes::{
 use kube_steps::entrances::a_host_port_leads_to_its_pod_and_ends_with_it;
 use kube_steps::kills::programs_killed_at_random_fail_no_request_and_every_node_gets_equal_again;
 use kube_steps::names::a_pod_finds_a_service_by_its_name_while_the_resolvers_are_replaced;
+use kube_steps::outage::a_minute_without_a_control_plane_changes_nothing_in_the_kernel_and_fails_no_request;
 use kube_steps::power::a_node_without_power_gets_no_connection_once_its_endpoints_are_gone_and_comes_back_equal;
 use kube_steps::rights::rights_of_our_accounts_are_exactly_the_calls_of_the_whole_run;
 use kube_steps::upgrade::an_upgrade_of_both_daemon_sets_drops_no_packet_and_fails_no_request;
@@ -36,6 +37,7 @@ fn main() -> ExitCode {
         a_host_port_leads_to_its_pod_and_ends_with_it,
         a_pod_finds_a_service_by_its_name_while_the_resolvers_are_replaced,
         an_upgrade_of_both_daemon_sets_drops_no_packet_and_fails_no_request,
+        a_minute_without_a_control_plane_changes_nothing_in_the_kernel_and_fails_no_request,
         a_node_without_power_gets_no_connection_once_its_endpoints_are_gone_and_comes_back_equal,
         programs_killed_at_random_fail_no_request_and_every_node_gets_equal_again,
         rights_of_our_accounts_are_exactly_the_calls_of_the_whole_run,

@@ -7,6 +7,7 @@ pub(crate) mod changes;
 pub(crate) mod entrances;
 pub(crate) mod kills;
 pub(crate) mod names;
+pub(crate) mod outage;
 pub(crate) mod power;
 pub(crate) mod rights;
 pub(crate) mod upgrade;
