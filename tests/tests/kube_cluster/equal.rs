@@ -18,7 +18,7 @@ const SOON: Duration = Duration::from_secs(60);
 const FLANNEL: &str = "flannel.alpha.coreos.com";
 
 /// Where a Service is reached (`192.168.0.10 tcp 80`, `tcp 30080`), with its endpoints (`172.7.0.2 8080`) in order; without any it is refused.
-/// Those of a node alone are there once more where clients outside are led to them.
+/// Those of a node alone are there once more where clients outside are led to them and there are others.
 type Frontends = BTreeMap<String, Vec<String>>;
 
 impl Cluster {
@@ -106,7 +106,11 @@ impl Cluster {
                 if let Some(number) = port["nodePort"].as_u64().filter(|number| *number > 0) {
                     let is_local = service["spec"]["externalTrafficPolicy"] == "Local";
                     let mut led = everywhere;
-                    led.extend(all(Some(node)).filter(|_| is_local));
+                    // One list serves both kinds of clients where every endpoint is of the node.
+                    let own: Vec<String> = all(Some(node)).collect();
+                    if is_local && own.len() < led.len() {
+                        led.extend(own);
+                    }
                     led.sort();
                     wanted.insert(format!("{protocol} {number}"), led);
                 }
