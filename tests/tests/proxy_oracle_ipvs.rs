@@ -3,12 +3,15 @@
 
 mod replay;
 
+use std::collections::BTreeSet;
+use std::net::{TcpListener, TcpStream};
 use std::process::ExitCode;
+use std::time::Duration;
 
-use anyhow::Result;
-use lab::Need;
+use anyhow::{Result, ensure};
+use lab::{Host, Need};
 use oracle::Run;
-use replay::{Setting, replay};
+use replay::{Setting, client, replay};
 
 const PODS: &str = "--cluster-cidr=172.7.0.0/16,fd00:7::/32";
 /// By default kube-proxy's mode ipvs has node ports at every address; the recorded runs were in mode nftables.
@@ -33,9 +36,29 @@ fn every_case_of_every_set_up_is_answered_as_kube_proxy_answers_it() -> Result<(
     replay(&SETTINGS, LANES)
 }
 
+/// Where there are eight ports for all of a client's connections.
+fn a_connection_that_stays_open_shares_its_port_with_no_later_one() -> Result<()> {
+    let host = Host::start("client")?;
+    host.run(&["sysctl", "-qw", "net.ipv4.ip_local_port_range=40000 40007"])?;
+    host.within(|| {
+        let listeners = [TcpListener::bind("127.0.0.1:80")?, TcpListener::bind("127.0.0.2:80")?];
+        let open = client::open_alone(listeners[0].local_addr()?, Duration::from_secs(6))?;
+        let (mut later, mut ports) = (Vec::new(), BTreeSet::new());
+        while let Ok(stream) = TcpStream::connect(listeners[1].local_addr()?) {
+            ports.insert(stream.local_addr()?.port());
+            later.push(stream);
+        }
+        ensure!(later.len() == 7 && !ports.contains(&open.local_addr()?.port()), "{open:?} and {ports:?}");
+        Ok(())
+    })?
+}
+
 fn main() -> ExitCode {
     lab::harness::main(
         &[Need::IpVs, Need::Nftables, Need::Dummy],
-        lab::tests![every_case_of_every_set_up_is_answered_as_kube_proxy_answers_it],
+        lab::tests![
+            a_connection_that_stays_open_shares_its_port_with_no_later_one,
+            every_case_of_every_set_up_is_answered_as_kube_proxy_answers_it,
+        ],
     )
 }

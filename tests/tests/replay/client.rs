@@ -4,16 +4,17 @@
 //! what refused (a rule, the host, the own output hook) comes from the socket's error queue (ip(7), IP_RECVERR).
 
 use std::io::{self, IoSliceMut, Read};
-use std::net::{SocketAddr, TcpStream, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{
-    AddressFamily, ControlMessageOwned, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrStorage, connect, recvmsg,
-    setsockopt, socket, sockopt,
+    AddressFamily, ControlMessageOwned, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrStorage, bind, connect,
+    recvmsg, setsockopt, socket, sockopt,
 };
+use nix::sys::time::{TimeVal, TimeValLike};
 use oracle::{Outcome, Refusal};
 
 /// How something is asked.
@@ -93,6 +94,21 @@ pub(crate) fn ask_all(targets: &[Target], limit: Duration) -> Vec<Vec<Ended>> {
         ends[attempt.target].push((attempt.socket.local(), End::Not(Outcome::Timeout, None)));
     }
     ends
+}
+
+/// Connects from a port that is bound first, so that the kernel gives it to no later connection. IPVS knows whose answer a packet is by client and
+/// endpoint alone (`ip_vs_conn_out_get`): a connection from the same port to another address of the Service takes the answers of this
+/// one, and two minutes beyond its own end.
+pub(crate) fn open_alone(to: SocketAddr, limit: Duration) -> io::Result<TcpStream> {
+    let (family, any) = match to {
+        SocketAddr::V4(_) => (AddressFamily::Inet, IpAddr::from(Ipv4Addr::UNSPECIFIED)),
+        SocketAddr::V6(_) => (AddressFamily::Inet6, IpAddr::from(Ipv6Addr::UNSPECIFIED)),
+    };
+    let fd = socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC, SockProtocol::Tcp)?;
+    bind(fd.as_raw_fd(), &SockaddrStorage::from(SocketAddr::new(any, 0)))?;
+    setsockopt(&fd, sockopt::SendTimeout, &TimeVal::seconds(limit.as_secs().cast_signed()))?;
+    connect(fd.as_raw_fd(), &SockaddrStorage::from(to))?;
+    Ok(fd.into())
 }
 
 /// Opens a connection and sends; the end, where the packet did not leave.

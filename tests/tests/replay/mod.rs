@@ -3,7 +3,7 @@
 //! Invariant: nothing is asked before the proxy's status shows the last object of the step, and tracked connections of n1 are
 //! emptied between. What differs is reported with case, step, client and destination; what is expected to differ stands in [`purpose`].
 
-mod client;
+pub(crate) mod client;
 mod flows;
 mod health;
 mod judge;

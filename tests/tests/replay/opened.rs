@@ -1,4 +1,6 @@
 //! Connections that stay open while endpoints come and go, and new ones beside them.
+//!
+//! Invariant: no connection that is made later has the port of an open one ([`client::open_alone`]).
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -10,6 +12,7 @@ use netstate::IpFamily;
 use oracle::Probe;
 use oracle::script::{Answered, Opened};
 
+use super::client;
 use super::script::Scene;
 
 /// How long an answer may take, on a machine that may have other work.
@@ -57,7 +60,7 @@ fn open_all<'a>(scene: &Scene<'_>, first: &'a Opened) -> Result<Vec<Open<'a>>> {
         first.new.iter().flat_map(|new| IpFamily::ALL.map(|family| (new, family)))
     {
         let (_, to) = scene.address(dest, family)?;
-        let stream = scene.player.machines().at(client, || TcpStream::connect_timeout(&to, PATIENCE))?;
+        let stream = scene.player.machines().at(client, || client::open_alone(to, PATIENCE))?;
         let mut one = Open { client, dest, family, stream: stream.with_context(|| format!("{client} to {to}"))? };
         one.stream.set_read_timeout(Some(PATIENCE))?;
         one.line().context("greeting")?;
