@@ -117,39 +117,96 @@ fn of_services(nodes: &Nodes) -> Result<String> {
     Ok(servers(node)?.join("\n") + &rules + &node.run(&["ip", "-o", "-4", "address"])?.stdout)
 }
 
-fn services_stay_while_etcd_is_away_for_minutes_and_the_status_says_so() -> Result<()> {
-    let nodes = Nodes::start()?;
-    let member = nodes.outside()?;
-    let mut etcd = Etcd::start([member])?;
-    let endpoints = format!("--etcd-endpoints={}", etcd.endpoints());
-    let apply = |text: &str| -> Result<()> {
-        let command = member.command(lab::bin("ipvs-proxy")?).arg(&endpoints).args(["apply", "-f", "-"]);
-        command.input(text.to_owned()).run().map(drop)
-    };
-    apply(WEB_YAML)?;
-    let command = nodes.node()?.command(lab::bin("ipvs-proxy")?).arg(&endpoints);
-    let proxy = command.args(["--cluster-cidr=172.7.0.0/16", "--service-cidr=192.168.0.0/16"]).start("ipvs-proxy")?;
-    proxy.wait_for_line("ready", LONG)?;
-    ensure!(spread(member, 4)?.len() == 4);
-    let before = of_services(&nodes)?;
-    ensure!(before.contains("192.168.0.10:80"), "{before}");
-    etcd.kill(member.name())?;
-    for part in 1..=3 {
-        std::thread::sleep(HOUR / 36);
-        let status = nodes.status()?;
-        let lost = status["lost"].is_string() && status["ok"] == false;
-        ensure!(lost && status["services"] == 1, "after {part} times 100 s: {status}");
-        let now = of_services(&nodes)?;
-        ensure!(now == before, "after {part} times 100 s: {now}\n--- instead of\n{before}");
+/// The proxy on its node, with the Services of an etcd on the host outside.
+struct FromEtcd {
+    proxy: lab::Process,
+    etcd: Etcd,
+    nodes: Nodes,
+}
+
+impl FromEtcd {
+    /// Starts both, with the example's Service in etcd.
+    fn start(mode: &str) -> Result<Self> {
+        let nodes = Nodes::start()?;
+        let etcd = Etcd::start([nodes.outside()?])?;
+        write(&nodes, &etcd, WEB_YAML)?;
+        let command =
+            nodes.node()?.command(lab::bin("ipvs-proxy")?).arg(format!("--etcd-endpoints={}", etcd.endpoints()));
+        let command = command.args(["--cluster-cidr=172.7.0.0/16", "--service-cidr=192.168.0.0/16"]);
+        let proxy = command.arg(format!("--proxy-mode={mode}")).start("ipvs-proxy")?;
+        proxy.wait_for_line("ready", LONG)?;
+        Ok(Self { proxy, etcd, nodes })
     }
-    ensure!(spread(member, 4)?.len() == 4 && proxy.is_running());
-    etcd.restart(member.name())?;
-    eventually(LONG, || apply(&slice(&["172.7.22.3"])))?;
-    eventually(LONG, || {
-        let (status, seen) = (nodes.status()?, spread(member, 2)?);
-        ensure!(status["lost"].is_null() && seen.keys().eq(["172.7.22.3"]), "{seen:?} {status}");
+
+    fn apply(&self, text: &str) -> Result<()> {
+        write(&self.nodes, &self.etcd, text)
+    }
+
+    /// Five minutes go by in which the status says that etcd is lost, and nothing in the kernel changes.
+    fn is_lost_for_minutes(&self, before: &str) -> Result<()> {
+        for part in 1..=3 {
+            std::thread::sleep(HOUR / 36);
+            let status = self.nodes.status()?;
+            let lost = status["lost"].is_string() && status["ok"] == false;
+            ensure!(lost && status["services"] == 1, "after {part} times 100 s: {status}");
+            let now = of_services(&self.nodes)?;
+            ensure!(now == before, "after {part} times 100 s: {now}\n--- instead of\n{before}");
+        }
+        ensure!(self.proxy.is_running());
         Ok(())
-    })
+    }
+
+    /// These endpoints are served, and the status is in order.
+    fn serves(&self, endpoints: &[&str]) -> Result<()> {
+        eventually(LONG, || {
+            let (status, seen) = (self.nodes.status()?, spread(self.nodes.outside()?, 8)?);
+            ensure!(status["lost"].is_null() && status["ok"] == true, "{status}");
+            ensure!(seen.keys().eq(endpoints), "{seen:?} {status}");
+            Ok(())
+        })
+    }
+}
+
+fn write(nodes: &Nodes, etcd: &Etcd, text: &str) -> Result<()> {
+    let command =
+        nodes.outside()?.command(lab::bin("ipvs-proxy")?).arg(format!("--etcd-endpoints={}", etcd.endpoints()));
+    command.args(["apply", "-f", "-"]).input(text.to_owned()).run().map(drop)
+}
+
+fn services_stay_while_etcd_is_away_for_minutes_and_the_status_says_so() -> Result<()> {
+    let mut services = FromEtcd::start("ipvs")?;
+    let member = services.nodes.outside()?.clone();
+    ensure!(spread(&member, 4)?.len() == 4);
+    let before = of_services(&services.nodes)?;
+    ensure!(before.contains("-t 192.168.0.10:80"), "{before}");
+    services.etcd.kill(member.name())?;
+    services.is_lost_for_minutes(&before)?;
+    ensure!(spread(&member, 4)?.len() == 4);
+    services.etcd.restart(member.name())?;
+    eventually(LONG, || services.apply(&slice(&["172.7.22.3"])))?;
+    services.serves(&["172.7.22.3"])
+}
+
+/// What is sent to etcd or comes from it goes nowhere, and nobody is told.
+const CUT: &str = "add table ip cut; add chain ip cut in { type filter hook input priority raw; }; add rule ip cut in tcp sport 2379 drop; \
+    add chain ip cut out { type filter hook output priority raw; }; add rule ip cut out tcp dport 2379 drop";
+
+fn services_on_nftables_stay_while_the_way_to_etcd_is_cut_and_what_changed_meanwhile_comes_with_it() -> Result<()> {
+    let services = FromEtcd::start("nftables")?;
+    let node = services.nodes.node()?;
+    services.apply(&slice(&["172.7.21.2", "172.7.22.3"]))?;
+    services.serves(&["172.7.21.2", "172.7.22.3"])?;
+    node.run(&["nft", CUT])?;
+    let before = of_services(&services.nodes)?;
+    ensure!(before.contains("192.168.0.10 . tcp . 80"), "{before}");
+    services.apply(&slice(&["172.7.21.3", "172.7.22.3"]))?;
+    services.is_lost_for_minutes(&before)?;
+    let seen = spread(services.nodes.outside()?, 16)?;
+    ensure!(seen.keys().all(|name| ["172.7.21.2", "172.7.22.3"].contains(&name.as_str())), "{seen:?}");
+    node.run(&["nft", "delete", "table", "ip", "cut"])?;
+    services.serves(&["172.7.21.3", "172.7.22.3"])?;
+    services.apply(&slice(&["172.7.22.2"]))?;
+    services.serves(&["172.7.22.2"])
 }
 
 fn main() -> ExitCode {
@@ -159,5 +216,6 @@ fn main() -> ExitCode {
             outage_longer_than_the_lease_costs_no_row_and_ends_by_itself,
             clock_that_jumps_both_ways_costs_neither_a_row_nor_the_lease,
             services_stay_while_etcd_is_away_for_minutes_and_the_status_says_so,
+            services_on_nftables_stay_while_the_way_to_etcd_is_cut_and_what_changed_meanwhile_comes_with_it,
         ])
 }
