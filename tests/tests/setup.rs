@@ -50,7 +50,7 @@ const INSTALLED: [(&str, &str); 42] = [
     ("curl", "curl"),
     ("dbus-daemon", "dbus-daemon"),
     ("dnsmasq-base", "dnsmasq"),
-    ("docker.io", "dockerd"),
+    ("docker.io", "docker dockerd"),
     ("etcd-client", "etcdctl"),
     ("etcd-server", "etcd"),
     ("firewalld", "firewall-cmd firewalld"),
