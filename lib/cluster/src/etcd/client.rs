@@ -155,6 +155,21 @@ impl Client {
         self.call_member(op, object, request).await.map(|(_, answer)| answer)
     }
 
+    /// Carries out a request at the current member, once: for what may not be repeated unseen.
+    ///
+    /// # Errors
+    /// When it does not answer in time, or refuses.
+    pub(super) async fn once<T, F, Fut>(&self, op: &'static str, object: &str, request: F) -> Result<T, ClusterError>
+    where
+        F: Fn(etcd_client::Client) -> Fut,
+        Fut: Future<Output = Result<T, etcd_client::Error>>,
+    {
+        match self.members.current() {
+            Some(member) => member.attempt(op, object, &self.limits, &request).await,
+            None => Err(unanswered(op, object, Vec::new())),
+        }
+    }
+
     /// As [`Self::call`], with the member that answered.
     ///
     /// # Errors

@@ -5,6 +5,7 @@
 //! or lists anew; no operation is made per key of a listing.
 
 mod access;
+mod administration;
 mod audit;
 mod client;
 mod comparison;
@@ -24,6 +25,7 @@ mod store;
 mod tls;
 mod watch;
 
+pub use administration::{Administration, Download, MemberEntry, MemberStatus};
 pub use client::Client;
 pub use config::{Config, Limits};
 pub use endpoints::Endpoint;
