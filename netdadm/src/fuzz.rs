@@ -1,4 +1,4 @@
-//! What anybody may write into a topology or a rendered folder, or put where certificates and keys are, for fuzzing: each parser by the name of its
+//! What anybody may write into a topology or a rendered folder, put where certificates and keys are, or answer to `status`, for fuzzing: each parser by the name of its
 //! corpus in `fuzz/`.
 //!
 //! Invariant: every input is answered: a topology by one that went through every check or by findings that stand inside the
@@ -8,10 +8,12 @@ use crate::check::{self, Checked};
 use crate::output;
 use crate::pki::{Certificate, Key};
 use crate::render;
+use crate::status;
 
 /// Every parser by the name of its corpus.
 #[allow(unreachable_pub, clippy::type_complexity, reason = "public with the feature, and a pair is no noun")]
-pub const TARGETS: [(&str, fn(&[u8])); 3] = [("certificate", certificate), ("folder", folder), ("topology", read)];
+pub const TARGETS: [(&str, fn(&[u8])); 4] =
+    [("certificate", certificate), ("folder", folder), ("http_answer", http_answer), ("topology", read)];
 
 /// The longest finding, in bytes: an operator reads it on a terminal.
 const LONGEST: usize = 2000;
@@ -41,6 +43,12 @@ fn read(input: &[u8]) {
 fn folder(input: &[u8]) {
     for refusal in output::refusals(input) {
         assert!(refusal.len() <= LONGEST, "{refusal}");
+    }
+}
+
+fn http_answer(input: &[u8]) {
+    for found in status::answered(input) {
+        assert!(found.len() <= LONGEST, "{found}");
     }
 }
 

@@ -8,6 +8,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use cluster::problem::elided;
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
@@ -30,6 +31,13 @@ const LEAST: Duration = Duration::from_millis(1);
 pub(super) struct Answer {
     pub(super) code: u16,
     pub(super) body: String,
+}
+
+impl Answer {
+    /// What it says, as far as it fits into a row.
+    pub(super) fn words(&self) -> String {
+        elided(self.body.trim().to_owned())
+    }
 }
 
 /// Whom to ask.
@@ -185,11 +193,11 @@ fn talk(mut stream: impl Read + Write, request: &str) -> io::Result<Answer> {
         Err(error) if error.kind() != io::ErrorKind::UnexpectedEof || bytes.is_empty() => return Err(error),
         _ => {}
     }
-    answer(&String::from_utf8_lossy(&bytes)).ok_or_else(|| io::Error::other("the answer is no HTTP"))
+    parse_answer(&String::from_utf8_lossy(&bytes)).ok_or_else(|| io::Error::other("the answer is no HTTP"))
 }
 
 /// Status code and body of an answer.
-fn answer(text: &str) -> Option<Answer> {
+pub(super) fn parse_answer(text: &str) -> Option<Answer> {
     let (head, body) = text.split_once("\r\n\r\n")?;
     let code = head.strip_prefix("HTTP/1.")?.split(' ').nth(1)?.parse().ok()?;
     Some(Answer { code, body: body.to_owned() })
@@ -255,10 +263,10 @@ mod tests {
 
     #[test]
     fn an_answer_is_its_code_and_its_body() {
-        let found = answer("HTTP/1.1 403 Forbidden\r\nContent-Length: 2\r\n\r\nno").unwrap();
+        let found = parse_answer("HTTP/1.1 403 Forbidden\r\nContent-Length: 2\r\n\r\nno").unwrap();
         assert_eq!((found.code, found.body.as_str()), (403, "no"));
         for text in ["", "HTTP/1.1 200 OK", "SSH-2.0-OpenSSH\r\n\r\n", "HTTP/1.1 x\r\n\r\n"] {
-            assert!(answer(text).is_none(), "{text}");
+            assert!(parse_answer(text).is_none(), "{text}");
         }
     }
 }

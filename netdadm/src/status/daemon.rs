@@ -4,6 +4,8 @@
 
 use std::net::UdpSocket;
 
+use cluster::problem::elided;
+
 use super::conversation::Peer;
 use super::row::{Place, Row, State};
 
@@ -33,8 +35,9 @@ pub(super) fn netd(peer: &Peer, place: Place) -> Row {
     }
 }
 
-fn health(place: Place, code: u16, body: &str) -> Row {
-    let first = body.lines().next().unwrap_or_default();
+/// The row of a daemon that has answered.
+pub(super) fn health(place: Place, code: u16, body: &str) -> Row {
+    let first = elided(body.lines().next().unwrap_or_default().to_owned());
     match code {
         200 => Row::new(place, State::Ok, "healthy"),
         503 => Row::new(place, State::Failed, format!("not healthy: {first}")),

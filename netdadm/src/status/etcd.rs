@@ -2,9 +2,10 @@
 //!
 //! Invariant: a member is not asked through another one; 64-bit numbers are texts, as grpc-gateway has them.
 
+use cluster::problem::elided;
 use serde::Deserialize;
 
-use super::conversation::Peer;
+use super::conversation::{Answer, Peer};
 use super::row::{Place, Row, State};
 use crate::topology::Version;
 
@@ -33,15 +34,22 @@ struct Header {
 pub(super) fn ask(peer: &Peer, place: Place, wanted: Option<Version>) -> Row {
     let (certificate, answer) = peer.ask_secretly(QUESTION);
     let mut row = match answer {
-        Ok(answer) if answer.code == 200 => match serde_json::from_str::<Member>(&answer.body) {
-            Ok(status) => judged(place, &status, wanted),
-            Err(error) => Row::new(place, State::Failed, format!("it answers no status: {error}")),
-        },
-        Ok(answer) => Row::new(place, State::Failed, format!("it answers {}: {}", answer.code, answer.body.trim())),
+        Ok(answer) => answered(place, &answer, wanted),
         Err(reason) => Row::new(place, State::Failed, reason),
     };
     row.days = certificate.and_then(|certificate| super::days(&certificate));
     row
+}
+
+/// The row of a member that has answered.
+pub(super) fn answered(place: Place, answer: &Answer, wanted: Option<Version>) -> Row {
+    if answer.code != 200 {
+        return Row::new(place, State::Failed, format!("it answers {}: {}", answer.code, answer.words()));
+    }
+    match serde_json::from_str::<Member>(&answer.body) {
+        Ok(status) => judged(place, &status, wanted),
+        Err(error) => Row::new(place, State::Failed, format!("it answers no status: {}", elided(error.to_string()))),
+    }
 }
 
 fn judged(place: Place, status: &Member, wanted: Option<Version>) -> Row {
@@ -68,7 +76,7 @@ fn judged(place: Place, status: &Member, wanted: Option<Version>) -> Row {
         (.., true) => State::Waiting,
         _ => State::Ok,
     };
-    Row { version: Some(status.version.clone()), ..Row::new(place, state, found.join(", ")) }
+    Row { version: Some(status.version.clone()), ..Row::new(place, state, elided(found.join(", "))) }
 }
 
 /// `memberID:10276657743932975437 alarm:NOSPACE `, as a member says it of itself and of others; of others it is theirs to say.

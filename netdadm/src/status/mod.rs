@@ -28,6 +28,19 @@ pub(crate) use keys::Keys;
 use row::Place;
 pub(crate) use row::{Component, Row, State, table};
 
+/// What an answer to a question makes of its row, as text, for fuzzing: nothing when it is no answer.
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) fn answered(bytes: &[u8]) -> Vec<String> {
+    let Some(answer) = conversation::parse_answer(&String::from_utf8_lossy(bytes)) else { return Vec::new() };
+    let place = |component| Place { host: "a".to_owned(), component };
+    let rows = [
+        etcd::answered(place(Component::Etcd), &answer, None),
+        server::answered(place(Component::KubeApiserver), &answer),
+        daemon::health(place(Component::IpvsProxy), answer.code, &answer.body),
+    ];
+    rows.into_iter().map(|row| row.found).collect()
+}
+
 /// How much longer than its questions the whole may take.
 const SPARE: Duration = Duration::from_millis(500);
 

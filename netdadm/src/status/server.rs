@@ -2,9 +2,10 @@
 //!
 //! Invariant: 403 is "not yet": a server refuses everybody until it has read its rules.
 
+use cluster::problem::elided;
 use serde::Deserialize;
 
-use super::conversation::Peer;
+use super::conversation::{Answer, Peer};
 use super::row::{Place, Row, State};
 use crate::topology::Version;
 
@@ -18,7 +19,7 @@ struct ServerVersion {
 pub(super) fn ask(peer: &Peer, place: Place, wanted: Option<Version>) -> Row {
     let (certificate, answer) = peer.ask_secretly(&request("/readyz"));
     let (state, mut found) = match &answer {
-        Ok(answer) => judged(answer.code, &answer.body),
+        Ok(answer) => judged(answer),
         Err(reason) => (State::Failed, reason.clone()),
     };
     let version = answer.ok().and_then(|_| peer.ask_secretly(&request("/version")).1.ok());
@@ -33,19 +34,26 @@ pub(super) fn ask(peer: &Peer, place: Place, wanted: Option<Version>) -> Row {
     Row { version, days, ..Row::new(place, state, found) }
 }
 
+/// The row of a server that has answered.
+#[cfg(any(test, feature = "fuzz"))]
+pub(super) fn answered(place: Place, answer: &Answer) -> Row {
+    let (state, found) = judged(answer);
+    Row::new(place, state, found)
+}
+
 fn request(path: &str) -> String {
     format!("GET {path} HTTP/1.0\r\nHost: kubernetes\r\nAccept: application/json\r\n\r\n")
 }
 
-fn judged(code: u16, body: &str) -> (State, String) {
-    match code {
+fn judged(answer: &Answer) -> (State, String) {
+    match answer.code {
         200 => (State::Ok, "ready".to_owned()),
         403 => (State::Waiting, "not ready yet: 403, its rules are not read".to_owned()),
         401 => (State::Unknown, "it lives, and answers nobody without a name (401)".to_owned()),
-        _ => {
-            let failed: Vec<&str> =
-                body.lines().filter_map(|line| line.strip_prefix("[-]")?.split(' ').next()).collect();
-            let why = if failed.is_empty() { body.trim().to_owned() } else { failed.join(", ") };
+        code => {
+            let failed = answer.body.lines().filter_map(|line| line.strip_prefix("[-]")?.split(' ').next());
+            let failed = elided(failed.collect::<Vec<_>>().join(", "));
+            let why = if failed.is_empty() { answer.words() } else { failed };
             (State::Failed, format!("not ready: {code}, {why}"))
         }
     }
@@ -57,6 +65,7 @@ mod tests {
 
     #[test]
     fn a_server_is_ready_not_yet_or_says_what_it_lacks() {
+        let judged = |code, body: &str| judged(&Answer { code, body: body.to_owned() });
         assert_eq!(judged(200, "ok").0, State::Ok);
         assert_eq!(judged(403, "").0, State::Waiting);
         assert_eq!(judged(401, "").0, State::Unknown);
