@@ -112,3 +112,50 @@ fn steps(host: &HostChanges) -> String {
     }
     text
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use serde_json::Value;
+
+    use crate::command;
+
+    #[test]
+    fn programs_read_what_is_new_what_was_issued_and_what_hosts_must_do() {
+        let top = tempfile::tempdir().unwrap();
+        let (file, out) = (top.path().join("cluster.yaml"), top.path().join("out"));
+        let render = |text: &str| -> Value {
+            fs::write(&file, text).unwrap();
+            let words = ["netdadm", "render", "-f", file.to_str().unwrap(), "-o", out.to_str().unwrap(), "--json"];
+            let mut printed = Vec::new();
+            command::run(words.iter().map(Into::into), &mut printed).unwrap();
+            assert!(!String::from_utf8_lossy(&printed).contains("PRIVATE KEY"));
+            serde_json::from_slice(&printed).unwrap()
+        };
+        let reference = include_str!("../../../configs/clusters/reference.yaml");
+        let first = render(reference);
+        assert_eq!(first["folder"], out.to_str().unwrap());
+        let new = first["files"]["new"].as_array().unwrap();
+        assert!(
+            new.contains(&"hosts/hdss7-12/root/etc/etcd/etcd.conf".into()) && first["files"]["same"] == 0,
+            "{first}"
+        );
+        let issued = first["issued"].as_array().unwrap();
+        let server = issued.iter().find(|row| row["host"] == "hdss7-12" && row["path"] == "etcd/server").unwrap();
+        assert_eq!(server["reason"], "there is none");
+        let again = render(reference);
+        assert!(
+            ["new", "changed", "removed", "kept"].iter().all(|what| again["files"][what] == Value::Array(Vec::new()))
+        );
+        assert!(again["issued"] == Value::Array(Vec::new()) && again["hosts"] == Value::Array(Vec::new()), "{again}");
+        let changed = render(&format!("{reference}ports: {{etcdMetrics: 2391}}\n"));
+        let host = &changed["hosts"][0];
+        assert_eq!(
+            (&host["host"], &host["restart"][0]["unit"]),
+            (&"hdss7-12".into(), &"etcd.service".into()),
+            "{changed}"
+        );
+        assert_eq!(host["restart"][0]["files"], Value::Array(vec!["/etc/etcd/etcd.conf".into()]), "{changed}");
+    }
+}
