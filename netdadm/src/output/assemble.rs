@@ -94,7 +94,8 @@ impl Wanted {
     }
 }
 
-/// What no host gets: keys of authorities that were made here, and the administrators' kubeconfigs.
+/// What no host gets: keys of authorities that were made here, the administrators' kubeconfigs, and the
+/// client with which members of etcd are asked.
 fn operators(topology: &Topology, store: &mut Store, wanted: &mut Wanted) -> Result<(), Fault> {
     let given = topology.deviations.pki.as_ref().map(|folder| PathBuf::from(folder.value.to_string()));
     let elsewhere = |path: &str| given.as_ref().is_some_and(|folder| folder.join(format!("{path}.key")).exists());
@@ -111,6 +112,10 @@ fn operators(topology: &Topology, store: &mut Store, wanted: &mut Wanted) -> Res
     for request in pki::wanted_by_operators(topology) {
         let issued = store.issue(&request)?;
         wanted.pair(&request.path, ("crt", &issued.certificate_pem), issued.key_pem.expose());
+        // Members of etcd read no kubeconfig.
+        if request.authority != Ca::Cluster {
+            continue;
+        }
         let (user, trust) = (&request.common_name, Trust::Inline(&authority));
         let text = kubeconfig::render(&wanted.cluster, &server, trust, user, Credentials::Inline(issued));
         let path = Path::new("pki").join(format!("{}.conf", request.path));

@@ -39,10 +39,15 @@ pub(crate) fn wanted_by_operators(topology: &Topology) -> Vec<Request> {
         host: None,
         ..Request::client("", path, Ca::Cluster, name).of(Some(group))
     };
+    let member = Request {
+        host: None,
+        ..Request::client("", "etcd/healthcheck-client", Ca::Etcd, "kube-etcd-healthcheck-client")
+    };
     if bound(topology, None) {
-        vec![user("admin", "kubernetes-admin", ADMINS), user("super-admin", "kubernetes-super-admin", MASTERS)]
+        let both = [user("admin", "kubernetes-admin", ADMINS), user("super-admin", "kubernetes-super-admin", MASTERS)];
+        both.into_iter().chain([member]).collect()
     } else {
-        vec![user("admin", "kubernetes-admin", MASTERS)]
+        vec![user("admin", "kubernetes-admin", MASTERS), member.of(Some(MASTERS))]
     }
 }
 
@@ -241,13 +246,17 @@ mod tests {
             |text: &str| wanted_by_operators(&check::text(text).topology.unwrap()).iter().map(line).collect::<Vec<_>>();
         assert_eq!(
             kept(&topology("reference.yaml")),
-            ["admin by Cluster: CN=kubernetes-admin O=system:masters, client []"]
+            [
+                "admin by Cluster: CN=kubernetes-admin O=system:masters, client []",
+                "etcd/healthcheck-client by Etcd: CN=kube-etcd-healthcheck-client O=system:masters, client []",
+            ]
         );
         assert_eq!(
             kept(&newer),
             [
                 "admin by Cluster: CN=kubernetes-admin O=kubeadm:cluster-admins, client []",
                 "super-admin by Cluster: CN=kubernetes-super-admin O=system:masters, client []",
+                "etcd/healthcheck-client by Etcd: CN=kube-etcd-healthcheck-client, client []",
             ]
         );
     }
