@@ -8,10 +8,13 @@ use std::fmt::Write as _;
 use super::tree::Start;
 use super::unit::{self, CONFINED, INSTALL, MADE, RESTART};
 use super::{PKI, Place, Tree, place};
-use crate::topology::{Program, Purpose, Role, Version};
+use crate::topology::{Host, Program, Purpose, Role, Topology, Version};
 
 /// The settings of a member.
 const SETTINGS: &str = "/etc/etcd/etcd.conf";
+
+/// Where a member has its database.
+pub(crate) const DATA: &str = "/var/lib/etcd/default.etcd";
 
 /// What a new member reads.
 const INITIAL: &str = "/etc/etcd/initial.conf";
@@ -36,7 +39,7 @@ fn settings(place: &Place<'_>) -> String {
     let mut text = format!(
         "{MADE}# A change asks for a restart of etcd.service.\n\
          ETCD_NAME={name}\n\
-         ETCD_DATA_DIR=/var/lib/etcd/default.etcd\n\
+         ETCD_DATA_DIR={DATA}\n\
          ETCD_LISTEN_PEER_URLS=https://{peer}\n\
          ETCD_LISTEN_CLIENT_URLS=https://{client},https://{local}\n\
          ETCD_ADVERTISE_CLIENT_URLS=https://{client}\n\
@@ -69,10 +72,22 @@ fn by_version(version: Option<Version>) -> &'static str {
     }
 }
 
+/// The members that the one of `host` knows at its first start, with where others reach them: to one that joins a cluster, those
+/// that join behind it in the topology are no members yet, and etcd refuses any other list than its own.
+pub(crate) fn initial_members<'a>(
+    topology: &'a Topology,
+    host: &'a Host,
+) -> impl Iterator<Item = (&'a str, String)> + use<'a> {
+    let position = |one: &Host| topology.hosts.iter().position(|other| other.name.value == one.name.value);
+    let own = position(host);
+    let is_there = move |other: &&Host| !host.joins || !other.joins || position(other) <= own;
+    let places = topology.of(Role::Etcd).filter(is_there).filter_map(|host| Place::of(topology, host));
+    places.map(|member| (member.name(), format!("https://{}", member.at(Purpose::EtcdPeer))))
+}
+
 fn initial(place: &Place<'_>) -> String {
     let topology = place.topology;
-    let members = topology.of(Role::Etcd).filter_map(|host| Place::of(topology, host));
-    let members = members.map(|member| format!("{}=https://{}", member.name(), member.at(Purpose::EtcdPeer)));
+    let members = initial_members(topology, place.host).map(|(name, peer)| format!("{name}={peer}"));
     let cluster = topology.cluster.as_ref().map_or_else(String::new, |cluster| cluster.value.to_string());
     format!(
         "{MADE}# Read only by a member whose folder is empty: a change asks for nothing.\n\

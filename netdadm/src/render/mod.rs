@@ -23,6 +23,7 @@ mod unit;
 
 use crate::topology::{Host, Role, Topology};
 
+pub(crate) use etcd::{DATA, initial_members};
 pub(crate) use objects::objects;
 pub(crate) use place::{PKI, Place};
 pub(crate) use tree::{File, Tree};

@@ -79,7 +79,7 @@ impl<'a> Place<'a> {
     }
 
     /// Its own address with a port.
-    pub(super) fn at(&self, purpose: Purpose) -> SocketAddr {
+    pub(crate) fn at(&self, purpose: Purpose) -> SocketAddr {
         SocketAddr::new(self.address, self.port(purpose))
     }
 

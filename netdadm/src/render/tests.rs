@@ -246,6 +246,28 @@ fn a_member_that_is_added_changes_no_file_that_asks_for_a_restart() {
 }
 
 #[test]
+fn a_member_that_joins_knows_those_that_are_there_and_those_that_join_before_it() {
+    let text_of = |name: &str, cluster: &str| text(&tree(&topology(cluster), name), "/etc/etcd/initial.conf");
+    let joining = |names: &[&str]| {
+        names.iter().fold(REFERENCE.to_owned(), |text, name| {
+            let (_, number) = name.split_once('-').unwrap();
+            let address = format!("{name}: {{address: 10.4.7.{number},");
+            assert!(text.contains(&address));
+            text.replace(&address, &format!("{address} joins: true,"))
+        })
+    };
+    let both = joining(&["hdss7-21", "hdss7-22"]);
+    let members = |name: &str| {
+        let text = text_of(name, &both);
+        let line = text.lines().find_map(|line| line.strip_prefix("ETCD_INITIAL_CLUSTER=")).unwrap().to_owned();
+        line.split(',').map(|member| member.split('=').next().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(members("hdss7-21"), ["hdss7-12", "hdss7-21"]);
+    assert_eq!(members("hdss7-22"), ["hdss7-12", "hdss7-21", "hdss7-22"]);
+    assert_eq!(members("hdss7-12"), ["hdss7-12", "hdss7-21", "hdss7-22"]);
+}
+
+#[test]
 fn members_come_before_api_servers_and_these_before_nodes() {
     let names = |text: &str| -> Vec<String> {
         let topology = topology(text);
