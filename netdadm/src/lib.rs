@@ -5,12 +5,13 @@
 //! together. What is wrong with the form of a field and what is wrong with the whole are findings of one list. [`pki`] makes
 //! the certificates that its hosts need, or keeps those that are there. [`render`] says what each host gets, [`output`] writes it,
 //! and [`apply`] brings it to its host. [`facts`] are what a host is like, and [`preflight`] judges whether it is fit for its part;
-//! [`status`] asks what runs on all of them.
+//! [`status`] asks what runs on all of them, [`members`] asks and changes the members of etcd, and [`backup`] has their data.
 //!
-//! Invariants: everything but `command`, `pki`, `output`, `certs`, `apply`, `facts` and `status` is pure; every mistake is named at once,
+//! Invariants: everything but `command`, `pki`, `output`, `certs`, `apply`, `facts`, `status`, `members` and `backup` is pure; every mistake is named at once,
 //! with line and column.
 
 mod apply;
+mod backup;
 mod certs;
 mod check;
 mod command;
@@ -19,6 +20,7 @@ mod facts;
 #[cfg(any(test, feature = "fuzz"))]
 mod fuzz;
 mod kubeconfig;
+mod members;
 mod output;
 mod pki;
 mod preflight;

@@ -33,7 +33,7 @@ pub(super) fn run(asked: &Apply, out: &mut impl Write) -> Result<ExitCode, Strin
 }
 
 /// Asks the person at the terminal.
-fn answer(question: &str) -> Result<bool, String> {
+pub(super) fn answer(question: &str) -> Result<bool, String> {
     if !io::stdin().is_terminal() {
         return Err("nothing was touched: nobody is there to say yes to it; say --yes".to_owned());
     }

@@ -31,6 +31,10 @@ pub(super) enum Verb {
     Preflight(Preflight),
     /// Ask every component of every host how it is, in one table.
     Status(Asked),
+    /// Take a snapshot of etcd into a file, whole and verified.
+    Backup(Backup),
+    /// Verify a snapshot of etcd, and print which commands on which hosts make a cluster of it, in the order that loses nothing.
+    Restore(Restore),
     /// Print a script by which a shell completes this program's command line.
     Completions(Completions),
     /// Write the manual pages of this program into a folder.
@@ -174,6 +178,37 @@ pub(super) struct Asked {
     /// Print the rows as JSON.
     #[arg(long)]
     pub(super) json: bool,
+}
+
+/// What a snapshot is taken of.
+#[derive(Debug, Clone, Args)]
+pub(super) struct Backup {
+    /// The topology, YAML or JSON.
+    #[arg(short, long = "file", value_name = "FILE")]
+    pub(super) file: PathBuf,
+    /// The folder that `netdadm render` made: its certificates are used.
+    #[arg(short, long = "output", value_name = "FOLDER")]
+    pub(super) output: PathBuf,
+    /// The file of the snapshot, which is not there yet; it gets the mode 0600.
+    #[arg(value_name = "SNAPSHOT")]
+    pub(super) snapshot: PathBuf,
+    /// How long every answer may take, in seconds, 1 to 600.
+    #[arg(long, value_name = "SECONDS", default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..=600))]
+    pub(super) timeout: u16,
+    /// Take it without asking.
+    #[arg(short, long)]
+    pub(super) yes: bool,
+}
+
+/// What is to be restored.
+#[derive(Debug, Clone, Args)]
+pub(super) struct Restore {
+    /// The topology, YAML or JSON; `-` is standard input.
+    #[arg(short, long = "file", value_name = "FILE")]
+    pub(super) file: PathBuf,
+    /// The file that `netdadm backup` or `etcdctl snapshot save` wrote.
+    #[arg(value_name = "SNAPSHOT")]
+    pub(super) snapshot: PathBuf,
 }
 
 /// All of it, for help, pages and completions.

@@ -5,6 +5,7 @@
 
 mod apply;
 mod args;
+mod backup;
 mod certs;
 mod preflight;
 mod render;
@@ -51,6 +52,8 @@ fn run(words: impl Iterator<Item = OsString>, out: &mut impl Write) -> Result<Ex
         Verb::Certs(asked) => certs::run(&asked.verb, out),
         Verb::Preflight(asked) => preflight::run(&asked, out),
         Verb::Status(asked) => status::run(&asked, out),
+        Verb::Backup(asked) => backup::run(&asked, out),
+        Verb::Restore(asked) => backup::restore(&asked, out),
         Verb::Completions(asked) => written(out, &asked.render(command())),
         Verb::Man(pages) => {
             let folder = pages.folder.display().to_string();

@@ -1,0 +1,157 @@
+//! `Session`: the members of etcd, asked with the certificates of a rendered folder.
+//!
+//! Invariants: all members are asked at once, and each question ends; whoever does not answer is in the view with its reason.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::Duration;
+
+use cluster::etcd::{Administration, Config, Limits, MemberEntry, MemberStatus, TlsFiles, TlsMaterial};
+use cluster::{ClusterError, Problem};
+use tokio::runtime::{Builder, Runtime};
+use tokio::task::JoinSet;
+
+use super::view::{Member, Place, View};
+use crate::render;
+use crate::topology::{Purpose, Role, Topology};
+
+/// Certificates of clients of etcd, below the rendered folder.
+const FOLDER: &str = "pki/etcd";
+
+/// Connections to members.
+pub(crate) struct Session {
+    runtime: Runtime,
+    tls: TlsMaterial,
+    limits: Limits,
+    places: Vec<Place>,
+}
+
+/// What one member answered, by where it is.
+struct Answer {
+    client: String,
+    members: Result<Vec<MemberEntry>, ClusterError>,
+    status: Result<MemberStatus, ClusterError>,
+}
+
+impl Session {
+    /// The members that `topology` has, with the certificates below `out`; each answer may take `limit`.
+    ///
+    /// # Errors
+    /// When the certificates cannot be read.
+    pub(crate) fn open(topology: &Topology, out: &Path, limit: Duration) -> Result<Self, String> {
+        let file = |name: &str| {
+            let path = out.join(FOLDER).join(name);
+            if path.exists() {
+                return Ok(Some(path));
+            }
+            Err(format!("{} is not there; name the folder that `netdadm render` wrote by -o", path.display()))
+        };
+        let (ca, cert) = (file("ca.crt")?, file("healthcheck-client.crt")?);
+        let tls = TlsFiles { ca, cert, key: file("healthcheck-client.key")? }.read();
+        let runtime = Builder::new_current_thread().enable_all().build();
+        let runtime = runtime.map_err(|cause| format!("start asking: {cause}"))?;
+        let limits = Limits { operation: limit, ..Limits::default() };
+        Ok(Self { runtime, tls, limits, places: places(topology) })
+    }
+
+    /// The member at a URL for clients.
+    ///
+    /// # Errors
+    /// When the certificates are of no use.
+    pub(crate) fn administration(&self, client: &str) -> Result<Administration, String> {
+        Administration::new(&self.config(client.to_owned())).map_err(said)
+    }
+
+    fn config(&self, endpoints: String) -> Config {
+        Config { endpoints, tls: self.tls.clone(), limits: self.limits.clone(), ..Config::default() }
+    }
+
+    /// Where clients reach a member.
+    pub(crate) fn client(&self, member: &Member) -> Option<String> {
+        let place = self.places.iter().find(|place| Some(&place.host) == member.host.as_ref());
+        place.map(|place| place.client.clone()).or_else(|| member.entry.client_urls.first().cloned())
+    }
+
+    /// Waits for what is asked.
+    pub(crate) fn wait<T>(&self, work: impl Future<Output = T>) -> T {
+        self.runtime.block_on(work)
+    }
+
+    /// Who the members are and how each is.
+    ///
+    /// # Errors
+    /// When none of them knows the others: there is no quorum, or nobody answers.
+    pub(crate) fn view(&self) -> Result<View, String> {
+        let known = self.ask(self.places.iter().map(|place| place.client.clone()))?;
+        let answered = known.iter().filter_map(|one| Some((one.status.as_ref().ok()?, one.members.as_ref().ok()?)));
+        let Some((_, entries)) = answered.max_by_key(|(status, _)| status.applied) else {
+            return Err(silence(&known));
+        };
+        let mut members: Vec<Member> = entries.iter().map(|entry| self.unasked(entry)).collect();
+        members.sort_by_key(|member| member.entry.id);
+        let mut found: BTreeMap<String, Answer> = known.into_iter().map(|one| (one.client.clone(), one)).collect();
+        let others = members.iter().filter_map(|member| self.client(member)).filter(|url| !found.contains_key(url));
+        let others: Vec<String> = others.collect();
+        found.extend(self.ask(others.into_iter())?.into_iter().map(|one| (one.client.clone(), one)));
+        for member in &mut members {
+            let Some(answer) = self.client(member).and_then(|client| found.remove(&client)) else { continue };
+            member.status = match answer.status {
+                // Another cluster's, or a predecessor's that has not stopped yet.
+                Ok(status) if status.id != member.entry.id => {
+                    Err(format!("a member with the id {:x} answers", status.id))
+                }
+                status => status.map_err(|error| error.message),
+            };
+        }
+        Ok(View { members })
+    }
+
+    fn unasked(&self, entry: &MemberEntry) -> Member {
+        let place = self.places.iter().find(|place| entry.peer_urls.contains(&place.peer));
+        let status = Err("it has not started".to_owned());
+        Member { entry: entry.clone(), host: place.map(|place| place.host.clone()), status }
+    }
+
+    fn ask(&self, clients: impl Iterator<Item = String>) -> Result<Vec<Answer>, String> {
+        let members: Result<Vec<_>, String> =
+            clients.map(|client| Ok((self.administration(&client)?, client))).collect();
+        let members = members?;
+        Ok(self.wait(async move {
+            let mut asked = JoinSet::new();
+            for (member, client) in members {
+                asked.spawn(async move {
+                    let (members, status) = tokio::join!(member.members(), member.status());
+                    Answer { client, members, status }
+                });
+            }
+            asked.join_all().await
+        }))
+    }
+}
+
+fn said(problems: Vec<Problem>) -> String {
+    problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+}
+
+/// Why nothing is known.
+fn silence(answers: &[Answer]) -> String {
+    let mut said: Vec<String> = answers
+        .iter()
+        .filter_map(|answer| Some(format!("{}: {}", answer.client, answer.status.as_ref().err()?.message)))
+        .collect();
+    said.sort();
+    format!("no member of etcd serves ({}); bring a quorum of them back, or restore a backup", said.join("; "))
+}
+
+/// Hosts with members.
+pub(crate) fn places(topology: &Topology) -> Vec<Place> {
+    let members = topology.of(Role::Etcd).filter_map(|host| Some((host, render::Place::of(topology, host)?)));
+    let place = |(host, place): (&crate::topology::Host, render::Place<'_>)| Place {
+        host: host.name.value.clone(),
+        peer: format!("https://{}", place.at(Purpose::EtcdPeer)),
+        client: format!("https://{}", place.at(Purpose::EtcdClient)),
+        joins: host.joins,
+        initial: render::initial_members(topology, host).map(|(_, peer)| peer).collect(),
+    };
+    members.map(place).collect()
+}
