@@ -31,6 +31,8 @@ pub(super) enum Verb {
     Preflight(Preflight),
     /// Ask every component of every host how it is, in one table.
     Status(Asked),
+    /// Add, remove or replace a member of etcd, in the order that never loses the quorum.
+    Etcd(Etcd),
     /// Take a snapshot of etcd into a file, whole and verified.
     Backup(Backup),
     /// Verify a snapshot of etcd, and print which commands on which hosts make a cluster of it, in the order that loses nothing.
@@ -178,6 +180,54 @@ pub(super) struct Asked {
     /// Print the rows as JSON.
     #[arg(long)]
     pub(super) json: bool,
+}
+
+/// What to do with a member of etcd.
+#[derive(Debug, Clone, Args)]
+pub(super) struct Etcd {
+    /// What to do.
+    #[command(subcommand)]
+    pub(super) verb: EtcdVerb,
+}
+
+/// What to do with a member of etcd.
+#[derive(Debug, Clone, Subcommand)]
+pub(super) enum EtcdVerb {
+    /// Add the member of a host of the topology: without a vote until it has caught up.
+    Add(Membership),
+    /// Remove a member, unless the quorum would be lost; if it leads, another one leads first.
+    Remove(Membership),
+    /// Replace a member whose data are lost, or a living one by a member of another host.
+    Replace {
+        #[command(flatten)]
+        common: Membership,
+        /// The host that gets the new member, if it is another one.
+        #[arg(long, value_name = "HOST")]
+        by: Option<String>,
+    },
+}
+
+/// Which member of etcd.
+#[derive(Debug, Clone, Args)]
+pub(super) struct Membership {
+    /// The host, or the name or id of its member.
+    #[arg(value_name = "NAME")]
+    pub(super) name: String,
+    /// The topology, YAML or JSON.
+    #[arg(short, long = "file", value_name = "FILE")]
+    pub(super) file: PathBuf,
+    /// The folder that `netdadm render` made: its certificates are used.
+    #[arg(short, long = "output", value_name = "FOLDER")]
+    pub(super) output: PathBuf,
+    /// How long every answer may take, in seconds, 1 to 600.
+    #[arg(long, value_name = "SECONDS", default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..=600))]
+    pub(super) timeout: u16,
+    /// How long each step may take, in seconds; that a member starts is a step.
+    #[arg(long, value_name = "SECONDS", default_value_t = 600)]
+    pub(super) wait: u16,
+    /// Do it without asking.
+    #[arg(short, long)]
+    pub(super) yes: bool,
 }
 
 /// What a snapshot is taken of.

@@ -7,6 +7,7 @@ mod apply;
 mod args;
 mod backup;
 mod certs;
+mod etcd;
 mod preflight;
 mod render;
 mod renew;
@@ -52,6 +53,7 @@ fn run(words: impl Iterator<Item = OsString>, out: &mut impl Write) -> Result<Ex
         Verb::Certs(asked) => certs::run(&asked.verb, out),
         Verb::Preflight(asked) => preflight::run(&asked, out),
         Verb::Status(asked) => status::run(&asked, out),
+        Verb::Etcd(asked) => etcd::run(&asked.verb, out),
         Verb::Backup(asked) => backup::run(&asked, out),
         Verb::Restore(asked) => backup::restore(&asked, out),
         Verb::Completions(asked) => written(out, &asked.render(command())),

@@ -2,8 +2,12 @@
 //!
 //! Invariant: every question has an end; what was found is a value, from which everything follows that is done.
 
+mod carry;
+mod plan;
 mod session;
 mod view;
 
-pub(crate) use session::Session;
-pub(crate) use view::{Member, View};
+pub(crate) use carry::carry;
+pub(crate) use plan::{Order, Step, plan};
+pub(crate) use session::{Session, places};
+pub(crate) use view::{Member, Place, View};

@@ -1,0 +1,120 @@
+//! `netdadm etcd` on members that are rendered: replaced and removed under a load, killed half-way, and refused where the quorum would go.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may fail by panic")]
+
+mod netdadm_etcd;
+
+use std::process::ExitCode;
+use std::sync::mpsc;
+use std::thread;
+
+use anyhow::{Result, anyhow, ensure};
+use lab::{Cluster, Host, Need, eventually};
+use netdadm_etcd::{
+    MEMBERS, OPERATOR, REFERENCE, SOON, every_member_serves, leader, load, netdadm, render, start, start_all,
+};
+
+/// Runs `work` while a client writes and reads; nothing of what it asks may fail.
+fn under_load(operator: &Host, work: impl FnOnce() -> Result<()>) -> Result<()> {
+    let (stop, stopped) = mpsc::channel();
+    thread::scope(|scope| {
+        let client = scope.spawn(move || operator.within(move || load(&stopped)));
+        let done = work();
+        drop(stop);
+        let seen = client.join().map_err(|_| anyhow!("the client ended"))???;
+        eprintln!("{} writes, each read again, the longest in {:?}", seen.writes, seen.longest);
+        done?;
+        ensure!(
+            seen.failed.is_empty() && seen.writes > 50,
+            "{} of {} failed: {:?}",
+            seen.failed.len(),
+            seen.writes,
+            seen.failed.first()
+        );
+        Ok(())
+    })
+}
+
+fn lines(text: &str, head: &str) -> Vec<String> {
+    text.lines().filter_map(|line| line.trim_start().strip_prefix(head)).map(str::to_owned).collect()
+}
+
+fn a_member_is_replaced_and_a_leader_removed_under_a_load_and_no_request_fails() -> Result<()> {
+    let cluster = Cluster::reference()?;
+    let operator = cluster.host(OPERATOR)?;
+    render(operator, REFERENCE)?;
+    let mut members = start_all(&cluster)?;
+    let (lost, words) =
+        (cluster.host("hdss7-22")?, ["etcd", "replace", "hdss7-22", "--yes", "--timeout", "3", "--wait", "60"]);
+    under_load(operator, || {
+        members.pop().unwrap().kill()?;
+        lost.run(&["rm", "-r", "/var/lib/etcd"])?;
+        let refused = netdadm(operator, &words)?.output()?;
+        ensure!(refused.stderr.contains("hosts.hdss7-22.joins is not true in the topology"), "{refused:?}");
+        let joins = "hdss7-22: {address: 10.4.7.22, joins: true,";
+        render(operator, &REFERENCE.replace("hdss7-22: {address: 10.4.7.22,", joins))?;
+        let first = netdadm(operator, &words)?.start("netdadm")?;
+        first.wait_for_line("now: wait until the member of hdss7-22 has started", SOON)?;
+        first.kill()?;
+        let again = netdadm(operator, &words)?.start("netdadm")?;
+        again.wait_for_line("now: wait until", SOON)?;
+        members.push(start(operator, lost)?);
+        let ended = again.wait(SOON)?;
+        ensure!(ended.success(), "{ended}: {}", again.log());
+        ensure!(
+            lines(&again.log(), "now: remove").is_empty()
+                && lines(&again.log(), "now: give hdss7-22 a vote").len() == 1,
+            "{}",
+            again.log()
+        );
+        eventually(SOON, || every_member_serves(operator))?;
+        let done = netdadm(operator, &words)?.run()?.stdout;
+        ensure!(done.contains("nothing is left to do"), "{done}");
+        // The leader goes when another one leads.
+        let leads = leader(operator)?;
+        let removed = netdadm(operator, &["etcd", "remove", &leads, "--yes", "--timeout", "3"])?.run()?.stdout;
+        ensure!(
+            lines(&removed, "now: have ").len() == 1 && removed.contains(&format!("remove the member {leads} ")),
+            "{removed}"
+        );
+        ensure!(removed.contains("2 members vote and survive the loss of none"), "{removed}");
+        Ok(())
+    })
+}
+
+fn what_would_lose_the_quorum_is_refused_and_nobody_is_asked() -> Result<()> {
+    let cluster = Cluster::reference()?;
+    let operator = cluster.host(OPERATOR)?;
+    render(operator, REFERENCE)?;
+    let members = start_all(&cluster)?;
+    members[2].kill()?;
+    let remove = |name: &str, more: &[&str]| {
+        netdadm(operator, &[&["etcd", "remove", name, "--timeout", "2", "--wait", "2"], more].concat())
+    };
+    eventually(SOON, || {
+        let refused = remove(MEMBERS[0], &["--yes"])?.output()?;
+        let words = "without hdss7-12 1 of 2 members would serve, and 2 must: the quorum would be lost; bring hdss7-22 back first";
+        ensure!(refused.stderr.contains(words) && refused.status.code() == Some(2), "{refused:?}");
+        Ok(())
+    })?;
+    let unasked = remove(MEMBERS[2], &[])?.output()?;
+    ensure!(
+        unasked.stdout.contains("1. remove the member hdss7-22") && unasked.stderr.contains("say --yes"),
+        "{unasked:?}"
+    );
+    members[1].kill()?;
+    eventually(SOON, || {
+        let refused = remove(MEMBERS[2], &["--yes"])?.output()?;
+        ensure!(refused.stderr.contains("no member of etcd serves (https://10.4.7.12:2379: "), "{refused:?}");
+        Ok(())
+    })
+}
+
+fn main() -> ExitCode {
+    lab::harness::main(
+        &[Need::Nftables],
+        lab::tests![
+            a_member_is_replaced_and_a_leader_removed_under_a_load_and_no_request_fails,
+            what_would_lose_the_quorum_is_refused_and_nobody_is_asked,
+        ],
+    )
+}
