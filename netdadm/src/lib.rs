@@ -5,9 +5,11 @@
 //! together. What is wrong with the form of a field and what is wrong with the whole are findings of one list. [`pki`] makes
 //! the certificates that its hosts need, or keeps those that are there. [`render`] says what each host gets, [`output`] writes it,
 //! and [`apply`] brings it to its host. [`facts`] are what a host is like, and [`preflight`] judges whether it is fit for its part;
-//! [`status`] asks what runs on all of them, [`members`] asks and changes the members of etcd, and [`backup`] has their data.
+//! [`status`] asks what runs on all of them, [`members`] asks and changes the members of etcd, [`backup`] has their
+//! data, and [`nodes`] are drained.
 //!
-//! Invariants: everything but `command`, `pki`, `output`, `certs`, `apply`, `facts`, `status`, `members` and `backup` is pure; every mistake is named at once,
+//! Invariants: everything but `command`, `pki`, `output`, `certs`, `apply`, `facts`, `status`, `members`, `backup` and
+//! `nodes` is pure; every mistake is named at once,
 //! with line and column.
 
 mod apply;
@@ -21,6 +23,7 @@ mod facts;
 mod fuzz;
 mod kubeconfig;
 mod members;
+mod nodes;
 mod output;
 mod pki;
 mod preflight;

@@ -31,6 +31,8 @@ pub(super) enum Verb {
     Preflight(Preflight),
     /// Ask every component of every host how it is, in one table.
     Status(Asked),
+    /// Wait for a new node, or drain one and take it away.
+    Node(NodeOrder),
     /// Add, remove or replace a member of etcd, in the order that never loses the quorum.
     Etcd(Etcd),
     /// Take a snapshot of etcd into a file, whole and verified.
@@ -180,6 +182,61 @@ pub(super) struct Asked {
     /// Print the rows as JSON.
     #[arg(long)]
     pub(super) json: bool,
+}
+
+/// What to do with a node.
+#[derive(Debug, Clone, Args)]
+pub(super) struct NodeOrder {
+    /// What to do.
+    #[command(subcommand)]
+    pub(super) verb: NodeVerb,
+}
+
+/// What to do with a node.
+#[derive(Debug, Clone, Subcommand)]
+pub(super) enum NodeVerb {
+    /// Say what is to be applied on the host, and wait until its lease is there and its Node is Ready.
+    Add(NodeAdd),
+    /// Cordon the node, evict its Pods as PodDisruptionBudgets let them go, delete the Node, and the lease of a host that does
+    /// not answer any more.
+    Remove(NodeRemove),
+}
+
+/// Which node.
+#[derive(Debug, Clone, Args)]
+pub(super) struct OneNode {
+    /// The host.
+    #[arg(value_name = "NAME")]
+    pub(super) name: String,
+    /// The topology, YAML or JSON.
+    #[arg(short, long = "file", value_name = "FILE")]
+    pub(super) file: PathBuf,
+    /// The folder that `netdadm render` made: its certificates and `admin.conf` are used.
+    #[arg(short, long = "output", value_name = "FOLDER")]
+    pub(super) output: PathBuf,
+    /// How long to wait for the node, or for its Pods to go, in seconds.
+    #[arg(long, value_name = "SECONDS", default_value_t = 600)]
+    pub(super) wait: u16,
+    /// Do it without asking.
+    #[arg(short, long)]
+    pub(super) yes: bool,
+}
+
+/// Which node is waited for.
+#[derive(Debug, Clone, Args)]
+pub(super) struct NodeAdd {
+    #[command(flatten)]
+    pub(super) common: OneNode,
+}
+
+/// Which node goes.
+#[derive(Debug, Clone, Args)]
+pub(super) struct NodeRemove {
+    #[command(flatten)]
+    pub(super) common: OneNode,
+    /// Evict Pods that no controller makes again, and those whose emptyDir goes with them.
+    #[arg(long)]
+    pub(super) force: bool,
 }
 
 /// What to do with a member of etcd.

@@ -8,6 +8,7 @@ mod args;
 mod backup;
 mod certs;
 mod etcd;
+mod node;
 mod preflight;
 mod render;
 mod renew;
@@ -53,6 +54,7 @@ fn run(words: impl Iterator<Item = OsString>, out: &mut impl Write) -> Result<Ex
         Verb::Certs(asked) => certs::run(&asked.verb, out),
         Verb::Preflight(asked) => preflight::run(&asked, out),
         Verb::Status(asked) => status::run(&asked, out),
+        Verb::Node(asked) => node::run(&asked.verb, out),
         Verb::Etcd(asked) => etcd::run(&asked.verb, out),
         Verb::Backup(asked) => backup::run(&asked, out),
         Verb::Restore(asked) => backup::restore(&asked, out),

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
-use cluster::etcd::{Administration, Config, Limits, MemberEntry, MemberStatus, TlsFiles, TlsMaterial};
+use cluster::etcd::{Administration, Client, Config, Limits, MemberEntry, MemberStatus, Store, TlsFiles, TlsMaterial};
 use cluster::{ClusterError, Problem};
 use tokio::runtime::{Builder, Runtime};
 use tokio::task::JoinSet;
@@ -60,6 +60,15 @@ impl Session {
     /// When the certificates are of no use.
     pub(crate) fn administration(&self, client: &str) -> Result<Administration, String> {
         Administration::new(&self.config(client.to_owned())).map_err(said)
+    }
+
+    /// The keys, at whichever member answers.
+    ///
+    /// # Errors
+    /// When the certificates are of no use.
+    pub(crate) fn store(&self) -> Result<Store, String> {
+        let all: Vec<&str> = self.places.iter().map(|place| place.client.as_str()).collect();
+        Client::new(&self.config(all.join(",")), 0).map(Store::new).map_err(said)
     }
 
     fn config(&self, endpoints: String) -> Config {

@@ -169,6 +169,15 @@ impl Client {
         self.object(Query { method: Method::POST, path, verb: "create", object: path, body }).await
     }
 
+    /// Deletes the object at `path`.
+    ///
+    /// # Errors
+    /// As [`Client::get`]; 404 when it is gone already.
+    pub async fn delete(&self, path: &str) -> Result<(), ClusterError> {
+        let query = Query { method: Method::DELETE, path, verb: "delete", object: path, body: None };
+        self.whole(query, LIMIT).await.map(drop).map_err(|fault| fault.error)
+    }
+
     async fn object<T: DeserializeOwned>(&self, query: Query<'_>) -> Result<T, ClusterError> {
         let (verb, object) = (query.verb, query.object);
         let body = self.whole(query, LIMIT).await.map_err(|fault| fault.error)?;
