@@ -11,7 +11,21 @@ use lab::{Host, bin};
 const PROGRAMS: [(&str, &[&str], usize); 3] = [
     ("netd", &["status", "config-set", "lease-reserve", "doctor", "trace", "cleanup"], 11),
     ("ipvs-proxy", &["apply", "status", "explain", "doctor"], 11),
-    ("netdadm", &["check", "certs-list", "certs-renew", "preflight", "status"], 2),
+    (
+        "netdadm",
+        &[
+            "check",
+            "certs-list",
+            "certs-renew",
+            "preflight",
+            "status",
+            "etcd-replace",
+            "node-remove",
+            "backup",
+            "restore",
+        ],
+        2,
+    ),
 ];
 
 fn root() -> PathBuf {
