@@ -9,7 +9,9 @@ use anyhow::{Context, Result, ensure};
 use lab::eventually;
 use serde_json::json;
 
-use super::{PROPAGATION, WEB, WEB_DEPLOYMENT, clients, endpoints_gone, forget_connections, serve, step};
+use super::{
+    WEB, WEB_DEPLOYMENT, clients, endpoints_gone, forget_connections, not_cut_since, rules_follow, serve, step,
+};
 use crate::cni_node::ask;
 use crate::kube_cluster::pods::{PORT, Pod};
 use crate::kube_cluster::{LIMIT, NODES, OUTSIDE, load};
@@ -80,16 +82,18 @@ pub(crate) fn pods_deleted_by_force_under_load_get_no_connection_once_their_endp
         let pods = serve(cluster, 6)?;
         let victims: Vec<&Pod> = pods.iter().step_by(2).collect();
         let addresses: Vec<&str> = victims.iter().map(|pod| pod.address.as_str()).collect();
-        let (tallies, gone) = load::during(&clients(cluster)?, || {
+        let clients = clients(cluster)?;
+        let (tallies, followed) = load::during(&clients, || {
             for pod in &victims {
                 cluster.server.delete(&format!("/api/v1/namespaces/default/pods/{}", pod.name))?;
             }
             let gone = endpoints_gone(cluster, &addresses)?;
+            let followed = clients.map(|(host, _)| rules_follow(host, &addresses, gone));
             cluster.pods_of("app=web", pods.len())?;
-            Ok(gone)
+            followed.into_iter().collect::<Result<Vec<_>>>()
         })?;
-        for tally in &tallies {
-            tally.not_cut_after(gone + PROPAGATION)?;
+        for (((client, _), tally), followed) in clients.iter().zip(&tallies).zip(followed) {
+            not_cut_since(client, tally, followed)?;
             println!("deleted by force: {tally}");
         }
         forget_connections(cluster, &addresses)

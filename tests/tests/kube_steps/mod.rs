@@ -15,16 +15,17 @@ pub(crate) mod upgrade;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use lab::{Host, eventually};
+use lab::{Host, allowing_for_load, eventually};
 use serde_json::Value;
 
+use crate::kube_cluster::load::Tally;
 use crate::kube_cluster::pods::{Pod, deployment, service};
 use crate::kube_cluster::{Cluster, LIMIT, NODES, shared};
 
 /// The address of the Service `web`, which no route but the default one leads to.
 pub(crate) const WEB: &str = "192.168.0.10:80";
 const WEB_DEPLOYMENT: &str = "/apis/apps/v1/namespaces/default/deployments/web";
-/// Until a node leads no connection to an endpoint any more that the API has not.
+/// Until the rules of a node lead to no endpoint any more that the API has not, on a machine that has nothing else to do.
 const PROPAGATION: Duration = Duration::from_secs(1);
 
 /// Runs a step on the cluster of the overlay `reference`.
@@ -82,6 +83,27 @@ fn endpoints_gone(cluster: &Cluster, addresses: &[&str]) -> Result<Instant> {
         Ok(())
     })?;
     Ok(Instant::now())
+}
+
+/// Waits until the rules of a node lead to none of these addresses, which no slice has since `gone`; says when that was so.
+fn rules_follow(host: &Host, addresses: &[&str], gone: Instant) -> Result<Instant> {
+    eventually(LIMIT, || {
+        let rules = host.run(&["nft", "list", "map", "ip", "ipvs-proxy", "endpoints"])?.stdout;
+        let mut words = rules.split(|letter: char| !letter.is_ascii_digit() && letter != '.');
+        ensure!(!words.any(|word| addresses.contains(&word)), "{} leads to {addresses:?}: {rules}", host.name());
+        Ok(())
+    })?;
+    let (late, limit) = (gone.elapsed(), allowing_for_load(PROPAGATION));
+    ensure!(late <= limit, "{} follows the API after {late:?}, on this machine after {limit:?} at most", host.name());
+    Ok(Instant::now())
+}
+
+/// Fails when a client's try was cut that began after its rules had followed, with where its kernel leads the connections without an answer.
+fn not_cut_since(client: &Host, tally: &Tally, followed: Instant) -> Result<()> {
+    tally.not_cut_after(followed).with_context(|| {
+        let open = client.run(&["sh", "-c", "conntrack -L -p tcp --dport 80 2>&1 | grep -v TIME_WAIT; ip neigh"]);
+        format!("{}: {}", client.name(), open.map_or_else(|error| format!("{error:#}"), |open| open.stdout))
+    })
 }
 
 /// What a connection that was cut with its Pod leaves in its client's kernel leads that client's next connection from the same port to the Pod

@@ -6,7 +6,7 @@ use anyhow::{Result, ensure};
 use lab::eventually;
 use serde_json::json;
 
-use super::{PROPAGATION, WEB, endpoints_gone, forget_connections, serve_as, step};
+use super::{WEB, endpoints_gone, forget_connections, not_cut_since, rules_follow, serve_as, step};
 use crate::kube_cluster::manifests::SETS;
 use crate::kube_cluster::pods::deployment;
 use crate::kube_cluster::{Cluster, LIMIT, NODES, load};
@@ -31,19 +31,20 @@ pub(crate) fn a_node_without_power_gets_no_connection_once_its_endpoints_are_gon
         let lost: Vec<&str> = pods.iter().filter(|pod| pod.node == dark).map(|pod| pod.address.as_str()).collect();
         ensure!(!lost.is_empty() && lost.len() < pods.len(), "both nodes have Pods: {pods:?}");
         let client = cluster.host(NODES[0])?.clone();
-        let (tallies, gone) = load::during(&[(&client, WEB)], || {
+        let (tallies, followed) = load::during(&[(&client, WEB)], || {
             cluster.machines.unplug(NODES[1])?;
             cluster.node_mut(NODES[1])?.lose_power()?;
             let gone = endpoints_gone(cluster, &lost)?;
+            let followed = rules_follow(&client, &lost, gone)?;
             eventually(LIMIT, || {
                 let ready = ready_on(cluster, NODES[0])?;
                 ensure!(ready == pods.len(), "{ready} of {} are ready on the other node", pods.len());
                 Ok(())
             })?;
-            Ok(gone)
+            Ok(followed)
         })?;
         for tally in &tallies {
-            tally.not_cut_after(gone + PROPAGATION)?;
+            not_cut_since(&client, tally, followed)?;
             println!("power loss: {tally}");
         }
         forget_connections(cluster, &lost)?;
