@@ -23,6 +23,7 @@ use proxy_api::rights::each_right_that_is_missing_is_named_with_what_grants_it;
 use proxy_api::service_cidr::{
     service_cidrs_of_a_server_of_1_31_are_followed_in_its_version, service_cidrs_of_the_api_are_followed,
 };
+use proxy_api::silence::a_change_does_not_wait_while_a_silent_server_is_asked_whether_it_is_there;
 use proxy_api::store::an_api_server_without_its_etcd_is_named_and_services_go_on;
 use serde_json::{Value, json};
 
@@ -285,6 +286,7 @@ fn main() -> ExitCode {
         an_outage_changes_nothing_and_what_happened_meanwhile_is_found,
         a_watch_that_breaks_off_inside_an_object_goes_on,
         a_silent_server_is_noticed_and_named,
+        a_change_does_not_wait_while_a_silent_server_is_asked_whether_it_is_there,
         a_right_that_is_missing_is_named_with_what_grants_it,
         a_server_that_is_busy_is_asked_again_after_the_time_that_it_asks_for,
         a_server_without_slices_is_asked_for_endpoints,

@@ -30,6 +30,8 @@ pub enum Fault {
     Cut,
     /// The server does what it is asked, and the connection is lost before its answer.
     LoseAnswer,
+    /// The server does what it is asked, and the connection stays without an answer.
+    Withhold,
     /// The answer comes with so many bytes per second.
     Slow(u32),
 }

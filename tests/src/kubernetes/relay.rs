@@ -111,6 +111,9 @@ impl Exchange<'_> {
         if self.state.take(&self.request, |fault| fault == Fault::LoseAnswer).is_some() {
             bail!("the answer is lost");
         }
+        if self.state.take(&self.request, |fault| fault == Fault::Withhold).is_some() {
+            return self.until_the_client_goes();
+        }
         let framing = head.framing_of_answer(&self.method);
         self.state.pass();
         self.client.write(&head.bytes())?;
@@ -148,6 +151,12 @@ impl Exchange<'_> {
             }
             self.piece(&chunk, &framed)?;
         }
+    }
+
+    fn until_the_client_goes(&mut self) -> Result<()> {
+        self.client.set_limit(PERIOD)?;
+        while !self.state.has_ended() && self.client.has_more() != Some(false) {}
+        bail!("the client has gone")
     }
 
     /// Waits until the server says more; `false` when it has ended. An error when the client has gone.

@@ -5,4 +5,5 @@ pub(crate) mod events;
 pub(crate) mod node;
 pub(crate) mod rights;
 pub(crate) mod service_cidr;
+pub(crate) mod silence;
 pub(crate) mod store;

@@ -2,11 +2,12 @@
 //!
 //! Invariants: a stream that ends (the server ends each after some minutes, a load balancer when it likes) goes on at the last revision
 //! that it showed, and nothing is missed; a server on which nothing changes is asked whether it is there, so that a paused or vanished
-//! one shows within a minute; a state that the server does not keep any more is listed anew, and nothing known goes until that is whole.
+//! one shows within a minute, and what it shows meanwhile does not wait for that; a state that the server does not keep any more is
+//! listed anew, and nothing known goes until that is whole.
 
 use std::time::Duration;
 
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep};
 
 use super::client::Query;
 use super::lines::Lines;
@@ -74,13 +75,22 @@ impl<V: Send + 'static> Watch<V> {
         loop {
             let silence = SILENCE.mul_f64(1.0 + self.random.f64() / 3.0);
             self.heartbeat.back_within(silence);
-            let line = match timeout(silence, stream.lines.next()).await {
+            let asked = async {
+                sleep(silence).await;
+                self.heartbeat.busy();
+                self.client.verify(SILENCE).await
+            };
+            // What comes while the server is asked whether it is there is the answer, and does not wait for another one.
+            let come = tokio::select! {
+                biased;
+                line = stream.lines.next() => Ok(line),
+                verified = asked => Err(verified),
+            };
+            let line = match come {
                 Ok(Ok(Some(line))) => line,
                 Ok(Ok(None)) => return self.over(stream, "the server ended the stream at once".to_owned()),
                 Ok(Err(broken)) => return self.over(stream, broken.to_string()),
-                Err(_) => {
-                    self.heartbeat.busy();
-                    let verified = self.client.verify(SILENCE).await;
+                Err(verified) => {
                     verified
                         .map_err(|fault| self.broken("watch", format!("silent, and {}", fault.error.asked_once())))?;
                     if stream.has_bookmarks && stream.last.elapsed() > WITHOUT_BOOKMARK {
