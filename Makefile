@@ -112,10 +112,10 @@ test: setup lab-kernel kubernetes ## Pass every test
 	NETD_LAB=require $(TARGET)/debug/run-tests
 
 .PHONY: test-kubernetes
-test-kubernetes: setup kubernetes ## Run our manifests and image on two real kubelets with API server, controllers and scheduler
+test-kubernetes: setup lab-kernel kubernetes ## Run our manifests and image on two real kubelets with API server, controllers and scheduler
 	@$(MAKE) --no-print-directory static IMAGE_PROFILE=dev
-	cargo build --locked -p netd -p ipvs-proxy -p cni-plugin -p tests --bins --test kubernetes_nodes --test kubernetes_services --test kubernetes_migration --test kubernetes_dual
-	NETD_LAB=require cargo test --locked -p tests --test kubernetes_nodes --test kubernetes_services --test kubernetes_migration --test kubernetes_dual
+	cargo build --locked -p netd -p ipvs-proxy -p cni-plugin -p tests --bins --test kubernetes_nodes --test kubernetes_services --test kubernetes_migration --test kubernetes_dual --test kubernetes_ipvs
+	NETD_LAB=require cargo test --locked -p tests --test kubernetes_nodes --test kubernetes_services --test kubernetes_migration --test kubernetes_dual --test kubernetes_ipvs
 
 .PHONY: bare
 bare: ## Pass every test on a minimal Debian 12 that debootstrap makes in /var/tmp (as root)

@@ -79,10 +79,10 @@ impl Cluster {
         Ok(())
     }
 
-    /// An element for each port of a Service and for each of its endpoints.
+    /// An element, or a virtual or real server, for each port of a Service and for each of its endpoints.
     fn services_equal(&self, node: &Node) -> Result<()> {
         let wanted = self.frontends(node.host.name())?;
-        let found = elements(&node.host)?;
+        let found = if node.is_on_ipvs() { virtual_servers(&node.host)? } else { elements(&node.host)? };
         ensure!(found == wanted, "Services are led to {found:#?}, not {wanted:#?}");
         Ok(())
     }
@@ -134,6 +134,23 @@ fn endpoints(slice: &Value, port: &Value, node: Option<&str>) -> Vec<String> {
     };
     let used = slice["endpoints"].as_array().into_iter().flatten().filter(is_used);
     used.map(|endpoint| format!("{} {number}", text(endpoint, "/addresses/0"))).collect()
+}
+
+/// What IPVS does on a node; a real server without weight gets no connection any more.
+fn virtual_servers(host: &Host) -> Result<Frontends> {
+    let mut found = Frontends::new();
+    for line in host.run(&["ipvsadm", "--save", "--numeric"])?.stdout.lines() {
+        // `-A -t 192.168.0.10:80 -s rr`, `-a -t 192.168.0.10:80 -r 172.7.0.2:8080 -m -w 1`
+        let words: Vec<&str> = line.split(' ').collect();
+        let (protocol, at) = (if words[1] == "-u" { "udp" } else { "tcp" }, words[2].rsplit_once(':'));
+        let (address, port) = at.with_context(|| line.to_owned())?;
+        let endpoints = found.entry(format!("{address} {protocol} {port}")).or_default();
+        if words[0] == "-a" && !line.ends_with("-w 0") {
+            endpoints.push(words[4].replace(':', " "));
+        }
+    }
+    found.values_mut().for_each(|endpoints| endpoints.sort());
+    Ok(found)
 }
 
 /// What the table of ipvs-proxy does on a node.

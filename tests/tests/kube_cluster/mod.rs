@@ -26,8 +26,8 @@ use collect::Collector;
 use node::Node;
 use pods::Pod;
 
-/// Until a Pod or a Node is what it is to be: containerd copies an image for each container.
-pub(crate) const LIMIT: Duration = Duration::from_secs(180);
+/// Until a Pod or a Node is what it is to be: containerd copies an image for each container, in the lab kernel for minutes.
+pub(crate) const LIMIT: Duration = Duration::from_secs(300);
 pub(crate) const NODES: [&str; 2] = ["hdss7-21", "hdss7-22"];
 /// A machine that is no node and runs nothing of Kubernetes.
 pub(crate) const OUTSIDE: &str = "hdss7-200";
@@ -35,8 +35,8 @@ pub(crate) const OUTSIDE: &str = "hdss7-200";
 /// What makes the Pod network and Services of the nodes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Programs {
-    /// netd and ipvs-proxy as processes of each node, the plugin installed.
-    Processes,
+    /// netd and ipvs-proxy, in this mode, as processes of each node, the plugin installed.
+    Processes(&'static str),
     /// Our DaemonSets, from this overlay of `configs/kubernetes` and the image of the Containerfile.
     DaemonSets(&'static str),
     /// Nothing but the image: no plugin is installed, and no Node gets ready until the test has seen to it.
@@ -50,6 +50,10 @@ pub(crate) struct Networks {
     services: &'static str,
     net_conf: &'static str,
 }
+
+/// A mode of ipvs-proxy, as its flag names it.
+pub(crate) const NFTABLES: &str = "nftables";
+pub(crate) const IPVS: &str = "ipvs";
 
 const IPV4: Networks = Networks {
     pods: "172.7.0.0/16",
@@ -94,7 +98,7 @@ impl Cluster {
     /// Starts one of both families, whose programs are processes of the nodes.
     pub(crate) fn start_dual() -> Result<Self> {
         let services = format!("--service-cluster-ip-range={}", BOTH.services);
-        Self::start_in(BOTH, Programs::Processes, &["--feature-gates=IPv6DualStack=true", &services])
+        Self::start_in(BOTH, Programs::Processes(NFTABLES), &["--feature-gates=IPv6DualStack=true", &services])
     }
 
     fn start_in(networks: Networks, programs: Programs, flags: &[&str]) -> Result<Self> {
@@ -105,7 +109,8 @@ impl Cluster {
         }
         // The image is built while the control plane starts, which takes as long.
         let (server, control, nodes) = thread::scope(|scope| {
-            let image = (programs != Programs::Processes).then(|| scope.spawn(|| manifests::build_image(&machines)));
+            let is_image_needed = !matches!(programs, Programs::Processes(_));
+            let image = is_image_needed.then(|| scope.spawn(|| manifests::build_image(&machines)));
             let (server, control) = control_plane(machines.host("hdss7-11")?, networks, flags)?;
             let mut nodes = Vec::new();
             for name in NODES {
@@ -121,7 +126,7 @@ impl Cluster {
         let cluster = Self { _collector: collector, nodes, control, server, machines };
         match programs {
             Programs::Nothing => return cluster.eventually_nodes("there", |_| true).map(|()| cluster),
-            Programs::Processes => {}
+            Programs::Processes(_) => {}
             Programs::DaemonSets(overlay) => cluster.deploy(overlay)?,
         }
         cluster.ready()?;

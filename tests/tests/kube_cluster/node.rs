@@ -9,7 +9,7 @@ use anyhow::{Result, ensure};
 use lab::kubernetes::{ApiServer, Kubelet};
 use lab::{Host, Process, eventually};
 
-use super::{LIMIT, Networks, Programs, of_ipv6};
+use super::{IPVS, LIMIT, NFTABLES, Networks, Programs, of_ipv6};
 use crate::cni_node::cri::Cri;
 use crate::cni_node::{self, NATIVE, image};
 
@@ -26,7 +26,8 @@ pub(crate) struct Node {
     /// netd, then ipvs-proxy, where they are processes.
     pub(crate) daemons: Vec<Process>,
     pub(crate) host: Host,
-    networks: Networks,
+    /// Of ipvs-proxy: its mode first.
+    flags: [String; 3],
     asked: AtomicU32,
 }
 
@@ -37,16 +38,17 @@ impl Node {
         if networks.has_ipv6() {
             host.run(&["ip", "-6", "route", "add", "default", "via", &of_ipv6("hdss7-11")])?;
         }
+        let flags = networks.flags(if let Programs::Processes(mode) = programs { mode } else { NFTABLES });
         let daemons = match programs {
             Programs::Nothing | Programs::DaemonSets(_) => Vec::new(),
-            Programs::Processes => {
+            Programs::Processes(_) => {
                 cni_node::install(host, NATIVE)?;
-                processes(server, host, networks)?.into()
+                processes(server, host, networks, &flags)?.into()
             }
         };
         let runtime = Cri::start_with(host, image::PAUSE)?;
         let kubelet = Kubelet::start(server, host)?;
-        Ok(Self { kubelet, runtime, daemons, host: host.clone(), networks, asked: AtomicU32::new(0) })
+        Ok(Self { kubelet, runtime, daemons, host: host.clone(), flags, asked: AtomicU32::new(0) })
     }
 
     /// Starts netd again, where it was a process and has ended.
@@ -57,14 +59,19 @@ impl Node {
 
     /// Starts ipvs-proxy again, where it was a process and has ended.
     pub(crate) fn start_proxy(&mut self) -> Result<()> {
-        self.daemons[1] = proxy(&self.host, KUBECONFIG, &self.networks.flags())?;
+        self.daemons[1] = proxy(&self.host, KUBECONFIG, &self.flags)?;
         Ok(())
     }
 
     /// The same, from the server of this kubeconfig, which says itself where Services have their addresses.
     pub(crate) fn start_proxy_from(&mut self, kubeconfig: &str) -> Result<()> {
-        self.daemons[1] = proxy(&self.host, kubeconfig, &self.networks.flags()[..1])?;
+        self.daemons[1] = proxy(&self.host, kubeconfig, &self.flags[..2])?;
         Ok(())
+    }
+
+    /// Whether IPVS carries its Services.
+    pub(crate) fn is_on_ipvs(&self) -> bool {
+        self.flags[0].ends_with(IPVS)
     }
 
     /// The addresses that the plugin keeps for Pods.
@@ -122,16 +129,20 @@ impl Node {
 }
 
 /// netd and ipvs-proxy of a node, both from the API server, with one kubeconfig.
-fn processes(server: &ApiServer, host: &Host, networks: Networks) -> Result<[Process; 2]> {
+fn processes(server: &ApiServer, host: &Host, networks: Networks, flags: &[String]) -> Result<[Process; 2]> {
     host.write(KUBECONFIG, server.kubeconfig().to_string())?;
     host.write("/etc/kube-flannel/net-conf.json", networks.net_conf)?;
-    Ok([netd(host)?, proxy(host, KUBECONFIG, &networks.flags())?])
+    Ok([netd(host)?, proxy(host, KUBECONFIG, flags)?])
 }
 
 impl Networks {
     /// What ipvs-proxy is told of them.
-    fn flags(self) -> [String; 2] {
-        [format!("--cluster-cidr={}", self.pods), format!("--service-cidr={}", self.services)]
+    fn flags(self, mode: &str) -> [String; 3] {
+        [
+            format!("--proxy-mode={mode}"),
+            format!("--cluster-cidr={}", self.pods),
+            format!("--service-cidr={}", self.services),
+        ]
     }
 }
 
@@ -142,8 +153,7 @@ fn netd(host: &Host) -> Result<Process> {
 }
 
 fn proxy(host: &Host, kubeconfig: &str, more: &[String]) -> Result<Process> {
-    let flags = ["--proxy-mode=nftables", CLOSE_WAIT];
-    let proxy = host.command(lab::bin("ipvs-proxy")?).args(flags).args(more);
+    let proxy = host.command(lab::bin("ipvs-proxy")?).arg(CLOSE_WAIT).args(more);
     let proxy = proxy.args([format!("--kubeconfig={kubeconfig}"), format!("--hostname-override={}", host.name())]);
     proxy.start("ipvs-proxy")
 }

@@ -29,7 +29,7 @@ use anyhow::{Context, Result, anyhow};
 use lab::ApiServer;
 use serde_json::Value;
 
-use crate::kube_cluster::{Cluster, NODES, OUTSIDE, Programs};
+use crate::kube_cluster::{Cluster, NFTABLES, NODES, OUTSIDE, Programs};
 use ask::At;
 use server::{Server, Wanted};
 use service::Service;
@@ -76,7 +76,7 @@ impl Lab {
         let mut lab = Self {
             current: None,
             servers: BTreeMap::new(),
-            cluster: Cluster::start_with(Programs::Processes, &[FEATURES])?,
+            cluster: Cluster::start_with(Programs::Processes(NFTABLES), &[FEATURES])?,
         };
         let on = |name: &str| if name.starts_with('a') { NODES[0] } else { NODES[1] };
         let pods = SHARED.map(|name| Wanted::pod(name, on(name)));

@@ -1,0 +1,58 @@
+//! Two real kubelets whose Services IPVS carries: where the running kernel has no IPVS, in the lab kernel.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may fail by panic")]
+
+mod cni_node;
+mod kube_cluster;
+mod netd_node;
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use cni_node::containerd;
+use kube_cluster::pods::{deployment, service};
+use kube_cluster::{Cluster, IPVS, LIMIT, NODES, Programs, load};
+use lab::harness::Suite;
+use lab::kubernetes::Release;
+use lab::{Need, eventually};
+use serde_json::json;
+
+const WEB: &str = "192.168.0.10:80";
+const DEPLOYMENT: &str = "/apis/apps/v1/namespaces/default/deployments/web";
+
+/// Has each Pod of the Deployment replaced by a new one, and waits until that is done.
+fn roll(cluster: &Cluster, replicas: usize) -> Result<()> {
+    let round = json!({"spec": {"template": {"metadata": {"annotations": {"round": "second"}}}}});
+    cluster.server.patch(DEPLOYMENT, &round)?;
+    eventually(LIMIT, || {
+        let found = cluster.server.get(DEPLOYMENT)?;
+        let counts = ["replicas", "updatedReplicas", "availableReplicas"];
+        let is_so = found["status"]["observedGeneration"] == found["metadata"]["generation"]
+            && counts.iter().all(|count| found["status"][count] == replicas);
+        ensure!(is_so, "{}", found["status"]);
+        Ok(())
+    })
+}
+
+fn a_deployment_behind_ipvs_is_scaled_and_rolled_over_without_a_failed_request() -> Result<()> {
+    let cluster = Cluster::start(Programs::Processes(IPVS))?;
+    cluster.apply(&deployment("web", 2))?;
+    cluster.apply(&service("web", "192.168.0.10"))?;
+    let before = cluster.pods_of("app=web", 2)?;
+    let (served, after) = load::without_a_failure(&[(cluster.host(NODES[0])?, WEB)], || {
+        cluster.scale("web", 3)?;
+        cluster.pods_of("app=web", 3)?;
+        roll(&cluster, 3)?;
+        cluster.scale("web", 2)?;
+        cluster.pods_of("app=web", 2)
+    })?;
+    ensure!(before.iter().all(|old| after.iter().all(|new| new.name != old.name)), "{before:?} and {after:?}");
+    println!("behind IPVS: {served:?} requests of a node were answered");
+    cluster.equals()
+}
+
+fn main() -> ExitCode {
+    let suite = Suite::new(&[Need::IpVs, Need::Dummy, Need::Vxlan, Need::Nftables]).unless(containerd::obstacle());
+    let suite = suite.with_kubernetes(Release::V1_20).limit(Duration::from_secs(40 * 60)).memory(3072);
+    suite.run(lab::tests![a_deployment_behind_ipvs_is_scaled_and_rolled_over_without_a_failed_request])
+}
