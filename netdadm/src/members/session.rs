@@ -149,7 +149,14 @@ fn silence(answers: &[Answer]) -> String {
         .filter_map(|answer| Some(format!("{}: {}", answer.client, answer.status.as_ref().err()?.message)))
         .collect();
     said.sort();
-    format!("no member of etcd serves ({}); bring a quorum of them back, or restore a backup", said.join("; "))
+    let said = said.join("; ");
+    // rustls' words for a certificate of another authority, or one that has ended.
+    let advice = if said.contains("certificate") {
+        "the certificates of the rendered folder and of the members do not go together: name the folder of this cluster by -o, and see `netdadm certs list -o`"
+    } else {
+        "bring a quorum of them back, or restore a backup"
+    };
+    format!("no member of etcd serves ({said}); {advice}")
 }
 
 /// Hosts with members.

@@ -76,11 +76,11 @@ impl View {
         self.members.iter().filter(|member| !member.entry.is_learner)
     }
 
-    /// The one that leads, as the one says that is furthest.
+    /// The one that leads, as the one says that is furthest. One that died leads on for its followers until they miss it.
     pub(crate) fn leader(&self) -> Option<&Member> {
         let furthest = self.members.iter().filter(|member| member.serves()).max_by_key(|member| member.applied())?;
         let leader = furthest.status.as_ref().ok()?.leader;
-        self.members.iter().find(|member| member.entry.id == leader)
+        self.members.iter().find(|member| member.entry.id == leader && member.serves())
     }
 
     /// The voter that is furthest of those that follow; where there is none, the one that leads.

@@ -93,16 +93,17 @@ const fn quorum(voters: usize) -> usize {
     voters / 2 + 1
 }
 
+/// Why nothing can be changed.
+const NOBODY: &str = "no member of etcd leads: if one has died just now, the others choose another within seconds, so ask again; without a quorum \
+                      nothing can be changed: bring members back, or restore a backup";
+
 /// The steps that are left; none when it is done.
 ///
 /// # Errors
 /// Why it cannot be done, and what to do first.
 pub(crate) fn plan(view: &View, order: &Order) -> Result<Vec<Step>, String> {
     if view.leader().is_none() {
-        return Err(
-            "no member of etcd leads: without a quorum nothing can be changed; bring members back, or restore a backup"
-                .to_owned(),
-        );
+        return Err(NOBODY.to_owned());
     }
     match order {
         Order::Add(place) => add(view, place),
