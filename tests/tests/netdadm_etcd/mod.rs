@@ -23,6 +23,8 @@ const FOLDER: &str = "/opt/out";
 /// The client's pause, and how often it asks at most.
 const PAUSE: Duration = Duration::from_millis(10);
 const MOST: usize = 6000;
+/// So often it asks at least.
+pub(crate) const LEAST: usize = 100;
 
 /// Renders `topology` on the operator's machine.
 pub(crate) fn render(operator: &Host, topology: &str) -> Result<()> {
@@ -35,14 +37,46 @@ pub(crate) fn netdadm(operator: &Host, words: &[&str]) -> Result<lab::Command> {
     Ok(operator.command(bin("netdadm")?).args(words).args(["-f", "/opt/cluster.yaml", "-o", FOLDER]))
 }
 
+/// What is rendered for a host.
+fn root(host: &Host) -> String {
+    format!("{FOLDER}/hosts/{}/root", host.name().split('.').next().unwrap_or_default())
+}
+
+/// Where members have their certificates.
+pub(crate) const PKI: &str = "/etc/kubernetes/pki/etcd";
+
+/// Puts the certificates that were rendered for a host into their places, keys first, as `netdadm apply` does.
+pub(crate) fn bring(operator: &Host, host: &Host) -> Result<()> {
+    let names = ["ca.crt", "server.key", "server.crt", "peer.key", "peer.crt"];
+    for name in names {
+        let content = operator.read(format!("{}{PKI}/{name}", root(host)))?;
+        host.write(format!("{PKI}/{name}.new"), content)?;
+    }
+    let moves: Vec<String> = names.iter().map(|name| format!("mv {PKI}/{name}.new {PKI}/{name}")).collect();
+    host.run(&["sh", "-c", &moves.join(" && ")]).map(drop)
+}
+
+/// The fingerprint of the certificate that a member shows to a new client.
+pub(crate) fn shown(operator: &Host, host: &Host) -> Result<String> {
+    let client = format!("{FOLDER}/pki/etcd/healthcheck-client");
+    let ask = format!("openssl s_client -connect {}:2379 -cert {client}.crt -key {client}.key", host.address()?);
+    fingerprint(operator, &format!("{ask} </dev/null 2>/dev/null"))
+}
+
+/// The fingerprint of the certificate that was rendered for a member.
+pub(crate) fn rendered(operator: &Host, host: &Host) -> Result<String> {
+    fingerprint(operator, &format!("cat {}{PKI}/server.crt", root(host)))
+}
+
+fn fingerprint(operator: &Host, source: &str) -> Result<String> {
+    let read = format!("{source} | openssl x509 -noout -fingerprint -sha256");
+    Ok(operator.run(&["sh", "-c", &read])?.stdout)
+}
+
 /// Starts the member that was rendered for `host`, with the data that are there.
 pub(crate) fn start(operator: &Host, host: &Host) -> Result<Process> {
-    let name = host.name().split('.').next().unwrap_or_default();
-    let root = format!("{FOLDER}/hosts/{name}/root");
-    for name in ["ca.crt", "server.crt", "server.key", "peer.crt", "peer.key"] {
-        let path = format!("/etc/kubernetes/pki/etcd/{name}");
-        host.write(&path, operator.read(format!("{root}{path}"))?)?;
-    }
+    bring(operator, host)?;
+    let root = root(host);
     host.run(&["mkdir", "-p", "-m", "700", "/var/lib/etcd"])?;
     let mut etcd = host.command("etcd").env("ETCD_LOG_LEVEL", "warn");
     for file in ["etcd.conf", "initial.conf"] {
@@ -101,7 +135,9 @@ pub(crate) struct Seen {
 pub(crate) fn load(stop: &Receiver<()>) -> Result<Seen> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let (store, mut seen) = (store()?, Seen::default());
-    while seen.writes < MOST && matches!(stop.recv_timeout(PAUSE), Err(RecvTimeoutError::Timeout)) {
+    while seen.writes < MOST
+        && (matches!(stop.recv_timeout(PAUSE), Err(RecvTimeoutError::Timeout)) || seen.writes < LEAST)
+    {
         let (key, value) = (format!("/load/{}", seen.writes % 50), seen.writes.to_string());
         let began = Instant::now();
         let found = runtime.block_on(async {
