@@ -65,7 +65,7 @@ fn faults_of_files_are_found() -> Result<()> {
         fault(
             "cgroups",
             "the kubelet keeps Pods by systemd",
-            "mkdir -p /var/lib/kubelet /etc/containerd; echo 'cgroupDriver: systemd' >/var/lib/kubelet/config.yaml; echo 'version = 2' >/etc/containerd/config.toml",
+            "mkdir -p /var/lib/kubelet /etc/containerd; echo 'cgroupDriver: systemd' >/var/lib/kubelet/config.yaml; echo 'version = 2' >/etc/containerd/netdadm.toml",
         ),
         fault("resolver", "127.0.0.53", "rm -f /etc/resolv.conf; echo nameserver 127.0.0.53 >/etc/resolv.conf"),
         fault(

@@ -35,7 +35,8 @@ pub(crate) fn folders() -> impl Iterator<Item = &'static str> {
 }
 
 /// Single files that the checks read, beside parameters of the kernel.
-pub(crate) const FILES: [&str; 4] = [sysctl::LAST, leftovers::APPLIED, runtime::KUBELET, runtime::CONTAINERD];
+pub(crate) const FILES: [&str; 5] =
+    [sysctl::LAST, leftovers::APPLIED, runtime::KUBELET, runtime::CONTAINERD, crate::render::CONTAINERD];
 
 /// Files and folders of which the checks ask whether they are there.
 pub(crate) fn paths() -> impl Iterator<Item = &'static str> {

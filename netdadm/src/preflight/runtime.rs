@@ -5,11 +5,12 @@
 use daemon::doctor::Trouble;
 
 use super::facts::Case;
+use crate::render;
 use crate::topology::{Role, Version};
 
 /// The kubelet's configuration.
 pub(crate) const KUBELET: &str = "/var/lib/kubelet/config.yaml";
-/// containerd's.
+/// containerd's, where a package or kubeadm has it.
 pub(crate) const CONTAINERD: &str = "/etc/containerd/config.toml";
 /// Where parts of it lie.
 pub(crate) const CONTAINERD_PARTS: &str = "/etc/containerd/conf.d";
@@ -34,16 +35,16 @@ pub(super) fn cgroups(case: &Case) -> Vec<Trouble> {
         return troubles;
     }
     let parts: Vec<&str> = case.facts.files_in(CONTAINERD_PARTS).map(|(_, text)| text).collect();
-    let whole = case.facts.text(CONTAINERD);
+    let (path, whole) = configuration(case);
     let containerd = whole.into_iter().chain(parts).collect::<Vec<_>>().join("\n");
     let driver = if value(&containerd, "SystemdCgroup") == Some("true") { "systemd" } else { "cgroupfs" };
     if let (Some(kubelet), Some(_)) = (case.facts.text(KUBELET), whole) {
         let own = value(kubelet, "cgroupDriver").unwrap_or("cgroupfs");
         if own != driver {
             let found = format!(
-                "the kubelet keeps Pods by {own} ({KUBELET}), containerd by {driver} ({CONTAINERD}): Pods die under load"
+                "the kubelet keeps Pods by {own} ({KUBELET}), containerd by {driver} ({path}): Pods die under load"
             );
-            let fix = "set SystemdCgroup = true in the options of runc in config.toml and cgroupDriver: systemd in config.yaml, and restart both";
+            let fix = "set SystemdCgroup = true in the options of runc for containerd and cgroupDriver: systemd in config.yaml, and restart both";
             troubles.push(Trouble::problem(found, fix));
         }
     }
@@ -51,13 +52,21 @@ pub(super) fn cgroups(case: &Case) -> Vec<Trouble> {
         value(&containerd, "disabled_plugins").is_some_and(|list| list.contains("\"cri\"") || list.contains("'cri'"));
     if disabled {
         let found = format!(
-            "{CONTAINERD} switches the plugin cri off: the kubelet finds \"unknown service runtime.v1.RuntimeService\""
+            "{path} switches the plugin cri off: the kubelet finds \"unknown service runtime.v1.RuntimeService\""
         );
         troubles
             .push(Trouble::problem(found, "take \"cri\" out of disabled_plugins, and systemctl restart containerd"));
     }
     troubles.extend(controllers(case));
     troubles
+}
+
+/// What containerd reads. A host that is to be rendered reads its own file alone, whatever its package has.
+fn configuration(case: &Case) -> (&'static str, Option<&str>) {
+    match case.facts.text(render::CONTAINERD) {
+        None if case.plan.is_none() => (CONTAINERD, case.facts.text(CONTAINERD)),
+        rendered => (render::CONTAINERD, rendered),
+    }
 }
 
 fn controllers(case: &Case) -> Option<Trouble> {

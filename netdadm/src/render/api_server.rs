@@ -22,7 +22,7 @@ pub(super) fn add(place: &Place<'_>, tree: &mut Tree) {
     }
     let restart: Vec<&str> = restart.iter().map(String::as_str).collect();
     let url = format!("https://{}/readyz", place.loopback(Purpose::ApiServer));
-    let start = Start::waited().until(url, Some(&authority), 300);
+    let start = Start::waited_if(super::has_quorum(place.topology, place.host)).until(url, Some(&authority), 300);
     tree.unit("kube-apiserver.service", unit(place), &restart, start);
 }
 

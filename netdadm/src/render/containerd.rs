@@ -14,8 +14,8 @@ pub(super) const PLUGINS: &str = "/opt/cni/bin";
 /// Where networks are.
 pub(super) const NETWORKS: &str = "/etc/cni/net.d";
 
-/// Its settings.
-const CONFIG: &str = "/etc/containerd/config.toml";
+/// Its settings. The usual file is the package's, or of a cluster before: it stays as it is, and is not read.
+pub(crate) const CONFIG: &str = "/etc/containerd/netdadm.toml";
 
 /// Images of sandboxes by the first minor version of Kubernetes that has them, as kubeadm does.
 const PAUSE: [(u32, &str); 7] =
@@ -64,7 +64,7 @@ fn config(place: &Place<'_>, version: Version) -> String {
 fn unit(place: &Place<'_>) -> String {
     format!(
         "{MADE}[Unit]\nDescription=containerd\nAfter=network.target local-fs.target\n\
-         StartLimitIntervalSec=0\n\n[Service]\nType=notify\nExecStart={program}\n\
+         StartLimitIntervalSec=0\n\n[Service]\nType=notify\nExecStart={program} --config {CONFIG}\n\
          Restart=always\nRestartSec=5s\n\
          # Pods go on while it is away.\nKillMode=process\nDelegate=yes\nOOMScoreAdjust=-999\n\
          LimitNPROC=infinity\nLimitCORE=infinity\nLimitNOFILE=infinity\nTasksMax=infinity\n{INSTALL}",

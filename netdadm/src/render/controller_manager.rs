@@ -25,7 +25,8 @@ pub(super) fn add(place: &Place<'_>, tree: &mut Tree) {
 /// How a manager says that it serves, under the certificate of [`serve`].
 pub(super) fn start(place: &Place<'_>, purpose: Purpose) -> Start {
     let authority = format!("{PKI}/ca.crt");
-    Start::waited().until(format!("https://{}/healthz", place.loopback(purpose)), Some(&authority), 120)
+    let start = Start::waited_if(super::has_quorum(place.topology, place.host));
+    start.until(format!("https://{}/healthz", place.loopback(purpose)), Some(&authority), 120)
 }
 
 /// A manager serves loopback with the certificate of the API server beside it; one that it made itself nobody could check.

@@ -29,8 +29,8 @@ pub(super) fn add(place: &Place<'_>, tree: &mut Tree) {
     let authority = format!("{PKI}/etcd/ca.crt");
     // Alone, the first member of several has no leader.
     let is_alone = place.topology.of(Role::Etcd).count() == 1;
-    let start = if is_alone { Start::waited() } else { Start::alone() };
-    let start = start.until(format!("http://{}/health", place.loopback(Purpose::EtcdMetrics)), None, 120);
+    let start =
+        Start::waited_if(is_alone).until(format!("http://{}/health", place.loopback(Purpose::EtcdMetrics)), None, 120);
     tree.unit("etcd.service", unit(place), &[SETTINGS, &authority], start);
 }
 

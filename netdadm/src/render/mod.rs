@@ -23,6 +23,7 @@ mod unit;
 
 use crate::topology::{Host, Role, Topology};
 
+pub(crate) use containerd::CONFIG as CONTAINERD;
 pub(crate) use etcd::{DATA, initial_members};
 pub(crate) use objects::objects;
 pub(crate) use place::{PKI, Place};
@@ -55,6 +56,14 @@ pub(crate) fn host(topology: &Topology, host: &Host) -> Tree {
         proxy::add(&place, &mut tree);
     }
     tree
+}
+
+/// True when `host` and those that are made before it are a quorum of etcd's members, so that its API server can start.
+fn has_quorum(topology: &Topology, host: &Host) -> bool {
+    let is_before = |other: &&Host| other.name.value != host.name.value;
+    let before = order(topology).into_iter().take_while(is_before).filter(|other| other.has(Role::Etcd)).count();
+    let there = before.saturating_add(usize::from(host.has(Role::Etcd)));
+    there > topology.of(Role::Etcd).count() / 2
 }
 
 /// The hosts in the order in which they are made: members of etcd before API servers, which wait for a quorum of them, and

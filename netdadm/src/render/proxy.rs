@@ -23,7 +23,8 @@ pub(super) fn add(place: &Place<'_>, tree: &mut Tree) {
         "# Rendered by netdadm. ipvs-proxy follows this file: a change needs no restart.\n\
          apiVersion: kubeproxy.config.k8s.io/v1alpha1\n\
          kind: KubeProxyConfiguration\n\
-         mode: ipvs\n\
+         # IPVS where the kernel has it, nftables elsewhere.\n\
+         mode: auto\n\
          bindAddress: \"{any}\"\n\
          clusterCIDR: \"{pods}\"\n\
          hostnameOverride: \"{name}\"\n\

@@ -213,7 +213,7 @@ fn settings_of_etcd_are_those_of_its_version() {
 #[test]
 fn containerd_is_configured_in_the_version_that_it_reads() {
     let config = |kubernetes, etcd, containerd| {
-        text(&tree(&versions(kubernetes, etcd, containerd), "hdss7-21"), "/etc/containerd/config.toml")
+        text(&tree(&versions(kubernetes, etcd, containerd), "hdss7-21"), "/etc/containerd/netdadm.toml")
     };
     holds(
         &config("1.20.2", "3.4.23", "1.6.20"),
@@ -278,6 +278,23 @@ fn members_come_before_api_servers_and_these_before_nodes() {
 }
 
 #[test]
+fn an_api_server_is_waited_for_once_a_quorum_of_members_was_made_before() {
+    let stacked = REFERENCE
+        .replace("roles: control-plane}", "roles: [etcd, control-plane, node]}")
+        .replace("roles: [etcd, node]}", "roles: [etcd, control-plane, node]}")
+        .replace("roles: etcd}", "roles: none}");
+    let topology = topology(&stacked);
+    let waited = |name: &str| -> Vec<bool> {
+        let servers = tree(&topology, name).units.into_iter().filter(|unit| unit.name.starts_with("kube-"));
+        servers.map(|unit| unit.wait).collect()
+    };
+    assert_eq!(order(&topology).len(), 3);
+    assert_eq!(waited("hdss7-11"), [false; 3], "one member of three has no leader");
+    assert_eq!(waited("hdss7-21"), [true; 3]);
+    assert_eq!(waited("hdss7-22"), [true; 3]);
+}
+
+#[test]
 fn both_families_and_what_deviates_reach_the_components() {
     let text_of = REFERENCE
         .replace("nodes: 10.4.7.0/24", "nodes: [10.4.7.0/24, 'fd00:10:4:7::/64']")
@@ -321,7 +338,7 @@ fn both_families_and_what_deviates_reach_the_components() {
         &["failSwapOn: false", "cgroupDriver: \"cgroupfs\"", "- fd00:192::a"],
         &["systemd"],
     );
-    holds(&text(&node, "/etc/containerd/config.toml"), "containerd", &["SystemdCgroup = false"], &[]);
+    holds(&text(&node, "/etc/containerd/netdadm.toml"), "containerd", &["SystemdCgroup = false"], &[]);
     holds(
         &text(&node, "/etc/netd/net-conf.json"),
         "netd",

@@ -83,6 +83,11 @@ impl Start {
         Self { ready: None, wait: true }
     }
 
+    /// It is waited for where whom it needs is there by then.
+    pub(super) fn waited_if(is_there: bool) -> Self {
+        if is_there { Self::waited() } else { Self::alone() }
+    }
+
     /// Nobody waits for it.
     pub(super) fn alone() -> Self {
         Self::default()
