@@ -204,6 +204,18 @@ impl Units {
         Err(UnitError::of(unit, job.verb(), Refused::Ended { result, state: Box::new(state) }))
     }
 
+    /// Whether a unit starts at boot. The unit's own property is as old as the last reading of unit files: a unit that another one names
+    /// is read before it is enabled.
+    async fn file_state(&self, unit: &str) -> zbus::Result<String> {
+        match self.manager.call("GetUnitFileState", &(unit,)).await {
+            Err(error) => match Refused::from(error.clone()) {
+                Refused::Missing => Ok(String::new()),
+                _ => Err(error),
+            },
+            answer => answer,
+        }
+    }
+
     async fn read(&self, unit: &str) -> zbus::Result<UnitState> {
         let path: OwnedObjectPath = self.manager.call("LoadUnit", &(unit,)).await?;
         let of = self.interface(&path, UNIT).await?;
@@ -211,7 +223,7 @@ impl Units {
             load: of.get_property("LoadState").await?,
             active: of.get_property("ActiveState").await?,
             sub: of.get_property("SubState").await?,
-            file: of.get_property("UnitFileState").await?,
+            file: self.file_state(unit).await?,
             service: None,
         };
         if unit.ends_with(".service") && state.load == "loaded" {
