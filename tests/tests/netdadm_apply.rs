@@ -17,7 +17,7 @@ const ONE: &str = "network 10.9.0.0/24\nhdss7-12.host.com 10.9.0.1\n";
 /// A service that says READY=1 when its configuration is good, and does not start when it is not.
 fn unit(name: &str) -> String {
     format!(
-        "[Unit]\nDescription={name} of the test\n[Service]\nType=notify\nNotifyAccess=all\nTimeoutStartSec=60\n\
+        "[Unit]\nDescription={name} of the test\nBefore=other.service\n[Service]\nType=notify\nNotifyAccess=all\nTimeoutStartSec=60\n\
          ExecStart=/bin/sh -c '. /etc/{name}.conf; [ -z \"$BROKEN\" ] || exit 3; [ ! -e \"$SILENT\" ] || sleep infinity; \
          systemd-notify --ready \"--status=$SAYS\"; exec sleep infinity'\n[Install]\nWantedBy=multi-user.target\n"
     )
@@ -159,6 +159,37 @@ fn refusals(host: &Host) -> Result<()> {
     refused(&masked, "third.service is masked; if it is to run: systemctl unmask third.service")
 }
 
+/// A unit that ends once before it serves, as an API server does whose etcd is late, is waited for; one that never serves is not for ever.
+fn a_unit_that_systemd_starts_again_is_waited_for() -> Result<()> {
+    let cluster = Cluster::boot(&Topology::parse(ONE)?)?;
+    let host = cluster.host("hdss7-12")?;
+    let late = |more: &str| {
+        let mut rendered = Rendered::for_host(host);
+        let service = "/etc/systemd/system/late.service";
+        let script = format!(
+            "{more} [ -e /srv/tried ] || {{ touch /srv/tried; exit 4; }}; busybox httpd -p 127.0.0.1:9099 -h /srv; \
+             systemd-notify --ready; exec sleep infinity"
+        );
+        let text = "[Service]\nType=notify\nNotifyAccess=all\nRestart=always\nRestartSec=1\nStartLimitIntervalSec=0\n";
+        rendered.file(service, &format!("{text}ExecStart=/bin/sh -c '{script}'\n")).file("/srv/page", "served");
+        rendered.unit("late.service", &[service]).with(
+            "ready",
+            json!({"url": "http://127.0.0.1:9099/page", "authority": null, "certificate": null, "key": null, "seconds": 60}),
+        );
+        rendered
+    };
+    let printed = late("").on(host)?;
+    ensure!(printed.contains("late.service is ready") && property(host, "late", "NRestarts")? == "1", "{printed}");
+    // What nobody waits for at its first start has served since, and is waited for when it is restarted.
+    let mut unwaited = late(":;");
+    unwaited.with("wait", json!(false));
+    let printed = unwaited.on(host)?;
+    ensure!(printed.contains("restart  late.service") && printed.contains("late.service is ready"), "{printed}");
+    let broken = late("exit 5;").try_on(host)?;
+    ensure!(broken.status.code() == Some(1) && broken.stderr.contains("it has ended 5 times"), "{broken:?}");
+    is(host, "late", "active")
+}
+
 /// Killed while it waits for a unit, the call leaves a host that the next one mends, whatever that one's folder says.
 fn a_call_that_was_killed_is_undone_by_the_next_one() -> Result<()> {
     let cluster = Cluster::boot(&Topology::parse(ONE)?)?;
@@ -223,6 +254,7 @@ fn a_disk_that_is_full_half_way_leaves_nothing() -> Result<()> {
 
 fn main() -> ExitCode {
     lab::harness::Suite::new(&[]).unless(Cluster::boot_obstacle()).run(lab::tests![
+        a_unit_that_systemd_starts_again_is_waited_for,
         units_start_when_ready_and_only_what_changed_is_restarted,
         what_fails_is_undone_and_what_is_not_for_this_host_is_refused,
         a_call_that_was_killed_is_undone_by_the_next_one,

@@ -119,7 +119,9 @@ impl Plan {
             _ => (Some(Job::Start), if state.load == "loaded" { state.words() } else { "it is new".to_owned() }),
         };
         let enable = matches!(state.file.as_str(), "" | "disabled");
-        UnitPlan { name: unit.name.clone(), enable, job, why, ready: unit.ready.clone(), wait: unit.wait }
+        // What served before has whom it waits for; only a first start may have to wait for hosts that are not made yet.
+        let served = unit.ready.is_some() && state.active == "active" && job.is_some();
+        UnitPlan { name: unit.name.clone(), enable, job, why, ready: unit.ready.clone(), wait: unit.wait || served }
     }
 
     /// Whether there is nothing to do.

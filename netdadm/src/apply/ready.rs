@@ -21,11 +21,11 @@ const PAUSE: Duration = Duration::from_millis(250);
 /// The longest status line that is read, in bytes.
 const LINE: usize = 512;
 
-/// Waits until the URL answers 200.
+/// Waits until the URL answers 200, unless `in_vain` says why it never will.
 ///
 /// # Errors
 /// When it does not in time, with what it said last.
-pub(super) fn wait(ready: &Ready) -> Result<(), String> {
+pub(super) fn wait(ready: &Ready, in_vain: impl Fn() -> Option<String>) -> Result<(), String> {
     let end = Instant::now() + Duration::from_secs(u64::from(ready.seconds));
     loop {
         let last = match ask(ready) {
@@ -33,6 +33,9 @@ pub(super) fn wait(ready: &Ready) -> Result<(), String> {
             Ok(status) => format!("it answers {status}"),
             Err(cause) => cause,
         };
+        if let Some(reason) = in_vain() {
+            return Err(format!("{reason}: {last}"));
+        }
         if Instant::now() + PAUSE >= end {
             return Err(format!("{} does not answer 200 within {} s: {last}", ready.url, ready.seconds));
         }

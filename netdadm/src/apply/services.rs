@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use host::{Job, Refused, Service, UnitState, Units};
+use host::{Job, Refused, Service, UnitError, UnitState, Units};
 
 use super::Report;
 use super::plan::{Plan, UnitPlan};
@@ -14,6 +14,10 @@ use super::ready;
 const JOB: Duration = Duration::from_secs(300);
 /// How long a unit has to stay up that systemd calls started: a program that ends at once is seen to be active for a moment.
 const SETTLE: Duration = Duration::from_secs(1);
+/// What systemd says of a unit that has failed and that it will start again.
+const AGAIN: &str = "auto-restart";
+/// After so many restarts a unit will not come up by another one.
+const ATTEMPTS: u32 = 5;
 /// Between two readings while a unit settles.
 const PAUSE: Duration = Duration::from_millis(100);
 
@@ -119,15 +123,27 @@ impl Services {
             report.say(&format!("{} is asked to {}, and not waited for", unit.name, job.verb()));
             return Ok(None);
         }
-        let state = self.units.run(job, &unit.name, JOB).map_err(|error| error.to_string())?;
+        let mut state = match (self.units.run(job, &unit.name, JOB), &unit.ready) {
+            (Ok(state), _) => state,
+            // Its manager starts it again, as it does when whom it needs is late; whether that helps is seen by asking it.
+            (Err(UnitError { refused: Refused::Ended { state, .. }, .. }), Some(_)) if state.sub == AGAIN => *state,
+            (Err(error), _) => return Err(error.to_string()),
+        };
         if let Some(ready) = &unit.ready {
-            ready::wait(ready).map_err(|cause| {
+            ready::wait(ready, || self.is_started_in_vain(&unit.name)).map_err(|cause| {
                 let now = self.units.state(&unit.name).map_or_else(|error| error.to_string(), |state| state.words());
                 format!("{} is {now}, and {cause}; see journalctl --unit {0}", unit.name)
             })?;
+            state = self.state(&unit.name)?;
         }
         report.say(&format!("{} is ready", unit.name));
         Ok(Some((unit.name.clone(), state.service)))
+    }
+
+    /// Why a unit is not worth to be waited for any more.
+    fn is_started_in_vain(&self, name: &str) -> Option<String> {
+        let service = self.state(name).ok()?.service?;
+        (service.restarts >= ATTEMPTS).then(|| format!("it has ended {} times", service.restarts))
     }
 
     /// Reads a unit again for a while: `done` does not mean that it lives.
