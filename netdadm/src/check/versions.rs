@@ -24,6 +24,7 @@ pub(super) fn check(topology: &Topology, findings: &mut Findings) {
     etcd_members(topology, findings);
     store_of_servers(topology, findings);
     skew(topology, findings);
+    families(topology, findings);
     for host in topology.of(Role::Node) {
         runtime(topology, host, findings);
     }
@@ -141,6 +142,20 @@ fn skew(topology: &Topology, findings: &mut Findings) {
             let said = format!("a kubelet of {value} below an API server of {newest}");
             findings.error(at, &field, said, format!("at most {older} minor versions older"));
         }
+    }
+}
+
+/// Two families are switched on everywhere from this version on; before, a gate of each component switches them on, and none is set here.
+const DUAL: Version = Version::new(1, 21, 0);
+
+fn families(topology: &Topology, findings: &mut Findings) {
+    let networks = [("pods", &topology.networks.pods), ("services", &topology.networks.services)];
+    let Some((name, second)) = networks.iter().find_map(|(name, all)| Some((name, all.get(1)?))) else { return };
+    let runs = |host: &&Host| host.has(Role::ControlPlane) || host.has(Role::Node);
+    let oldest = topology.hosts.iter().filter(runs).filter_map(|host| kubernetes(topology, host)).min();
+    if let Some(oldest) = oldest.filter(|oldest| *oldest < DUAL) {
+        let said = format!("a network of the second family, which Kubernetes {oldest} has behind a feature gate");
+        findings.error(second.at, &format!("networks.{name}"), said, format!("one family before {DUAL}"));
     }
 }
 
