@@ -32,6 +32,8 @@ pub(crate) struct Booted {
     name: String,
     address: String,
     keeper: Arc<Namespaces>,
+    /// Programs beside ours.
+    programs: Vec<PathBuf>,
     running: Mutex<Option<Running>>,
 }
 
@@ -48,7 +50,12 @@ impl Booted {
     /// A machine with an empty disk, switched off; `keeper` has the files and processes around it.
     pub(crate) fn new(name: &str, address: Ipv4Addr, prefix_length: u8, keeper: Arc<Namespaces>) -> Self {
         let address = format!("{address}/{prefix_length}");
-        Self { name: name.to_owned(), address, keeper, running: Mutex::new(None) }
+        Self { name: name.to_owned(), address, keeper, programs: Vec::new(), running: Mutex::new(None) }
+    }
+
+    /// The same with these programs of others in `/usr/local/bin`.
+    pub(crate) fn with_programs(self, programs: &[PathBuf]) -> Self {
+        Self { programs: programs.to_vec(), ..self }
     }
 
     /// Switches it on: it waits for its interface `eth0`.
@@ -58,7 +65,8 @@ impl Booted {
         let folder = bin_dir()?;
         let programs: Vec<PathBuf> =
             PROGRAMS.iter().map(|name| folder.join(name)).filter(|path| path.is_file()).collect();
-        let system = command.args([DISK, &self.name, &self.address]).args(programs).start("systemd")?;
+        let command = command.args([DISK, &self.name, &self.address]).args(programs).args(&self.programs);
+        let system = command.start("systemd")?;
         system.wait_for_line("waits for eth0", BOOT)?;
         let pid = only_child(system.pid())?;
         let namespaces = Arc::new(Namespaces::of_process(pid)?);

@@ -4,6 +4,7 @@
 //! machine sees nothing of another but the packets the switch passes.
 
 use std::fmt::Write as _;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -53,9 +54,17 @@ impl Cluster {
     /// # Errors
     /// When the kernel refuses a namespace or a link, or a unit of a boot fails; the journals stand below.
     pub fn boot(topology: &Topology) -> Result<Self> {
+        Self::boot_with(topology, &[])
+    }
+
+    /// The same with these programs of others in `/usr/local/bin`.
+    ///
+    /// # Errors
+    /// As [`Cluster::boot`].
+    pub fn boot_with(topology: &Topology, programs: &[PathBuf]) -> Result<Self> {
         let mut cluster = Self::with_switch()?;
         for machine in &topology.machines {
-            let host = Host::with_system(&machine.name, machine.address, topology.prefix_length)?;
+            let host = Host::with_system(&machine.name, machine.address, topology.prefix_length, programs)?;
             cluster.hosts.push((machine.clone(), host));
         }
         let names: Vec<&str> = topology.machines.iter().map(Machine::port).collect();

@@ -70,9 +70,10 @@ impl Host {
     }
 
     /// Makes a machine that boots systemd; it is switched off, with an empty disk.
-    pub(crate) fn with_system(name: &str, address: Ipv4Addr, prefix_length: u8) -> Result<Self> {
+    pub(crate) fn with_system(name: &str, address: Ipv4Addr, prefix_length: u8, programs: &[PathBuf]) -> Result<Self> {
         let mut inner = Self::furnished(name, Some(address))?;
-        inner.booted = Some(Booted::new(name, address, prefix_length, Arc::clone(&inner.namespaces)));
+        let booted = Booted::new(name, address, prefix_length, Arc::clone(&inner.namespaces));
+        inner.booted = Some(booted.with_programs(programs));
         Ok(Self { inner: Arc::new(inner) })
     }
 

@@ -80,6 +80,7 @@ mod place;
 mod pod;
 mod process;
 mod programs;
+mod rendered;
 mod topology;
 
 pub use cluster::Cluster;
@@ -94,4 +95,5 @@ pub use place::Place;
 pub use pod::Pod;
 pub use process::Process;
 pub use programs::{bin, bin_dir};
+pub use rendered::RenderedCluster;
 pub use topology::Topology;

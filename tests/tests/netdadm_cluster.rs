@@ -1,171 +1,137 @@
-//! A cluster by `netdadm apply` alone: etcd with TLS on three machines that boot, netd on two of them, through reboots and a cold start.
+//! Clusters from a file alone: `netdadm render`, `netdadm apply` on machines that boot, and what they outlive.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may fail by panic")]
 
-mod netdadm_host;
-
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use lab::{Cluster, Host, Need, Topology, eventually};
-use netdadm_host::{Rendered, apply};
-use rcgen::{
-    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair, SanType,
-};
-use serde_json::json;
+use lab::kubernetes::Release;
+use lab::{Cluster, Host, Need, RenderedCluster, eventually};
 
-const SOON: Duration = Duration::from_secs(90);
-const THREE: &str = "network 10.4.7.0/24\nhdss7-12.host.com 10.4.7.12 etcd\nhdss7-21.host.com 10.4.7.21 etcd node\n\
-                     hdss7-22.host.com 10.4.7.22 etcd node\n";
-const NAMES: [&str; 3] = ["hdss7-12", "hdss7-21", "hdss7-22"];
-const PKI: &str = "/etc/etcd/pki";
-const UNIT: &str = "[Unit]\nDescription=etcd\nAfter=network-online.target\nWants=network-online.target\n[Service]\nType=notify\n\
-                    User=etcd\nStateDirectory=etcd\nStateDirectoryMode=0700\nEnvironmentFile=/etc/etcd/etcd.conf\nExecStart=/usr/bin/etcd\n\
-                    Restart=always\nRestartSec=2\nStartLimitIntervalSec=0\nTimeoutStartSec=infinity\n[Install]\nWantedBy=multi-user.target\n";
+/// A control plane that starts on a busy machine.
+const SOON: Duration = Duration::from_secs(180);
+const PKI: &str = "/etc/kubernetes/pki/etcd";
+/// What says by sd_notify that it is ready.
+const DAEMONS: [&str; 2] = ["netd", "ipvs-proxy"];
 
-/// The authority of this etcd.
-struct Authority(CertifiedIssuer<'static, KeyPair>);
-
-impl Authority {
-    fn new() -> Result<Self> {
-        let mut params = CertificateParams::new(Vec::<String>::new())?;
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        params.distinguished_name.push(DnType::CommonName, "etcd-ca");
-        Ok(Self(CertifiedIssuer::self_signed(params, KeyPair::generate()?)?))
-    }
-
-    /// A certificate of a host for both ends of a connection, and its key.
-    fn issue(&self, host: &Host) -> Result<(String, String)> {
-        let mut params = CertificateParams::new(vec![host.name().to_owned(), "localhost".to_owned()])?;
-        params
-            .subject_alt_names
-            .extend([SanType::IpAddress(host.address()?.into()), SanType::IpAddress([127, 0, 0, 1].into())]);
-        params.distinguished_name.push(DnType::CommonName, host.name());
-        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
-        let key = KeyPair::generate()?;
-        Ok((params.signed_by(&key, &self.0)?.pem(), key.serialize_pem()))
-    }
+fn rendered(name: &str) -> Result<RenderedCluster> {
+    RenderedCluster::boot(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../configs/clusters").join(name))
 }
 
-/// What a member of etcd gets.
-fn member(host: &Host, cluster: &Cluster, authority: &Authority) -> Result<Rendered> {
-    let mut rendered = Rendered::for_host(host);
-    let (certificate, key) = authority.issue(host)?;
-    let address = host.address()?;
-    let members: Result<Vec<String>> =
-        cluster.hosts().map(|host| Ok(format!("{}=https://{}:2380", host.name(), host.address()?))).collect();
-    let mut conf = format!(
-        "ETCD_NAME={0}\nETCD_DATA_DIR=/var/lib/etcd/default.etcd\nETCD_LISTEN_PEER_URLS=https://{address}:2380\n\
-         ETCD_LISTEN_CLIENT_URLS=https://{address}:2379,https://127.0.0.1:2379\nETCD_ADVERTISE_CLIENT_URLS=https://{address}:2379\n\
-         ETCD_INITIAL_ADVERTISE_PEER_URLS=https://{address}:2380\nETCD_INITIAL_CLUSTER={1}\n",
-        host.name(),
-        members?.join(",")
-    );
-    for side in ["", "PEER_"] {
-        conf += &format!(
-            "ETCD_{side}CERT_FILE={PKI}/member.crt\nETCD_{side}KEY_FILE={PKI}/member.key\n\
-             ETCD_{side}TRUSTED_CA_FILE={PKI}/ca.crt\nETCD_{side}CLIENT_CERT_AUTH=true\n"
-        );
-    }
-    rendered.file("/etc/etcd/etcd.conf", &conf).file("/etc/systemd/system/etcd.service", UNIT);
-    rendered.file(&format!("{PKI}/ca.crt"), &authority.0.pem()).file(&format!("{PKI}/member.crt"), &certificate);
-    rendered.owned(&format!("{PKI}/member.key"), "0600", "etcd:etcd", &key);
-    rendered.unit("etcd.service", &["/etc/etcd/etcd.conf"]).with("wait", json!(false));
-    Ok(rendered)
+/// What `systemctl show` says of a unit.
+fn property(host: &Host, unit: &str, name: &str) -> Result<String> {
+    let words = ["systemctl", "show", unit, "--value", &format!("--property={name}")];
+    Ok(host.run(&words)?.stdout.trim().to_owned())
 }
 
-/// Adds netd with a certificate of its own.
-fn add_netd(rendered: &mut Rendered, host: &Host, authority: &Authority) -> Result<()> {
-    let (certificate, key) = authority.issue(host)?;
-    let unit = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../configs/systemd/netd.service"))?;
-    let endpoints = NAMES.map(|name| format!("https://10.4.7.{}:2379", name.rsplit('-').next().unwrap())).join(",");
-    let conf = format!(
-        "FLANNELD_ETCD_ENDPOINTS={endpoints}\nFLANNELD_IFACE=eth0\nFLANNELD_ETCD_CAFILE=/etc/netd/ca.crt\n\
-         FLANNELD_ETCD_CERTFILE=/etc/netd/client.crt\nFLANNELD_ETCD_KEYFILE=/etc/netd/client.key\n"
-    );
-    rendered.file("/etc/default/netd", &conf).file("/etc/systemd/system/netd.service", &unit);
-    rendered.file("/etc/netd/ca.crt", &authority.0.pem()).file("/etc/netd/client.crt", &certificate);
-    rendered.owned("/etc/netd/client.key", "0600", "root:root", &key);
-    rendered.unit("netd.service", &["/etc/default/netd", "/etc/systemd/system/netd.service"]);
+fn is_active(host: &Host, unit: &str) -> Result<()> {
+    let state = property(host, unit, "ActiveState")?;
+    ensure!(state == "active", "{unit} on {} is {state}", host.name());
     Ok(())
 }
 
-fn etcdctl(host: &Host, words: &[&str]) -> Result<String> {
-    let tls = [format!("--cacert={PKI}/ca.crt"), format!("--cert={PKI}/member.crt"), format!("--key={PKI}/member.key")];
-    let command = host.command("etcdctl").env("ETCDCTL_API", "3").args(tls).arg("--endpoints=https://127.0.0.1:2379");
-    Ok(command.args(words).run()?.stdout)
-}
-
-fn every_member_serves(cluster: &Cluster) -> Result<()> {
-    cluster.hosts().try_for_each(|host| eventually(SOON, || etcdctl(host, &["endpoint", "health"]).map(drop)))
-}
-
-fn subnet(host: &Host) -> Result<String> {
-    let state = host.run(&["systemctl", "is-active", "netd"])?.stdout;
-    ensure!(state.trim() == "active", "netd is {state}");
-    let file = host.read("/run/flannel/subnet.env")?;
-    let line = file.lines().find(|line| line.starts_with("FLANNEL_SUBNET="));
-    Ok(line.unwrap_or_default().to_owned())
-}
-
-fn three_members_with_tls_and_netd_come_up_by_apply_and_again_after_a_cold_start() -> Result<()> {
-    let cluster = Cluster::boot(&Topology::parse(THREE)?)?;
-    let authority = Authority::new()?;
-    let mut rendered = Vec::new();
-    for host in cluster.hosts() {
-        let member = member(host, &cluster, &authority)?;
-        let printed = member.on(host)?;
-        ensure!(printed.contains("etcd.service is asked to start, and not waited for"), "{printed}");
-        rendered.push((host, member));
+/// What each member of etcd says of its cluster, asked with the certificate that its host has for that.
+fn members_serve(cluster: &RenderedCluster) -> Result<()> {
+    let keys = ["ca.crt", "healthcheck-client.crt", "healthcheck-client.key"].map(|file| format!("{PKI}/{file}"));
+    let flags = ["--cacert", "--cert", "--key"].into_iter().zip(&keys).map(|(flag, file)| format!("{flag}={file}"));
+    let tls: Vec<String> = flags.chain(["--endpoints=https://127.0.0.1:2379".to_owned()]).collect();
+    for name in cluster.with_role("etcd") {
+        let etcdctl = |words: &[&str]| {
+            Ok::<_, anyhow::Error>(cluster.host(name)?.command("etcdctl").env("ETCDCTL_API", "3").args(words))
+        };
+        eventually(SOON, || etcdctl(&["endpoint", "health"])?.args(&tls).run().map(drop))?;
+        let members = etcdctl(&["member", "list"])?.args(&tls).run()?.stdout;
+        let count = cluster.with_role("etcd").count();
+        ensure!(members.lines().filter(|line| line.contains("started")).count() == count, "{members}");
+        let stranger = etcdctl(&["endpoint", "health", "--command-timeout=2s"])?.args([&tls[0], &tls[3]]).output()?;
+        ensure!(!stranger.status.success(), "a client without a certificate was served: {stranger:?}");
     }
-    every_member_serves(&cluster)?;
-    etcdctl(
-        cluster.host("hdss7-12")?,
-        &["put", "/coreos.com/network/config", r#"{"Network":"172.7.0.0/16","Backend":{"Type":"vxlan"}}"#],
-    )?;
-    // From now on a member has a leader: it is waited for, until it says so itself to a client that has a certificate.
-    for (host, member) in &mut rendered {
-        let at = |file: &str| format!("{PKI}/{file}");
-        member.with("wait", json!(true)).with(
-            "ready",
-            json!({
-                "url": "https://127.0.0.1:2379/health", "authority": at("ca.crt"), "certificate": at("member.crt"),
-                "key": at("member.key"), "seconds": 60,
-            }),
-        );
-        let conf = member.files.get_mut("/etc/etcd/etcd.conf").unwrap();
-        conf.2 += "ETCD_SNAPSHOT_COUNT=5000\n";
-        if host.name() != "hdss7-12.host.com" {
-            add_netd(member, host, &authority)?;
-        }
-        let printed = member.on(host)?;
-        ensure!(printed.contains("etcd.service is ready"), "{printed}");
-    }
-    let nodes = [cluster.host("hdss7-21")?, cluster.host("hdss7-22")?];
-    let before = [subnet(nodes[0])?, subnet(nodes[1])?];
-    ensure!(before[0].starts_with("FLANNEL_SUBNET=172.7.") && before[0] != before[1], "{before:?}");
-    // One host, then all of them at once.
-    for names in [&NAMES[2..], &NAMES[..]] {
-        cluster.reboot(names)?;
-        every_member_serves(&cluster)?;
-        for (node, subnet_before) in nodes.iter().zip(&before) {
-            eventually(SOON, || {
-                let now = subnet(node)?;
-                ensure!(now == *subnet_before, "{now}, was {subnet_before}");
-                Ok(())
-            })?;
+    Ok(())
+}
+
+/// Waits until netd and ipvs-proxy of every node have said that they are ready.
+fn daemons_are_ready(cluster: &RenderedCluster) -> Result<()> {
+    for name in cluster.with_role("node") {
+        let host = cluster.host(name)?;
+        for daemon in DAEMONS {
+            ensure!(property(host, daemon, "Type")? == "notify");
+            eventually(SOON, || is_active(host, daemon))?;
         }
     }
-    for (host, member) in &rendered {
-        let printed = apply(host, &member.host).run()?.stdout;
+    Ok(())
+}
+
+fn nodes_are_ready(cluster: &RenderedCluster) -> Result<()> {
+    let count = cluster.with_role("node").count();
+    eventually(SOON, || {
+        let nodes = cluster.kubectl(&["get", "nodes", "--no-headers"])?.run()?.stdout;
+        let ready = nodes.lines().filter(|line| line.split_whitespace().nth(1) == Some("Ready")).count();
+        ensure!(ready == count, "{nodes}");
+        Ok(())
+    })
+}
+
+/// The Pod subnets of the nodes.
+fn subnets(cluster: &RenderedCluster) -> Result<Vec<String>> {
+    let of = |name| {
+        let file = cluster.host(name)?.read("/run/flannel/subnet.env")?;
+        let line = file.lines().find_map(|line| line.strip_prefix("FLANNEL_SUBNET="));
+        Ok(line.unwrap_or_default().to_owned())
+    };
+    cluster.with_role("node").map(of).collect()
+}
+
+/// All of it stands, with these subnets.
+fn stands(cluster: &RenderedCluster, after: &str, wanted: &[String]) -> Result<()> {
+    members_serve(cluster)?;
+    daemons_are_ready(cluster)?;
+    nodes_are_ready(cluster)?;
+    let found = subnets(cluster)?;
+    ensure!(found == wanted, "after {after}: {found:?}, before {wanted:?}");
+    Ok(())
+}
+
+/// Nothing is left to do on any host.
+fn nothing_is_left_to_do(cluster: &RenderedCluster) -> Result<()> {
+    for name in cluster.order() {
+        let printed = cluster.apply_command(name)?.run()?.stdout;
         ensure!(printed.contains("nothing to do"), "{printed}");
     }
     Ok(())
 }
 
+fn the_reference_cluster_comes_up_from_its_file_and_outlives_restarts_kills_a_reboot_and_a_cold_start() -> Result<()> {
+    let cluster = rendered("reference.yaml")?;
+    cluster.apply_all()?;
+    let wanted = ["172.7.21.1/24".to_owned(), "172.7.22.1/24".to_owned()];
+    stands(&cluster, "the start", &wanted)?;
+    nothing_is_left_to_do(&cluster)?;
+    let node = cluster.host("hdss7-21")?;
+    let units = ["etcd", "netd", "ipvs-proxy"];
+    node.run(&[&["systemctl", "restart"][..], &units].concat())?;
+    stands(&cluster, "systemctl restart", &wanted)?;
+    for unit in units {
+        let before = property(node, unit, "MainPID")?;
+        node.run(&["systemctl", "kill", "--signal=KILL", "--kill-whom=main", unit])?;
+        eventually(SOON, || {
+            ensure!(property(node, unit, "MainPID")? != before, "{unit} has not ended");
+            is_active(node, unit)
+        })?;
+    }
+    stands(&cluster, "kill -9", &wanted)?;
+    cluster.machines.reboot(&["hdss7-22"])?;
+    stands(&cluster, "a reboot", &wanted)?;
+    let all = ["hdss7-11", "hdss7-12", "hdss7-21", "hdss7-22"];
+    all.iter().try_for_each(|name| cluster.machines.cut_power(name))?;
+    cluster.machines.switch_on(&all)?;
+    stands(&cluster, "a cold start", &wanted)?;
+    nothing_is_left_to_do(&cluster)
+}
+
 fn main() -> ExitCode {
     let suite = lab::harness::Suite::new(&[Need::Vxlan, Need::Nftables]);
-    suite
-        .unless(Cluster::boot_obstacle())
-        .run(lab::tests![three_members_with_tls_and_netd_come_up_by_apply_and_again_after_a_cold_start,])
+    suite.unless(Cluster::boot_obstacle()).with_kubernetes(Release::V1_20).with_kubernetes_tools().run(lab::tests![
+        the_reference_cluster_comes_up_from_its_file_and_outlives_restarts_kills_a_reboot_and_a_cold_start,
+    ])
 }

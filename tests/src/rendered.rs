@@ -1,0 +1,213 @@
+//! A cluster as a person makes it: `netdadm render` of a file of `configs/clusters`, then `netdadm apply` on machines that boot.
+//!
+//! Invariant: what a machine has beside Debian, our programs and those of Kubernetes comes from the rendered folder alone.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::Command as Program;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use serde::Deserialize;
+
+use crate::cluster::Cluster;
+use crate::command::{Command, Output};
+use crate::host::Host;
+use crate::kubernetes::{Release, tools};
+use crate::programs::bin;
+use crate::topology::Topology;
+
+/// Where the folder lies on a machine.
+const OUT: &str = "/srv/out";
+/// Where the administrator's access lies on a machine.
+const ADMIN: &str = "/run/admin.conf";
+/// An apply waits for an API server at most as long.
+const APPLY: Duration = Duration::from_secs(400);
+/// The programs of Kubernetes that hosts run.
+const KUBERNETES: [&str; 4] = ["kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubelet"];
+
+/// A rendered cluster and its machines, which have nothing of it before [`apply`](Self::apply).
+#[derive(Debug)]
+pub struct RenderedCluster {
+    /// Its machines.
+    pub machines: Cluster,
+    folder: tempfile::TempDir,
+    file: PathBuf,
+    hosts: BTreeMap<String, Member>,
+    order: Vec<String>,
+}
+
+/// The part of a topology that says which machines there are.
+#[derive(Debug, Deserialize)]
+struct File {
+    domain: Option<String>,
+    networks: Networks,
+    hosts: BTreeMap<String, Member>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Networks {
+    nodes: String,
+}
+
+#[derive(Debug, Deserialize)]
+struct Member {
+    address: String,
+    roles: Roles,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+enum Roles {
+    One(String),
+    Several(Vec<String>),
+}
+
+impl Member {
+    fn has(&self, role: &str) -> bool {
+        match &self.roles {
+            Roles::One(one) => one == role,
+            Roles::Several(all) => all.iter().any(|one| one == role),
+        }
+    }
+}
+
+/// What `netdadm render --json` says.
+#[derive(Debug, Deserialize)]
+struct Changes {
+    hosts: Vec<Changed>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Changed {
+    host: String,
+}
+
+impl RenderedCluster {
+    /// Renders a file and boots its machines.
+    ///
+    /// # Errors
+    /// When the file is refused, or a machine does not boot.
+    pub fn boot(file: &Path) -> Result<Self> {
+        let text = std::fs::read_to_string(file).with_context(|| format!("read {}", file.display()))?;
+        let read: File = serde_saphyr::from_str(&text).with_context(|| format!("read {}", file.display()))?;
+        let folder = tempfile::tempdir().context("a folder for what is rendered")?;
+        let kubernetes = Release::V1_20.programs()?;
+        let mut programs: Vec<PathBuf> = KUBERNETES.iter().map(|name| kubernetes.join(name)).collect();
+        programs.push(tools()?.join("kubectl"));
+        let machines = Cluster::boot_with(&Topology::parse(&drawing(&read)?)?, &programs)?;
+        let mut cluster = Self { machines, folder, file: file.to_owned(), hosts: read.hosts, order: Vec::new() };
+        cluster.order = cluster.render()?;
+        Ok(cluster)
+    }
+
+    /// Renders the file again; gives the hosts that differ, in the order in which they are to be taken.
+    ///
+    /// # Errors
+    /// When it is refused.
+    pub fn render(&self) -> Result<Vec<String>> {
+        let mut netdadm = Program::new(bin("netdadm")?);
+        let netdadm = netdadm.args(["render", "--json", "-f"]).arg(&self.file).arg("-o").arg(self.folder());
+        let output = netdadm.output().context("netdadm render")?;
+        ensure!(output.status.success(), "netdadm render: {}", String::from_utf8_lossy(&output.stderr));
+        let changes: Changes = serde_json::from_slice(&output.stdout).context("what netdadm render prints")?;
+        Ok(changes.hosts.into_iter().map(|changed| changed.host).collect())
+    }
+
+    /// The rendered folder.
+    #[must_use]
+    pub fn folder(&self) -> PathBuf {
+        self.folder.path().join("out")
+    }
+
+    /// Names of the hosts of the cluster in the order in which they are made.
+    pub fn order(&self) -> impl Iterator<Item = &str> {
+        self.order.iter().map(String::as_str)
+    }
+
+    /// Names of the hosts with a role.
+    pub fn with_role<'a>(&'a self, role: &'a str) -> impl Iterator<Item = &'a str> {
+        self.hosts.iter().filter(move |(_, member)| member.has(role)).map(|(name, _)| name.as_str())
+    }
+
+    /// The machine of a host.
+    ///
+    /// # Errors
+    /// When there is none of that name.
+    pub fn host(&self, name: &str) -> Result<&Host> {
+        self.machines.host(&machine(name))
+    }
+
+    /// Copies a host's part of the folder to its machine.
+    ///
+    /// # Errors
+    /// When it cannot be copied.
+    pub fn copy(&self, name: &str) -> Result<()> {
+        let host = self.host(name)?;
+        host.run(&["rm", "-rf", OUT])?;
+        host.run(&["mkdir", "-p", &format!("{OUT}/hosts")])?;
+        let from = self.folder();
+        for (part, to) in [(format!("hosts/{name}"), format!("{OUT}/hosts/")), ("netdadm.json".into(), OUT.into())] {
+            let copied =
+                Program::new("cp").arg("-a").arg(from.join(&part)).arg(host.path(to)).output().context("cp")?;
+            ensure!(copied.status.success(), "copy {part}: {}", String::from_utf8_lossy(&copied.stderr));
+        }
+        Ok(())
+    }
+
+    /// The command that applies the folder that a machine has.
+    ///
+    /// # Errors
+    /// When there is no such machine.
+    pub fn apply_command(&self, name: &str) -> Result<Command> {
+        let netdadm = self.host(name)?.command("/usr/local/bin/netdadm");
+        Ok(netdadm.args(["apply", "--yes", "--host", name, OUT]).limit(APPLY))
+    }
+
+    /// Applies the folder on every host, one after the other in the order that `netdadm render` says.
+    ///
+    /// # Errors
+    /// When it fails on one, with what `netdadm apply` says.
+    pub fn apply_all(&self) -> Result<()> {
+        self.order().try_for_each(|name| self.apply(name).map(drop))
+    }
+
+    /// `kubectl` as the administrator, on a host that is only a client where there is one, else on one of the control plane.
+    ///
+    /// # Errors
+    /// When there is no such machine.
+    pub fn kubectl(&self, words: &[&str]) -> Result<Command> {
+        let name = self.with_role("none").chain(self.with_role("control-plane")).next().context("no host asks")?;
+        let host = self.host(name)?;
+        let access = std::fs::read(self.folder().join("pki/admin.conf")).context("read admin.conf")?;
+        host.write(ADMIN, access)?;
+        Ok(host.command("/usr/local/bin/kubectl").args(["--kubeconfig", ADMIN, "--request-timeout=20s"]).args(words))
+    }
+
+    /// Copies the folder to a machine and applies it there.
+    ///
+    /// # Errors
+    /// When `netdadm apply` fails, with what it says.
+    pub fn apply(&self, name: &str) -> Result<Output> {
+        self.copy(name)?;
+        self.apply_command(name)?.run()
+    }
+}
+
+/// The machine of a host: where a host is named by its address, no port of a switch could be named after it.
+fn machine(host: &str) -> String {
+    if host.parse::<std::net::Ipv4Addr>().is_ok() {
+        return format!("machine-{}", host.rsplit('.').next().unwrap_or_default());
+    }
+    host.split('.').next().unwrap_or(host).to_owned()
+}
+
+fn drawing(file: &File) -> Result<String> {
+    let mut drawing = format!("network {}\n", file.networks.nodes);
+    for (name, member) in &file.hosts {
+        let domain = file.domain.as_ref().map_or_else(String::new, |domain| format!(".{domain}"));
+        writeln!(drawing, "{}{domain} {}", machine(name), member.address)?;
+    }
+    Ok(drawing)
+}
