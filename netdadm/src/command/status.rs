@@ -4,6 +4,7 @@
 
 use std::collections::BTreeSet;
 use std::io::Write;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -23,7 +24,8 @@ pub(super) fn run(asked: &Asked, out: &mut impl Write) -> Result<ExitCode, Strin
     let text = verify::read(&asked.file).map_err(|cause| format!("read {name}: {cause}"))?;
     let Checked { topology, .. } = check::text(&text);
     let topology = topology.ok_or_else(|| format!("{name} has errors: see `netdadm check -f {name}`"))?;
-    let keys = asked.output.as_deref().map(Keys::read).transpose()?.unwrap_or_default();
+    let given = topology.deviations.pki.as_ref().map(|folder| PathBuf::from(folder.value.to_string()));
+    let keys = asked.output.as_deref().map(|out| Keys::read(out, given.as_deref())).transpose()?.unwrap_or_default();
     let all = Component::value_variants();
     let only: BTreeSet<Component> = if asked.only.is_empty() { all } else { &asked.only }.iter().copied().collect();
     let limit = Duration::from_secs(asked.timeout.into());

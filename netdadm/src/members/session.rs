@@ -3,7 +3,7 @@
 //! Invariants: all members are asked at once, and each question ends; whoever does not answer is in the view with its reason.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use cluster::etcd::{Administration, Client, Config, Limits, MemberEntry, MemberStatus, Store, TlsFiles, TlsMaterial};
@@ -12,11 +12,12 @@ use tokio::runtime::{Builder, Runtime};
 use tokio::task::JoinSet;
 
 use super::view::{Member, Place, View};
+use crate::pki::{Ca, authority_file};
 use crate::render;
 use crate::topology::{Purpose, Role, Topology};
 
-/// Certificates of clients of etcd, below the rendered folder.
-const FOLDER: &str = "pki/etcd";
+/// The client of etcd that operators have, below the rendered folder.
+const CLIENT: &str = "pki/etcd/healthcheck-client";
 
 /// Connections to members.
 pub(crate) struct Session {
@@ -39,15 +40,16 @@ impl Session {
     /// # Errors
     /// When the certificates cannot be read.
     pub(crate) fn open(topology: &Topology, out: &Path, limit: Duration) -> Result<Self, String> {
-        let file = |name: &str| {
-            let path = out.join(FOLDER).join(name);
+        let there = |path: PathBuf| {
             if path.exists() {
                 return Ok(Some(path));
             }
             Err(format!("{} is not there; name the folder that `netdadm render` wrote by -o", path.display()))
         };
-        let (ca, cert) = (file("ca.crt")?, file("healthcheck-client.crt")?);
-        let tls = TlsFiles { ca, cert, key: file("healthcheck-client.key")? }.read();
+        let given = topology.deviations.pki.as_ref().map(|folder| PathBuf::from(folder.value.to_string()));
+        let ca = there(authority_file(Ca::Etcd, out, given.as_deref()))?;
+        let client = |suffix: &str| there(out.join(format!("{CLIENT}.{suffix}")));
+        let tls = TlsFiles { ca, cert: client("crt")?, key: client("key")? }.read();
         let runtime = Builder::new_current_thread().enable_all().build();
         let runtime = runtime.map_err(|cause| format!("start asking: {cause}"))?;
         let limits = Limits { operation: limit, ..Limits::default() };

@@ -25,6 +25,6 @@ pub(crate) use key::{Key, Secret};
 pub(crate) use pem::base64;
 pub(crate) use reason::Reason;
 pub(crate) use request::{Ca, Request, Usage};
-pub(crate) use store::{Issued, Pair, Renewal, Store, read, suffixed};
+pub(crate) use store::{Issued, Pair, Renewal, Store, authority_file, read, suffixed};
 pub(crate) use time::Time;
 pub(crate) use wanted::{wanted, wanted_by_operators};

@@ -28,6 +28,14 @@ pub(crate) struct Pair {
     pub(crate) key_pem: Secret,
 }
 
+/// Where the certificate of a CA lies: below the rendered folder `out`, or, if the CA was there before, in the folder of CAs that the
+/// topology names.
+pub(crate) fn authority_file(ca: Ca, out: &Path, given: Option<&Path>) -> PathBuf {
+    let name = format!("{}.crt", ca.path());
+    let own = out.join("pki").join(&name);
+    given.filter(|_| !own.exists()).map_or(own, |folder| folder.join(name))
+}
+
 /// What was made anew.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Issued {
