@@ -137,8 +137,22 @@ fn part_of_instructions_measures_the_proxy_on_debians_own_kernel() -> Result<()>
     Ok(())
 }
 
+fn part_of_kubernetes_on_ipvs_measures_both_proxies() -> Result<()> {
+    let report = report("kubernetes-ipvs", &["--services", "10"])?;
+    for proxy in ["ipvs-proxy", "kube-proxy 1.20, ipvs"] {
+        let line = report.lines().find(|line| line.starts_with(&format!("| 10 | {proxy} |")));
+        let line = line.with_context(|| format!("no row of {proxy} in\n{report}"))?;
+        for column in [3, 4] {
+            let time = line.split('|').nth(column).unwrap_or_default().trim();
+            ensure!(time.parse::<f64>()? > 0.0, "{line}");
+        }
+    }
+    Ok(())
+}
+
 fn main() -> ExitCode {
     Suite::new(&[Need::Vxlan, Need::Nftables]).with_kubernetes(Release::V1_20).run(lab::tests![
+        part_of_kubernetes_on_ipvs_measures_both_proxies,
         part_of_kubernetes_measures_nodes_services_and_kube_proxy,
         part_of_netd_measures_start_restart_and_one_changed_lease,
         part_of_the_proxy_measures_start_restart_one_changed_endpoint_and_use_on_both_paths,

@@ -40,52 +40,13 @@ fn slices(name: &str, protocol: &str, pods: &[&str]) -> [Value; 2] {
     })
 }
 
-/// Starts the machines; without any route to a Service's address a node does not even try.
-pub(crate) fn nodes() -> Result<Nodes> {
-    let nodes = Nodes::start()?;
-    let route = "link add up0 type veth peer name down0\nlink set up0 up\nlink set down0 up\naddress add 10.9.9.21/24 dev up0\n\
-        neigh add 10.9.9.1 lladdr 02:00:00:00:00:01 dev up0\nroute add default via 10.9.9.1\n";
-    nodes.node()?.command("ip").args(["-batch", "-"]).input(route).run()?;
-    Ok(nodes)
-}
-
-/// Does something while three clients connect again and again; returns how often each did.
-pub(crate) fn under_load(nodes: &Nodes, work: impl FnOnce() -> Result<()>) -> Result<Vec<usize>> {
-    let stop = AtomicBool::new(false);
-    thread::scope(|scope| {
-        let clients = [
-            scope.spawn(|| connect(nodes.outside()?, &stop)),
-            scope.spawn(|| connect(nodes.node()?, &stop)),
-            scope.spawn(|| connect(nodes.pod("172.7.21.2")?, &stop)),
-        ];
-        let worked = work();
-        stop.store(true, Ordering::Relaxed);
-        let connected = clients.into_iter().map(|client| client.join().unwrap()).collect::<Result<Vec<_>>>();
-        worked?;
-        connected
-    })
-}
-
-/// What `ipvs-proxy` says when it is called with this flag.
-pub(crate) fn call(nodes: &Nodes, flag: &str) -> Result<String> {
-    Ok(nodes.node()?.command(lab::bin("ipvs-proxy")?).arg(flag).run()?.stdout)
-}
-
-/// Ours with these flags, beside whatever runs, with everything in place.
-pub(crate) fn ours(nodes: &Nodes, flags: &[&str]) -> Result<Process> {
-    let proxy = nodes.proxy_with(&[&["--healthz-bind-address=127.0.0.1:10256"], flags].concat())?;
-    eventually(SOON, || {
-        let status = nodes.status()?;
-        ensure!(status["ok"] == true && status["services"] == 2, "{status}");
-        Ok(())
-    })?;
-    Ok(proxy)
-}
-
 impl Takeover {
-    /// Starts the machines, and an API server with what both proxies serve.
+    /// Starts the machines; without any route to a Service's address a node does not even try.
     pub(crate) fn start() -> Result<Self> {
-        let nodes = nodes()?;
+        let nodes = Nodes::start()?;
+        let route = "link add up0 type veth peer name down0\nlink set up0 up\nlink set down0 up\naddress add 10.9.9.21/24 dev up0\n\
+            neigh add 10.9.9.1 lladdr 02:00:00:00:00:01 dev up0\nroute add default via 10.9.9.1\n";
+        nodes.node()?.command("ip").args(["-batch", "-"]).input(route).run()?;
         let api = ApiServer::start(nodes.node()?)?;
         let cluster = Self { nodes, api };
         for (name, addr, ports) in
@@ -106,19 +67,38 @@ impl Takeover {
         self.api.put(&slices[0]).map(drop)
     }
 
-    /// [`under_load`] on its nodes.
+    /// Does something while three clients connect again and again; returns how often each did.
     pub(crate) fn under_load(&self, work: impl FnOnce() -> Result<()>) -> Result<Vec<usize>> {
-        under_load(&self.nodes, work)
+        let stop = AtomicBool::new(false);
+        thread::scope(|scope| {
+            let clients = [
+                scope.spawn(|| connect(self.nodes.outside()?, &stop)),
+                scope.spawn(|| connect(self.nodes.node()?, &stop)),
+                scope.spawn(|| connect(self.nodes.pod("172.7.21.2")?, &stop)),
+            ];
+            let worked = work();
+            stop.store(true, Ordering::Relaxed);
+            let connected = clients.into_iter().map(|client| client.join().unwrap()).collect::<Result<Vec<_>>>();
+            worked?;
+            connected
+        })
     }
 
-    /// [`call`] on its node.
+    /// What `ipvs-proxy` says when it is called with this flag.
     pub(crate) fn call(&self, flag: &str) -> Result<String> {
-        call(&self.nodes, flag)
+        Ok(self.nodes.node()?.command(lab::bin("ipvs-proxy")?).arg(flag).run()?.stdout)
     }
 
     /// Ours in this mode, beside whatever runs, with everything in place.
     pub(crate) fn ours(&self, mode: &str) -> Result<Process> {
-        ours(&self.nodes, &[&format!("--proxy-mode={mode}")])
+        let proxy =
+            self.nodes.proxy_with(&[&format!("--proxy-mode={mode}"), "--healthz-bind-address=127.0.0.1:10256"])?;
+        eventually(SOON, || {
+            let status = self.nodes.status()?;
+            ensure!(status["ok"] == true && status["services"] == 2, "{status}");
+            Ok(())
+        })?;
+        Ok(proxy)
     }
 
     /// Ours in the mode ipvs from the objects in the API that kube-proxy has, beside it, with everything in place.

@@ -47,6 +47,7 @@ fn run() -> Result<()> {
     // First of all: this may go on as the same program inside the lab kernel.
     match options.only {
         Some(Part::ProxyIpvs | Part::Local) => proxy::ensure_lab_kernel()?,
+        Some(Part::KubeIpvs) => kube::on_ipvs::ensure_lab_kernel()?,
         Some(Part::PathLab) => path::ensure_lab_kernel()?,
         Some(Part::VipIpvs) => vip::ensure_lab_kernel()?,
         _ => {}
@@ -75,6 +76,7 @@ fn run() -> Result<()> {
         Some(Part::ProxyIpvs) => proxy::on_ipvs(&options, &mut report),
         Some(Part::Kube) => kube::measure(&options, &mut report),
         Some(Part::Instructions) => instructions::measure(&report, &words),
+        Some(Part::KubeIpvs) => kube::on_ipvs::measure(&options, &report),
         Some(Part::Local) => proxy::local::measure(&options, &mut report),
         Some(Part::PathLab) => path::on_this_kernel(&options, &mut report),
         Some(Part::VipIpvs) => vip::on_ipvs(&options, &report),

@@ -33,6 +33,8 @@ pub(crate) enum Part {
     Kube,
     /// The proxy's IPVS path on Debian's own kernel in QEMU, by instructions; measured when it is asked for.
     Instructions,
+    /// `ipvs-proxy` and kube-proxy in the mode ipvs beside one API server, where the kernel has IPVS; measured when it is asked for.
+    KubeIpvs,
 }
 
 /// The choices of one run.
@@ -102,6 +104,9 @@ impl Options {
     }
 }
 
+/// The parts that somebody asks for by name.
+const PARTS: &str = "cni, netd, path, proxy, local, vip, kubernetes, kubernetes-ipvs and instructions";
+
 fn part(word: &str) -> Result<Part> {
     Ok(match word {
         "cni" => Part::Cni,
@@ -114,10 +119,9 @@ fn part(word: &str) -> Result<Part> {
         "vip" => Part::Vip,
         "vip-ipvs" => Part::VipIpvs,
         "kubernetes" => Part::Kube,
+        "kubernetes-ipvs" => Part::KubeIpvs,
         "instructions" => Part::Instructions,
-        other => {
-            bail!("--only {other:?}: accepted are cni, netd, path, proxy, local, vip, kubernetes and instructions")
-        }
+        other => bail!("--only {other:?}: accepted are {PARTS}"),
     })
 }
 
@@ -151,7 +155,10 @@ mod tests {
         for (line, complaint) in [
             ("--pods 300", "--pods 300: expected a number from 1 to 250"),
             ("--leases 1,x", "--leases \"x\""),
-            ("--only etcd", "accepted are cni, netd, path, proxy, local, vip, kubernetes and instructions"),
+            (
+                "--only etcd",
+                "accepted are cni, netd, path, proxy, local, vip, kubernetes, kubernetes-ipvs and instructions",
+            ),
             ("--rounds", "--rounds needs a value"),
             ("--fast", "unknown flag"),
         ] {

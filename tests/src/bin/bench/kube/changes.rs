@@ -25,7 +25,7 @@ const TURNS: usize = 200;
 const REHEARSED: usize = 4;
 
 /// A packet with the beginning of an event: every event has more, and nothing else that comes in has as much.
-const EVENT: usize = 900;
+pub(super) const EVENT: usize = 900;
 
 /// What the changes of one kind gave.
 #[derive(Debug, Default)]

@@ -9,6 +9,7 @@ mod flow;
 mod latency;
 mod nodes;
 mod objects;
+pub(crate) mod on_ipvs;
 mod peer;
 mod services;
 mod starts;

@@ -19,10 +19,10 @@ use crate::proxy::transactions::Transactions;
 use crate::proxy::{LISTED, TABLE};
 use crate::report::Report;
 
-const NODE: &str = "node";
+pub(super) const NODE: &str = "node";
 const LINES: Lines = Lines { listed: LISTED, ready: " ready" };
 /// Services beside which kube-proxy is measured: it restores all of its rules for each change.
-const PEER_MOST: usize = 1_000;
+pub(super) const PEER_MOST: usize = 1_000;
 
 /// What one server with one number of Services gave.
 #[derive(Debug, Default)]
@@ -122,6 +122,13 @@ where
     node.run(&["rm", "-rf", "/run/ipvs-proxy"]).map(drop)
 }
 
+/// Has the server exchange an endpoint of a Service, or take the first one back.
+pub(super) fn patch(stage: &Stage, service: Service, changed: bool) -> Result<()> {
+    let release = stage.api.release();
+    let path = format!("/apis/{}/namespaces/default/endpointslices/{}", release.slices(), service.slice_name());
+    stage.api.patch(&path, &json!({"endpoints": objects::endpoints(service, changed, release)})).map(drop)
+}
+
 /// An endpoint of the middle Service is exchanged, and again the first one.
 /// With `own` the daemon is ours, and its metrics are asked as well.
 pub(super) fn exchange(
@@ -131,11 +138,7 @@ pub(super) fn exchange(
     (changes, own): (&mut Changes, bool),
 ) -> Result<()> {
     let transactions = Transactions::follow(place.0)?;
-    let release = stage.api.release();
-    let path = format!("/apis/{}/namespaces/default/endpointslices/{}", release.slices(), middle.slice_name());
-    let change = |changed: bool| {
-        stage.api.patch(&path, &json!({"endpoints": objects::endpoints(middle, changed, release)})).map(drop)
-    };
+    let change = |changed: bool| patch(stage, middle, changed);
     let wait = |changed: bool| {
         let wanted = middle.endpoints(changed);
         transactions.wait(*wanted.first().context("a Service without endpoints")?.ip(), LIMIT)

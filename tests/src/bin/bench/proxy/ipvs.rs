@@ -32,7 +32,7 @@ const BODY: usize = 20;
 
 /// A conversation with the IPVS of one machine.
 #[derive(Debug)]
-pub(super) struct Ipvs {
+pub(crate) struct Ipvs {
     socket: Socket,
     family: u16,
 }
@@ -42,7 +42,7 @@ impl Ipvs {
     ///
     /// # Errors
     /// When the kernel has no IPVS.
-    pub(super) fn open(host: &Host) -> Result<Self> {
+    pub(crate) fn open(host: &Host) -> Result<Self> {
         let socket = host.within(generic_netlink::open)??;
         let family = generic_netlink::family(&socket, "IPVS")?;
         Ok(Self { socket, family })
@@ -52,7 +52,7 @@ impl Ipvs {
     ///
     /// # Errors
     /// What the kernel says; an unknown virtual server has no real servers.
-    pub(super) fn serving(&self, address: SocketAddrV4) -> Result<Vec<SocketAddrV4>> {
+    pub(crate) fn serving(&self, address: SocketAddrV4) -> Result<Vec<SocketAddrV4>> {
         self.socket.send(&self.question(address), 0)?;
         let mut found = Vec::new();
         loop {

@@ -10,11 +10,11 @@ mod bytes;
 mod change;
 mod figures;
 mod floor;
-mod ipvs;
+pub(crate) mod ipvs;
 pub(crate) mod local;
 pub(crate) mod messages;
 pub(crate) mod services;
-mod tools;
+pub(crate) mod tools;
 pub(crate) mod transactions;
 
 use std::collections::HashSet;

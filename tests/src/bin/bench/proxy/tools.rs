@@ -9,7 +9,7 @@ use super::figures::Figures;
 use super::{Carrier, LIMIT, LINK, Load, TABLE};
 
 /// What `ipvsadm` lists of `host`.
-pub(super) fn saved(host: &Host) -> Result<String> {
+pub(crate) fn saved(host: &Host) -> Result<String> {
     Ok(host.command("ipvsadm").args(["--save", "--numeric"]).limit(LIMIT).run()?.stdout)
 }
 
