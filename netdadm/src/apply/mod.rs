@@ -11,6 +11,7 @@ mod services;
 mod tree;
 
 use std::io::Write;
+use std::net::{IpAddr, UdpSocket};
 use std::path::{Path, PathBuf};
 
 use host::{Files, Manifest};
@@ -140,13 +141,18 @@ fn plan_for(
 fn check_name(host: &str) -> Result<(), String> {
     let path = "/proc/sys/kernel/hostname";
     let own = std::fs::read_to_string(path).map_err(|cause| format!("read {path}: {cause}"))?;
-    if is_named(own.trim(), host) {
+    if is_named(own.trim(), host) || has_address(host) {
         return Ok(());
     }
     Err(format!(
         "this machine is called {:?}, not {host:?}; name the right host, or, if the machine's name is wrong: hostnamectl set-hostname {host}",
         own.trim()
     ))
+}
+
+/// Whether this machine has the address that the host is named by; what it calls itself is of no account then.
+fn has_address(host: &str) -> bool {
+    host.parse::<IpAddr>().is_ok_and(|address| UdpSocket::bind((address, 0)).is_ok())
 }
 
 /// Whether a machine that calls itself `own` is the host; one of both names may lack the domain.

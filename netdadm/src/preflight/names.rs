@@ -15,6 +15,10 @@ pub(super) fn own(case: &Case) -> Vec<Trouble> {
     let name = case.facts.host_name();
     let mut troubles = Vec::new();
     if let Some(plan) = &case.plan {
+        // A host that is named by its address is a Node of that name, whatever it calls itself.
+        if plan.host.name.value.parse::<IpAddr>().is_ok() {
+            return troubles;
+        }
         let names = case.names(&plan.host);
         if !names.iter().any(|own| own.eq_ignore_ascii_case(name)) {
             let wanted = names.last().map_or("", String::as_str);
@@ -101,6 +105,15 @@ fn in_hosts(case: &Case, name: &str) -> Vec<IpAddr> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_host_that_is_named_by_its_address_may_call_itself_anything() {
+        let topology = crate::check::text(include_str!("../../../configs/clusters/atomic.yaml")).topology.unwrap();
+        let mut case = Case::planted(&[("/proc/sys/kernel/hostname", "atomic-131"), ("/etc/hostname", "atomic-131")]);
+        let host = topology.hosts[1].clone();
+        case.plan = Some(crate::preflight::Plan { topology, host });
+        assert!(own(&case).is_empty(), "{:?}", own(&case));
+    }
     use crate::preflight::tests::said;
 
     const NAME: &str = "/proc/sys/kernel/hostname";
