@@ -1,6 +1,7 @@
 # The commands of this project. `make help` lists them.
 #
 #   make demo [BACKEND=vxlan|host-gw|wireguard|ipip] [PROXY=auto|ipvs|nftables] [KEEP=1]   the main job on five machines
+#   make cluster [KEEP=1]                        a whole Kubernetes from one file, on five machines that boot
 #   make test                                    every test
 #
 # Both install by package name what is missing (as root, on Debian), say what they do, and leave nothing behind.
@@ -104,6 +105,11 @@ manual: build ## Write manual pages and completions of the programs into target/
 demo: setup $(if $(filter ipvs,$(PROXY)),lab-kernel-if-needed) ## Show the main job: two nodes, etcd, Pods that talk, a Service that balances
 	cargo build --locked -p netd -p ipvs-proxy -p cni-plugin -p tests --bins
 	@$(TARGET)/debug/demo --backend $(BACKEND) --proxy $(PROXY) $(if $(KEEP),--keep)
+
+.PHONY: cluster
+cluster: setup kubernetes ## Show a whole cluster from configs/clusters/reference.yaml, with real Kubernetes on machines that boot, and each host without power (KEEP=1 leaves it up)
+	cargo build --locked -p netd -p ipvs-proxy -p cni-plugin -p netdadm -p tests --bins
+	@$(TARGET)/debug/cluster $(if $(KEEP),--keep)
 
 .PHONY: test
 test: setup lab-kernel kubernetes ## Pass every test

@@ -80,7 +80,7 @@ mod place;
 mod pod;
 mod process;
 mod programs;
-mod rendered;
+pub mod rendered;
 mod topology;
 
 pub use cluster::Cluster;

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use lab::kubernetes::Release;
+use lab::rendered::{NAME, VIP};
 use lab::{Cluster, Host, Need, RenderedCluster, eventually};
 
 /// A control plane that starts on a busy machine.
@@ -62,16 +63,6 @@ fn daemons_are_ready(cluster: &RenderedCluster) -> Result<()> {
     Ok(())
 }
 
-fn nodes_are_ready(cluster: &RenderedCluster) -> Result<()> {
-    let count = cluster.with_role("node").count();
-    eventually(SOON, || {
-        let nodes = cluster.kubectl(&["get", "nodes", "--no-headers"])?.run()?.stdout;
-        let ready = nodes.lines().filter(|line| line.split_whitespace().nth(1) == Some("Ready")).count();
-        ensure!(ready == count, "{nodes}");
-        Ok(())
-    })
-}
-
 /// The Pod subnets of the nodes.
 fn subnets(cluster: &RenderedCluster) -> Result<Vec<String>> {
     let of = |name| {
@@ -86,7 +77,7 @@ fn subnets(cluster: &RenderedCluster) -> Result<Vec<String>> {
 fn stands(cluster: &RenderedCluster, after: &str, wanted: &[String]) -> Result<()> {
     members_serve(cluster)?;
     daemons_are_ready(cluster)?;
-    nodes_are_ready(cluster)?;
+    cluster.nodes_are_ready()?;
     let found = subnets(cluster)?;
     ensure!(found == wanted, "after {after}: {found:?}, before {wanted:?}");
     Ok(())
@@ -101,16 +92,38 @@ fn nothing_is_left_to_do(cluster: &RenderedCluster) -> Result<()> {
     Ok(())
 }
 
-fn the_reference_cluster_comes_up_from_its_file_and_outlives_restarts_kills_a_reboot_and_a_cold_start() -> Result<()> {
+fn the_reference_cluster_comes_up_from_its_file_and_outlives_restarts_reboots_and_the_loss_of_any_host() -> Result<()> {
     let cluster = rendered("reference.yaml")?;
     cluster.apply_all()?;
     let wanted = ["172.7.21.1/24".to_owned(), "172.7.22.1/24".to_owned()];
     stands(&cluster, "the start", &wanted)?;
     nothing_is_left_to_do(&cluster)?;
-    let node = cluster.host("hdss7-21")?;
+    cluster.give_images()?;
+    cluster.apply_objects()?;
+    let pods = cluster.run_pods()?;
+    cluster.all_answer(&pods, None)?;
+    // What the Pod itself finds by the resolver that the kubelet has given it.
+    let looked_up = cluster.kubectl(&["exec", &pods[0].name, "--", "nslookup", NAME])?.run()?.stdout;
+    ensure!(looked_up.contains(VIP), "{looked_up}");
+    units_outlive_restarts_and_kills(cluster.host("hdss7-21")?, || stands(&cluster, "restarts and kills", &wanted))?;
+    cluster.all_answer(&pods, None)?;
+    for lost in ["hdss7-11", "hdss7-12", "hdss7-22"] {
+        cluster.machines.cut_power(lost)?;
+        cluster.all_answer(&pods, Some(lost))?;
+        cluster.machines.switch_on(&[lost])?;
+        stands(&cluster, &format!("the loss of {lost}"), &wanted)?;
+    }
+    let all = ["hdss7-11", "hdss7-12", "hdss7-21", "hdss7-22"];
+    cluster.machines.reboot(&all)?;
+    stands(&cluster, "a cold start", &wanted)?;
+    cluster.all_answer(&cluster.pods_run("default", "app=web", 4)?, None)?;
+    nothing_is_left_to_do(&cluster)
+}
+
+fn units_outlive_restarts_and_kills(node: &Host, stands: impl Fn() -> Result<()>) -> Result<()> {
     let units = ["etcd", "netd", "ipvs-proxy"];
     node.run(&[&["systemctl", "restart"][..], &units].concat())?;
-    stands(&cluster, "systemctl restart", &wanted)?;
+    stands()?;
     for unit in units {
         let before = property(node, unit, "MainPID")?;
         node.run(&["systemctl", "kill", "--signal=KILL", "--kill-whom=main", unit])?;
@@ -119,19 +132,43 @@ fn the_reference_cluster_comes_up_from_its_file_and_outlives_restarts_kills_a_re
             is_active(node, unit)
         })?;
     }
-    stands(&cluster, "kill -9", &wanted)?;
-    cluster.machines.reboot(&["hdss7-22"])?;
-    stands(&cluster, "a reboot", &wanted)?;
-    let all = ["hdss7-11", "hdss7-12", "hdss7-21", "hdss7-22"];
-    all.iter().try_for_each(|name| cluster.machines.cut_power(name))?;
-    cluster.machines.switch_on(&all)?;
-    stands(&cluster, "a cold start", &wanted)?;
+    stands()
+}
+
+/// A cluster from its file, with the beginnings of its Pod subnets, whichever node has which.
+fn comes_up(file: &str, beginnings: [&str; 2]) -> Result<()> {
+    let cluster = rendered(file)?;
+    cluster.apply_all()?;
+    // Where Kubernetes gives the subnets, netd has its rights from there.
+    cluster.apply_objects()?;
+    members_serve(&cluster)?;
+    daemons_are_ready(&cluster)?;
+    cluster.nodes_are_ready()?;
+    let mut found = subnets(&cluster)?;
+    found.sort();
+    let fits = found.iter().zip(beginnings).all(|(found, beginning)| found.starts_with(beginning));
+    ensure!(fits && found[0] != found[1], "{found:?} of {beginnings:?}");
     nothing_is_left_to_do(&cluster)
 }
 
+fn the_cluster_with_kubeadms_networks_comes_up_from_its_file() -> Result<()> {
+    comes_up("kubeadm.yaml", ["10.244.", "10.244."])
+}
+
+fn the_cluster_of_three_nodes_comes_up_from_its_file() -> Result<()> {
+    comes_up("three-nodes.yaml", ["10.244.101.", "10.244.102."])
+}
+
+fn the_cluster_of_hosts_named_by_their_addresses_comes_up_from_its_file() -> Result<()> {
+    comes_up("atomic.yaml", ["172.7.131.", "172.7.132."])
+}
+
 fn main() -> ExitCode {
-    let suite = lab::harness::Suite::new(&[Need::Vxlan, Need::Nftables]);
+    let suite = lab::harness::Suite::new(&[Need::Vxlan, Need::Nftables]).side_by_side(2);
     suite.unless(Cluster::boot_obstacle()).with_kubernetes(Release::V1_20).with_kubernetes_tools().run(lab::tests![
-        the_reference_cluster_comes_up_from_its_file_and_outlives_restarts_kills_a_reboot_and_a_cold_start,
+        the_reference_cluster_comes_up_from_its_file_and_outlives_restarts_reboots_and_the_loss_of_any_host,
+        the_cluster_with_kubeadms_networks_comes_up_from_its_file,
+        the_cluster_of_three_nodes_comes_up_from_its_file,
+        the_cluster_of_hosts_named_by_their_addresses_comes_up_from_its_file,
     ])
 }

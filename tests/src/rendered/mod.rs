@@ -2,6 +2,8 @@
 //!
 //! Invariant: what a machine has beside Debian, our programs and those of Kubernetes comes from the rendered folder alone.
 
+mod workload;
+
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -13,10 +15,13 @@ use serde::Deserialize;
 
 use crate::cluster::Cluster;
 use crate::command::{Command, Output};
+use crate::deadline::eventually;
 use crate::host::Host;
 use crate::kubernetes::{Release, tools};
 use crate::programs::bin;
 use crate::topology::Topology;
+
+pub use workload::{NAME, Running, VIP};
 
 /// Where the folder lies on a machine.
 const OUT: &str = "/srv/out";
@@ -24,6 +29,8 @@ const OUT: &str = "/srv/out";
 const ADMIN: &str = "/run/admin.conf";
 /// An apply waits for an API server at most as long.
 const APPLY: Duration = Duration::from_secs(400);
+/// Nodes that get ready on a busy machine.
+const READY: Duration = Duration::from_secs(180);
 /// The programs of Kubernetes that hosts run.
 const KUBERNETES: [&str; 4] = ["kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubelet"];
 
@@ -139,6 +146,20 @@ impl RenderedCluster {
         self.machines.host(&machine(name))
     }
 
+    /// Waits until the Node of every host with that role is ready.
+    ///
+    /// # Errors
+    /// When one is not in time, with what the API server says.
+    pub fn nodes_are_ready(&self) -> Result<()> {
+        let count = self.with_role("node").count();
+        eventually(READY, || {
+            let nodes = self.kubectl(&["get", "nodes", "--no-headers"])?.run()?.stdout;
+            let ready = nodes.lines().filter(|line| line.split_whitespace().nth(1) == Some("Ready")).count();
+            ensure!(ready == count, "{nodes}");
+            Ok(())
+        })
+    }
+
     /// Copies a host's part of the folder to its machine.
     ///
     /// # Errors
@@ -191,6 +212,10 @@ impl RenderedCluster {
     /// When `netdadm apply` fails, with what it says.
     pub fn apply(&self, name: &str) -> Result<Output> {
         self.copy(name)?;
+        let containerd = self.folder().join(format!("hosts/{name}/root/etc/containerd/netdadm.toml"));
+        if containerd.exists() {
+            workload::allow_containers(self.host(name)?, &containerd)?;
+        }
         self.apply_command(name)?.run()
     }
 }
