@@ -40,13 +40,52 @@ fn slices(name: &str, protocol: &str, pods: &[&str]) -> [Value; 2] {
     })
 }
 
+/// Starts the machines; without any route to a Service's address a node does not even try.
+pub(crate) fn nodes() -> Result<Nodes> {
+    let nodes = Nodes::start()?;
+    let route = "link add up0 type veth peer name down0\nlink set up0 up\nlink set down0 up\naddress add 10.9.9.21/24 dev up0\n\
+        neigh add 10.9.9.1 lladdr 02:00:00:00:00:01 dev up0\nroute add default via 10.9.9.1\n";
+    nodes.node()?.command("ip").args(["-batch", "-"]).input(route).run()?;
+    Ok(nodes)
+}
+
+/// Does something while three clients connect again and again; returns how often each did.
+pub(crate) fn under_load(nodes: &Nodes, work: impl FnOnce() -> Result<()>) -> Result<Vec<usize>> {
+    let stop = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let clients = [
+            scope.spawn(|| connect(nodes.outside()?, &stop)),
+            scope.spawn(|| connect(nodes.node()?, &stop)),
+            scope.spawn(|| connect(nodes.pod("172.7.21.2")?, &stop)),
+        ];
+        let worked = work();
+        stop.store(true, Ordering::Relaxed);
+        let connected = clients.into_iter().map(|client| client.join().unwrap()).collect::<Result<Vec<_>>>();
+        worked?;
+        connected
+    })
+}
+
+/// What `ipvs-proxy` says when it is called with this flag.
+pub(crate) fn call(nodes: &Nodes, flag: &str) -> Result<String> {
+    Ok(nodes.node()?.command(lab::bin("ipvs-proxy")?).arg(flag).run()?.stdout)
+}
+
+/// Ours with these flags, beside whatever runs, with everything in place.
+pub(crate) fn ours(nodes: &Nodes, flags: &[&str]) -> Result<Process> {
+    let proxy = nodes.proxy_with(&[&["--healthz-bind-address=127.0.0.1:10256"], flags].concat())?;
+    eventually(SOON, || {
+        let status = nodes.status()?;
+        ensure!(status["ok"] == true && status["services"] == 2, "{status}");
+        Ok(())
+    })?;
+    Ok(proxy)
+}
+
 impl Takeover {
-    /// Starts the machines; without any route to a Service's address a node does not even try.
+    /// Starts the machines, and an API server with what both proxies serve.
     pub(crate) fn start() -> Result<Self> {
-        let nodes = Nodes::start()?;
-        let route = "link add up0 type veth peer name down0\nlink set up0 up\nlink set down0 up\naddress add 10.9.9.21/24 dev up0\n\
-            neigh add 10.9.9.1 lladdr 02:00:00:00:00:01 dev up0\nroute add default via 10.9.9.1\n";
-        nodes.node()?.command("ip").args(["-batch", "-"]).input(route).run()?;
+        let nodes = nodes()?;
         let api = ApiServer::start(nodes.node()?)?;
         let cluster = Self { nodes, api };
         for (name, addr, ports) in
@@ -67,38 +106,19 @@ impl Takeover {
         self.api.put(&slices[0]).map(drop)
     }
 
-    /// Does something while three clients connect again and again; returns how often each did.
+    /// [`under_load`] on its nodes.
     pub(crate) fn under_load(&self, work: impl FnOnce() -> Result<()>) -> Result<Vec<usize>> {
-        let stop = AtomicBool::new(false);
-        thread::scope(|scope| {
-            let clients = [
-                scope.spawn(|| connect(self.nodes.outside()?, &stop)),
-                scope.spawn(|| connect(self.nodes.node()?, &stop)),
-                scope.spawn(|| connect(self.nodes.pod("172.7.21.2")?, &stop)),
-            ];
-            let worked = work();
-            stop.store(true, Ordering::Relaxed);
-            let connected = clients.into_iter().map(|client| client.join().unwrap()).collect::<Result<Vec<_>>>();
-            worked?;
-            connected
-        })
+        under_load(&self.nodes, work)
     }
 
-    /// What `ipvs-proxy` says when it is called with this flag.
+    /// [`call`] on its node.
     pub(crate) fn call(&self, flag: &str) -> Result<String> {
-        Ok(self.nodes.node()?.command(lab::bin("ipvs-proxy")?).arg(flag).run()?.stdout)
+        call(&self.nodes, flag)
     }
 
     /// Ours in this mode, beside whatever runs, with everything in place.
     pub(crate) fn ours(&self, mode: &str) -> Result<Process> {
-        let proxy =
-            self.nodes.proxy_with(&[&format!("--proxy-mode={mode}"), "--healthz-bind-address=127.0.0.1:10256"])?;
-        eventually(SOON, || {
-            let status = self.nodes.status()?;
-            ensure!(status["ok"] == true && status["services"] == 2, "{status}");
-            Ok(())
-        })?;
-        Ok(proxy)
+        ours(&self.nodes, &[&format!("--proxy-mode={mode}")])
     }
 
     /// Ours in the mode ipvs from the objects in the API that kube-proxy has, beside it, with everything in place.
