@@ -227,15 +227,15 @@ fn renew(view: &View, place: &Place) -> Result<Vec<Step>, String> {
     }
 }
 
-/// A member of another host: behind it where the old one serves, else before.
+/// A member of another host: behind it where the old one serves and the new one is rendered to know it, else before.
 fn replace(view: &View, old: &str, place: &Place) -> Result<Vec<Step>, String> {
     let Some(member) = view.member(old) else { return add(view, place) };
-    if !member.serves() {
+    let first = if member.serves() { add(view, place).ok() } else { None };
+    let Some(mut steps) = first else {
         let mut steps = remove(view, old)?;
         steps.extend(add(&view.without(member.entry.id), place)?);
         return Ok(steps);
-    }
-    let mut steps = add(view, place)?;
+    };
     let count = if steps.is_empty() { voters(view) } else { voters(view).saturating_add(1) };
     let gone = remove(view, old)?.into_iter().map(|step| match step {
         Step::Remove { name, id, .. } => Step::Remove { name, id, voters: count.saturating_sub(1) },
