@@ -98,6 +98,8 @@ fn the_reference_cluster_comes_up_from_its_file_and_outlives_restarts_reboots_an
     let wanted = ["172.7.21.1/24".to_owned(), "172.7.22.1/24".to_owned()];
     stands(&cluster, "the start", &wanted)?;
     nothing_is_left_to_do(&cluster)?;
+    cluster.machines.reboot(&["hdss7-22"])?;
+    stands(&cluster, "a reboot", &wanted)?;
     cluster.give_images()?;
     cluster.apply_objects()?;
     let pods = cluster.run_pods()?;
@@ -114,7 +116,8 @@ fn the_reference_cluster_comes_up_from_its_file_and_outlives_restarts_reboots_an
         stands(&cluster, &format!("the loss of {lost}"), &wanted)?;
     }
     let all = ["hdss7-11", "hdss7-12", "hdss7-21", "hdss7-22"];
-    cluster.machines.reboot(&all)?;
+    all.iter().try_for_each(|name| cluster.machines.cut_power(name))?;
+    cluster.machines.switch_on(&all)?;
     stands(&cluster, "a cold start", &wanted)?;
     cluster.all_answer(&cluster.pods_run("default", "app=web", 4)?, None)?;
     nothing_is_left_to_do(&cluster)

@@ -6,16 +6,20 @@
 
 #![allow(clippy::print_stdout, reason = "a report is its purpose")]
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, ExitCode};
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
+use lab::kubernetes::tools;
 use lab::rendered::{NAME, Running, VIP};
 use lab::{RenderedCluster, bin};
 
 /// Hosts whose power is cut, one after the other: the control plane, a member of etcd, a node that is a member.
 const LOST: [&str; 3] = ["hdss7-11", "hdss7-12", "hdss7-22"];
+
+/// The topology, from the root of the tree.
+const FILE: &str = "configs/clusters/reference.yaml";
 
 fn main() -> ExitCode {
     let keep = std::env::args().any(|word| word == "--keep");
@@ -31,13 +35,14 @@ fn main() -> ExitCode {
 fn run(keep: bool) -> Result<()> {
     let begun = Instant::now();
     let step = |title: &str| println!("\n== {title} ({} s)", begun.elapsed().as_secs());
-    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../configs/clusters/reference.yaml");
-    step("netdadm check -f configs/clusters/reference.yaml");
-    let checked = Command::new(bin("netdadm")?).args(["check", "-f"]).arg(&file).output().context("netdadm check")?;
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    step(&format!("netdadm check -f {FILE}"));
+    let mut check = Command::new(bin("netdadm")?);
+    let checked = check.current_dir(&root).args(["check", "-f", FILE]).output().context("netdadm check")?;
     ensure!(checked.status.success(), "netdadm check: {}", String::from_utf8_lossy(&checked.stderr));
     print!("{}", String::from_utf8_lossy(&checked.stdout));
-    step("five machines boot, and netdadm render -f configs/clusters/reference.yaml -o out/");
-    let cluster = RenderedCluster::boot(&file)?;
+    step(&format!("five machines boot, and netdadm render -f {FILE} -o out/"));
+    let cluster = RenderedCluster::boot(&root.join(FILE))?;
     println!("hosts are made in this order: {}", cluster.order().collect::<Vec<_>>().join(", "));
     for name in cluster.order() {
         step(&format!("on {name}: netdadm apply --host {name} out/"));
@@ -84,11 +89,9 @@ fn stay(cluster: &RenderedCluster) -> Result<()> {
         println!("  {:<20} nsenter -a -t {}", host.name(), host.pid());
     }
     let client = cluster.machines.host("hdss7-200")?.pid();
-    let access: PathBuf = cluster.folder().join("pki/admin.conf");
-    println!(
-        "kubectl with its kubeconfig:\n  nsenter -n -t {client} kubectl --kubeconfig {} get pods -A",
-        access.display()
-    );
+    let (kubectl, access) = (tools()?.join("kubectl"), cluster.folder().join("pki/admin.conf"));
+    let words = format!("{} --kubeconfig {} get pods -A", kubectl.display(), access.display());
+    println!("kubectl with its kubeconfig:\n  nsenter -n -t {client} {words}");
     println!("Ctrl-C ends it");
     loop {
         std::thread::park();
