@@ -125,6 +125,10 @@ impl<T: Servers> Servers for Guarded<T> {
         self.table.is_empty()
     }
 
+    fn is_as_many(&self) -> Result<bool, KernelError> {
+        self.table.is_as_many()
+    }
+
     fn differing(&mut self, believed: &Rows<VirtualServerKey, Row>) -> Result<BTreeSet<VirtualServerKey>, KernelError> {
         self.table.differing(believed)
     }

@@ -39,6 +39,12 @@ pub(crate) trait Servers: Target<Key = VirtualServerKey, Value = Row, Error = Ke
     /// When the kernel cannot be read.
     fn is_empty(&self) -> Result<bool, KernelError>;
 
+    /// True when there are as many virtual servers, whoever's, as when all were compared last, and no step has made or removed one since.
+    ///
+    /// # Errors
+    /// When the kernel cannot be read.
+    fn is_as_many(&self) -> Result<bool, KernelError>;
+
     /// The virtual servers of ours in `believed` that are missing, are different, or have a real server more or less.
     ///
     /// # Errors
@@ -86,6 +92,10 @@ impl Servers for IpvsTable {
 
     fn is_empty(&self) -> Result<bool, KernelError> {
         Self::is_empty(self)
+    }
+
+    fn is_as_many(&self) -> Result<bool, KernelError> {
+        Self::is_as_many(self)
     }
 
     fn differing(&mut self, believed: &Rows<VirtualServerKey, Row>) -> Result<BTreeSet<VirtualServerKey>, KernelError> {

@@ -9,6 +9,10 @@ const ONE_SERVER: &str = "the API server is asked from the start on";
 const JSON: &str = "objects are read as JSON, as they come";
 const FEW_REQUESTS: &str = "there are three watches, and few requests besides";
 const NO_PERIOD: &str = "changes are applied as they come, and what somebody else deletes is back within a second";
+
+/// The same of IPVS, which announces nothing.
+const NO_IPVS_PERIOD: &str = "changes are applied as they come, and a virtual server that somebody else deletes is back within a second, a real \
+                              server or an option as soon as a listing costs little, within 10 seconds";
 const NO_MARK: &str = "what is masqueraded is marked by bit 14, and the mark is cleared behind it";
 const ONE_NODE: &str = "the source is asked for the Node object by that name";
 const ONE_LOG: &str = "the log of a process is set up once, before the first line of it";
@@ -146,8 +150,8 @@ pub(crate) static FIELDS: &[Field] = &[
         .help("Drop packets to 127.0.0.0/8 that come from another machine, as kube-proxy does beside NodePorts at 127.0.0.1, which are never served here"),
     field("iptables.syncPeriod", "iptables-sync-period", Form::Time, "30s", Needless(NO_PERIOD)),
     field("iptables.minSyncPeriod", "iptables-min-sync-period", Form::Time, "1s", Needless(NO_PERIOD)),
-    field("ipvs.syncPeriod", "ipvs-sync-period", Form::Time, "30s", Needless(NO_PERIOD)),
-    field("ipvs.minSyncPeriod", "ipvs-min-sync-period", Form::Time, "0s", Needless(NO_PERIOD)),
+    field("ipvs.syncPeriod", "ipvs-sync-period", Form::Time, "30s", Needless(NO_IPVS_PERIOD)),
+    field("ipvs.minSyncPeriod", "ipvs-min-sync-period", Form::Time, "0s", Needless(NO_IPVS_PERIOD)),
     field(path::SCHEDULER, "ipvs-scheduler", Form::Text, "", Live)
         .help("The scheduler: rr, wrr, lc, wlc, sh, mh, ..., with flags as in mh,mh-fallback; rr when empty"),
     field(

@@ -24,15 +24,18 @@ impl Tables {
         is_empty.is_some_and(|is_empty| is_empty.unwrap_or(false))
     }
 
-    /// Reads parameters again and compares all virtual servers of ours with the kernel.
-    pub(crate) fn audit(&mut self) {
+    /// Reads parameters again, and compares the real servers of the virtual servers whose turn it is. Returns whether there are as many
+    /// virtual servers as when all were compared last.
+    pub(crate) fn look(&mut self) -> bool {
         self.stack.invalidate(self.sysctls);
-        self.compare(|servers, known| servers.differing(known));
+        self.compare(|servers, known| servers.differing_in_turn(known));
+        // One that cannot be asked is found out by the comparison, which says so.
+        self.servers_mut().is_none_or(|servers| servers.target_mut().is_as_many().unwrap_or(false))
     }
 
-    /// Compares the real servers of the virtual servers whose turn it is.
-    pub(crate) fn audit_in_turn(&mut self) {
-        self.compare(|servers, known| servers.differing_in_turn(known));
+    /// Compares all virtual servers of ours with the kernel.
+    pub(crate) fn audit(&mut self) {
+        self.compare(|servers, known| servers.differing(known));
     }
 
     fn compare(&mut self, compare: impl FnOnce(&mut (dyn Servers + Send), &Rows<VirtualServerKey, Row>) -> Differing) {

@@ -121,6 +121,8 @@ pub(super) struct FakeServers {
     pub(super) vanished: BTreeSet<VirtualServerKey>,
     /// Rows of which a step that failed has changed a part.
     pub(super) partial: BTreeSet<VirtualServerKey>,
+    /// How many virtual servers there were when all were compared last.
+    pub(super) counted: usize,
 }
 
 /// The rows that these servers are. As in the kernel's table, real servers of others are not listed.
@@ -145,7 +147,7 @@ fn assembled(servers: &Rows<ServerKey, Server>) -> Rows<VirtualServerKey, Row> {
 impl FakeServers {
     /// IPVS that holds `rows`.
     pub(super) fn new(rows: Logged<ServerKey, Server>, busy: Arc<Mutex<BTreeSet<RealServerKey>>>) -> Self {
-        Self { rows, busy, vanished: BTreeSet::new(), partial: BTreeSet::new() }
+        Self { rows, busy, vanished: BTreeSet::new(), partial: BTreeSet::new(), counted: 0 }
     }
 
     /// How many virtual servers there are.
@@ -232,7 +234,12 @@ impl Servers for FakeServers {
         Ok(self.count() == 0)
     }
 
+    fn is_as_many(&self) -> Result<bool, KernelError> {
+        Ok(self.count() == self.counted)
+    }
+
     fn differing(&mut self, believed: &Rows<VirtualServerKey, Row>) -> Result<BTreeSet<VirtualServerKey>, KernelError> {
+        self.counted = self.count();
         self.differing_in_turn(believed)
     }
 

@@ -1,8 +1,8 @@
 //! Comparing believed rows with what the kernel holds.
 //!
-//! IPVS announces no changes, so this is how a change by another program is found. Two questions: what the virtual servers are and how
-//! many real servers each has (one call, a millisecond for ten thousand); what the real servers are (a call for each virtual server, so
-//! some in turn).
+//! IPVS announces no changes, so this is how a change by another program is found. Three questions: how many virtual servers there are
+//! (one call, whatever they are); what they are and how many real servers each has (one call, a millisecond for ten thousand); what the
+//! real servers are (a call for each virtual server, so some in turn).
 
 use std::collections::BTreeSet;
 use std::ops::Bound;
@@ -30,6 +30,16 @@ impl IpvsTable {
         Ok(self.ipvs.sockopt.count()? == 0)
     }
 
+    /// True when there are as many IPv4 virtual servers, whoever's, as when all were [compared](Self::differing) last, and no step has made
+    /// or removed one since. Costs one call.
+    ///
+    /// # Errors
+    /// When the kernel cannot be read.
+    pub fn is_as_many(&self) -> Result<bool, KernelError> {
+        let Some(counted) = self.counted else { return Ok(false) };
+        Ok(self.ipvs.sockopt.count()? == counted)
+    }
+
     /// The IPv4 virtual servers of ours in `believed` that are missing, are different, or have a real server more or less.
     ///
     /// `believed` are the rows that this table has listed, with what its steps and readings since then made of them: compared are the
@@ -42,6 +52,7 @@ impl IpvsTable {
         believed: &Rows<VirtualServerKey, Row>,
     ) -> Result<BTreeSet<VirtualServerKey>, KernelError> {
         let listing = self.ipvs.sockopt.services()?;
+        self.counted = Some(listing.entries().count());
         let suspects = self.agreement.suspects(listing.entries());
         let suspected = suspected(suspects, believed);
         let listed = listing.of(|key| suspected.contains(key));

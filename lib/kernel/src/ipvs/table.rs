@@ -46,6 +46,8 @@ pub struct IpvsTable {
     pub(super) agreement: Agreement,
     /// The virtual server whose real servers were compared last.
     pub(super) compared: Option<VirtualServerKey>,
+    /// How many virtual servers of IPv4 there were when all were compared last, whoever's; `None` once a step may have changed that.
+    pub(super) counted: Option<usize>,
 }
 
 impl IpvsTable {
@@ -54,7 +56,7 @@ impl IpvsTable {
     pub fn new(ipvs: Ipvs, owned: impl IntoIterator<Item = VirtualServerKey>) -> Self {
         let (owned, adopted, vanished) = (owned.into_iter().collect(), BTreeSet::new(), BTreeSet::new());
         let (partial, agreement, compared) = (BTreeSet::new(), Agreement::default(), None);
-        Self { ipvs, owned, adopted, vanished, partial, serves_ipv6: true, agreement, compared }
+        Self { ipvs, owned, adopted, vanished, partial, serves_ipv6: true, agreement, compared, counted: None }
     }
 
     /// Nobody will desire virtual servers of IPv6: unless some are ours from before, they are not listed. Only netlink knows them, which has no
@@ -153,6 +155,7 @@ impl IpvsTable {
             self.owned.insert(key);
             self.partial.insert(key);
         }
+        self.counted = None;
         Err(failures.swap_remove(0))
     }
 }
@@ -192,6 +195,9 @@ impl Target for IpvsTable {
 
     fn apply(&mut self, steps: &[RowStep]) -> Vec<Result<(), KernelError>> {
         self.reopen(steps.iter().map(Step::key));
+        if !steps.iter().all(|step| matches!(step, Step::Change(..))) {
+            self.counted = None;
+        }
         let mut results = Vec::with_capacity(steps.len());
         while let Some(rest) = steps.get(results.len()..).filter(|rest| !rest.is_empty()) {
             let (servers, ends) = together(rest);

@@ -107,6 +107,7 @@ impl IpvsTable {
                     if let Step::Create(ServerKey::Virtual(key), _) = &other {
                         remade.insert(*key);
                         self.vanished.insert(*key);
+                        self.counted = None;
                     }
                     again.push((index, other));
                 }
