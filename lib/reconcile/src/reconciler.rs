@@ -53,7 +53,10 @@ pub struct Reconciler<T: Target> {
     listed: bool,
     /// How many rows of the mirror are ours: counted as they change, because whoever asks asks after every pass.
     ours: usize,
+    /// Desired rows that may not be in place.
     dirty: BTreeSet<T::Key>,
+    /// Rows that nobody desires and that may be there: kept apart, for at a start these are all that the kernel holds, pass by pass.
+    surplus: BTreeSet<T::Key>,
     /// Dirty rows that were in place and that somebody else changed.
     taken: BTreeSet<T::Key>,
     failures: BTreeMap<T::Key, RowFailure>,
@@ -85,6 +88,7 @@ impl<T: Target> Reconciler<T> {
             listed: false,
             ours: 0,
             dirty: BTreeSet::new(),
+            surplus: BTreeSet::new(),
             taken: BTreeSet::new(),
             failures: BTreeMap::new(),
             contests: BTreeMap::new(),
@@ -103,9 +107,11 @@ impl<T: Target> Reconciler<T> {
         self.taken.remove(&key);
         let Some(value) = value else {
             self.desired.remove(&key);
-            self.dirty.insert(key);
+            self.dirty.remove(&key);
+            self.surplus.insert(key);
             return;
         };
+        self.surplus.remove(&key);
         let mirror = self.mirror.as_ref();
         if let Some((key, value)) = mirror.and_then(|mirror| held(&mut Walk::along(mirror, 1), &key, &value)) {
             self.dirty.remove(&key);
@@ -132,14 +138,13 @@ impl<T: Target> Reconciler<T> {
         for (key, value) in new.into_iter().filter_map(|(key, value)| Some((key, value?))) {
             self.failures.remove(&key);
             self.taken.remove(&key);
-            if mirror.as_mut().and_then(|mirror| held(mirror, &key, &value)).is_some() {
-                self.dirty.remove(&key);
-            } else {
+            if mirror.as_mut().and_then(|mirror| held(mirror, &key, &value)).is_none() {
                 dirty.push(key.clone());
             }
             desired.push((key, value));
         }
         let held = desired.len().saturating_sub(dirty.len());
+        take_out(&mut self.surplus, desired.iter().map(|(key, _)| key));
         self.dirty.append(&mut dirty.into_iter().collect());
         self.desired.append(&mut desired.into_iter().collect());
         if held > 0 && Walk::<T::Key, ()>::pays(held, self.mirror.as_ref().map_or(0, BTreeMap::len)) {
@@ -203,11 +208,14 @@ impl<T: Target> Reconciler<T> {
         self.mirror_row(&key, have);
         let actual = self.mirror.as_ref().and_then(|mirror| mirror.get(&key));
         let differs = step(&key, self.desired.get(&key), actual, |have, want| self.target.satisfies(have, want));
-        if differs.is_some() {
-            if self.dirty.insert(key.clone()) && self.desired.contains_key(&key) {
-                self.taken.insert(key.clone());
-            }
-            self.failures.remove(&key);
+        if differs.is_none() {
+            return;
+        }
+        self.failures.remove(&key);
+        if !self.desired.contains_key(&key) {
+            self.surplus.insert(key);
+        } else if self.dirty.insert(key.clone()) {
+            self.taken.insert(key);
         }
     }
 
@@ -269,9 +277,10 @@ impl<T: Target> Reconciler<T> {
         // What was not dirty was in place.
         let changed = upserts.iter().filter(|key| !self.dirty.contains(*key));
         self.taken.extend(changed.map(|key| (*key).clone()));
-        self.dirty = upserts.into_iter().chain(removals).cloned().collect();
+        self.dirty = upserts.into_iter().cloned().collect();
+        self.surplus = removals.into_iter().cloned().collect();
         self.taken.retain(|key| self.dirty.contains(key));
-        self.failures.retain(|key, _| self.dirty.contains(key));
+        self.failures.retain(|key, _| self.dirty.contains(key) || self.surplus.contains(key));
     }
 
     fn due(&self, key: &T::Key, now: Duration) -> bool {
@@ -302,21 +311,21 @@ impl<T: Target> Reconciler<T> {
         if self.mirror.is_none() {
             return Box::new(self.desired.keys());
         }
-        Box::new(self.dirty.iter().filter(|key| self.desired.contains_key(*key)))
+        Box::new(self.dirty.iter())
     }
 
     /// True for a row that is not in place, as far as known.
     fn is_open(&self, key: &T::Key) -> bool {
-        self.mirror.is_none() || self.dirty.contains(key)
+        self.mirror.is_none() || self.dirty.contains(key) || self.surplus.contains(key)
     }
 
     fn done(&self) -> usize {
-        if self.mirror.is_some() { self.desired.len().saturating_sub(self.open().count()) } else { 0 }
+        if self.mirror.is_some() { self.desired.len().saturating_sub(self.dirty.len()) } else { 0 }
     }
 
     /// The rows that are not as they should be: desired and not in place, and those that should be gone.
     fn not_in_place(&self) -> impl Iterator<Item = &T::Key> {
-        self.open().chain(self.dirty.iter().filter(|key| !self.desired.contains_key(*key)))
+        self.open().chain(&self.surplus)
     }
 
     /// True when the last try of the row failed, or somebody fights about it.
@@ -346,6 +355,21 @@ impl<T: Target> Reconciler<T> {
             },
         }
     }
+}
+
+/// Takes `keys`, which are in order, out of a set.
+fn take_out<'a, K: Ord + 'a>(set: &mut BTreeSet<K>, keys: impl ExactSizeIterator<Item = &'a K>) {
+    if !Walk::<K, ()>::pays(keys.len(), set.len()) {
+        for key in keys {
+            set.remove(key);
+        }
+        return;
+    }
+    let mut keys = keys.peekable();
+    set.retain(|key| {
+        while keys.next_if(|other| *other < key).is_some() {}
+        keys.next_if(|other| *other == key).is_none()
+    });
 }
 
 fn is_ours<V>(row: &Observed<V>) -> bool {

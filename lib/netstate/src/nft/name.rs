@@ -95,7 +95,7 @@ impl Name {
 
 impl PartialEq for Name {
     fn eq(&self, other: &Self) -> bool {
-        self.as_str() == other.as_str()
+        std::ptr::eq(self.as_str(), other.as_str()) || self.as_str() == other.as_str()
     }
 }
 
@@ -109,7 +109,8 @@ impl PartialOrd for Name {
 
 impl Ord for Name {
     fn cmp(&self, other: &Self) -> Ordering {
-        self.as_str().cmp(other.as_str())
+        // Names of thousands of elements are copies of one.
+        if std::ptr::eq(self.as_str(), other.as_str()) { Ordering::Equal } else { self.as_str().cmp(other.as_str()) }
     }
 }
 

@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use super::contest::PEACE;
-use super::{Reconciler, RowFailure};
+use super::{Reconciler, RowFailure, take_out};
 use crate::diff::{needs_step, step};
 use crate::pass::{Failure, Pass};
 use crate::retry;
@@ -53,15 +53,7 @@ impl<T: Target> Reconciler<T> {
     fn put_made(&mut self, made: Vec<(T::Key, Observed<T::Value>)>) {
         let Some(mirror) = &mut self.mirror else { return };
         self.ours += made.len();
-        if Walk::<T::Key, ()>::pays(made.len(), self.dirty.len()) {
-            let mut done = made.iter().map(|(key, _)| key).peekable();
-            let dirty = std::mem::take(&mut self.dirty).into_iter();
-            self.dirty = dirty.filter(|key| done.next_if_eq(&key).is_none()).collect();
-        } else {
-            for (key, _) in &made {
-                self.dirty.remove(key);
-            }
-        }
+        take_out(&mut self.dirty, made.iter().map(|(key, _)| key));
         if Walk::<T::Key, ()>::pays(made.len(), mirror.len()) {
             // Built from a sorted list, the mirror has full nodes.
             mirror.append(&mut made.into_iter().collect());
@@ -70,17 +62,17 @@ impl<T: Target> Reconciler<T> {
         }
     }
 
-    /// Dirty rows that need a step now. Those that need none are not dirty any more.
+    /// Rows that need a step now. Those that need none are not dirty any more.
     fn due_rows(&mut self, now: Duration, which: Which) -> Vec<T::Key> {
         let Some(mirror) = &self.mirror else { return Vec::new() };
-        let (mut rows, mut settled) = (Vec::with_capacity(self.dirty.len()), Vec::new());
-        let (mut desired, mut actual) =
-            (Walk::along(&self.desired, self.dirty.len()), Walk::along(mirror, self.dirty.len()));
-        for key in &self.dirty {
-            let want = desired.get(key);
-            if want.is_some() != (which == Which::Desired) || (which == Which::Replaced && !self.is_replaced(key)) {
+        let keys = if which == Which::Desired { &self.dirty } else { &self.surplus };
+        let (mut rows, mut settled) = (Vec::with_capacity(keys.len()), Vec::new());
+        let (mut desired, mut actual) = (Walk::along(&self.desired, keys.len()), Walk::along(mirror, keys.len()));
+        for key in keys {
+            if which == Which::Replaced && !self.is_replaced(key) {
                 continue;
             }
+            let want = if which == Which::Desired { desired.get(key) } else { None };
             if !needs_step(want, actual.get(key), |have, want| self.target.satisfies(have, want)) {
                 settled.push(key.clone());
             } else if self.due(key, now) {
@@ -88,7 +80,11 @@ impl<T: Target> Reconciler<T> {
             }
         }
         for key in settled {
-            self.dirty.remove(&key);
+            if which == Which::Desired {
+                self.dirty.remove(&key);
+            } else {
+                self.surplus.remove(&key);
+            }
             self.taken.remove(&key);
             self.failures.remove(&key);
         }
@@ -129,9 +125,6 @@ impl<T: Target> Reconciler<T> {
     ) {
         let key = step.key();
         self.failures.remove(key);
-        if !matches!(step, Step::Create(..)) {
-            self.dirty.remove(key);
-        }
         if !matches!(step, Step::Remove(..)) {
             pass.upserted += 1;
             self.totals.upserted += 1;
@@ -141,8 +134,12 @@ impl<T: Target> Reconciler<T> {
         }
         match step {
             Step::Create(key, value) => made.push((key, Observed { value, owner: Owner::Ours })),
-            Step::Change(key, _, value) => self.mirror_row(&key, Some(Observed { value, owner: Owner::Ours })),
+            Step::Change(key, _, value) => {
+                self.dirty.remove(&key);
+                self.mirror_row(&key, Some(Observed { value, owner: Owner::Ours }));
+            }
             Step::Remove(key, _) => {
+                self.surplus.remove(&key);
                 self.mirror_row(&key, None);
                 pass.removed += 1;
                 self.totals.removed += 1;
