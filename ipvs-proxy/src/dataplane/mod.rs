@@ -62,19 +62,40 @@ pub(crate) struct Changes {
 }
 
 impl Changes {
-    /// Takes in what changed after that.
-    pub(crate) fn extend(&mut self, later: Self) {
-        let Self { nft, ipvs, addresses, routes } = later;
+    /// True when no row changed.
+    #[cfg(test)]
+    fn is_empty(&self) -> bool {
+        self.nft.is_empty() && self.ipvs.is_empty() && self.addresses.is_empty() && self.routes.is_empty()
+    }
+}
+
+/// Changes of many Services on their way into one [`Changes`]: sorted once there, and not searched row by row.
+#[derive(Debug, Default)]
+pub(crate) struct Gathered {
+    nft: Vec<(nft_rows::RowKey, Option<nft_rows::Row>)>,
+    ipvs: Vec<(VirtualServerKey, Option<ipvs_rows::Row>)>,
+    addresses: Vec<(AddressKey, Option<Address>)>,
+    routes: Vec<(RouteKey, Option<Route>)>,
+}
+
+impl Gathered {
+    /// Takes in what changed behind all before.
+    pub(crate) fn add(&mut self, later: Changes) {
+        let Changes { nft, ipvs, addresses, routes } = later;
         self.nft.extend(nft);
         self.ipvs.extend(ipvs);
         self.addresses.extend(addresses);
         self.routes.extend(routes);
     }
 
-    /// True when no row changed.
-    #[cfg(test)]
-    fn is_empty(&self) -> bool {
-        self.nft.is_empty() && self.ipvs.is_empty() && self.addresses.is_empty() && self.routes.is_empty()
+    /// All of it; of a row that changed more than once the last.
+    pub(crate) fn into_changes(self) -> Changes {
+        Changes {
+            nft: self.nft.into_iter().collect(),
+            ipvs: self.ipvs.into_iter().collect(),
+            addresses: self.addresses.into_iter().collect(),
+            routes: self.routes.into_iter().collect(),
+        }
     }
 }
 

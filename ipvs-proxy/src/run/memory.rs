@@ -46,6 +46,9 @@ pub(super) fn is_in_doubt(view: &View, name: &ObjectName) -> bool {
 
 /// The plans of Services in doubt as the kernel holds them, by the names that the rows carry.
 pub(super) fn remember(view: &View, tables: &Tables, here: &Here) -> BTreeMap<ObjectName, ServicePlan> {
+    if view.is_all_known() {
+        return BTreeMap::new();
+    }
     let mut plans: BTreeMap<ObjectName, BTreeMap<_, _>> = BTreeMap::new();
     let Some(rows) = tables.observed_nft() else { return BTreeMap::new() };
     let none = Rows::new();

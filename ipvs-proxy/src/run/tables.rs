@@ -111,30 +111,28 @@ impl Tables {
     }
 
     /// Takes in rows of the nft tables; returns those that say that a frontend is served.
-    fn want_nft(&mut self, changes: BTreeMap<nft_rows::RowKey, Option<nft_rows::Row>>) -> Vec<nft_rows::RowKey> {
-        let (mut entries, mut wanted) = (Vec::new(), BTreeMap::new());
-        for (key, row) in changes {
-            if let Some(frontend) = nftables::frontend(&key) {
-                self.expect_endpoints(&frontend, &key, row.as_ref());
+    fn want_nft(&mut self, mut changes: BTreeMap<nft_rows::RowKey, Option<nft_rows::Row>>) -> Vec<nft_rows::RowKey> {
+        let mut entries = Vec::new();
+        changes.retain(|key, row| {
+            if let Some(frontend) = nftables::frontend(key) {
+                self.expect_endpoints(&frontend, key, row.as_ref());
             }
-            if self.replaces_held(&key, row.as_ref()) {
-                continue;
+            if self.replaces_held(key, row.as_ref()) {
+                return false;
             }
-            if nftables::is_frontend(&key) {
+            if nftables::is_frontend(key) {
                 entries.push(key.clone());
             }
-            match record::server(&key) {
-                Some(server) if row.is_none() => {
-                    self.recorded.insert(server);
-                }
-                server => {
-                    server.map(|server| self.recorded.remove(&server));
-                    wanted.insert(key, row);
-                }
+            let Some(server) = record::server(key) else { return true };
+            if row.is_none() {
+                self.recorded.insert(server);
+                return false;
             }
-        }
+            self.recorded.remove(&server);
+            true
+        });
         if let Some(nft) = self.stack.get_mut(self.nft) {
-            nft.want_each(wanted);
+            nft.want_each(changes);
         }
         entries
     }

@@ -396,6 +396,13 @@ impl View {
         self.services.objects.may_hold(&names) || self.slices.objects.may_hold(&names)
     }
 
+    /// True when there is nothing in the source that cannot be read and has no earlier value.
+    pub(crate) fn is_all_known(&self) -> bool {
+        // No name at all is in every file that cannot be read.
+        let is_unread = self.services.objects.may_hold(&[]) || self.slices.objects.may_hold(&[]);
+        !is_unread && self.malformed().all(|(_, _, kept)| kept)
+    }
+
     /// What files of the source hold beside what is used.
     pub(crate) fn notes(&self) -> impl Iterator<Item = (&str, &str)> {
         let (services, slices) = (self.services.objects.notes(), self.slices.objects.notes());

@@ -11,7 +11,7 @@ use reconcile::Pass;
 
 use super::super::memory::{is_in_doubt, recorded};
 use super::Proxy;
-use crate::dataplane::{Changes, Mode};
+use crate::dataplane::{Changes, Gathered, Mode};
 use crate::object::ObjectName;
 use crate::object::key::{Kind, ObjectKey};
 use crate::object::service::{SCHEDULER, Service};
@@ -57,12 +57,12 @@ impl Proxy {
         let part = if self.tables.hold_few(many) { PART } else { many.max(1) };
         let mut names = names.into_iter().peekable();
         while names.peek().is_some() {
-            let mut changes = Changes::default();
+            let mut gathered = Gathered::default();
             for name in names.by_ref().take(part) {
-                changes.extend(self.place_service(&name));
+                gathered.add(self.place_service(&name));
                 self.find(&name);
             }
-            self.tables.want(changes);
+            self.tables.want(gathered.into_changes());
         }
         self.claims.planned(many);
     }
