@@ -83,7 +83,7 @@ impl View {
         self.members.iter().find(|member| member.entry.id == leader && member.serves())
     }
 
-    /// The voter that is furthest of those that follow; where there is none, the one that leads.
+    /// The voter that is furthest of those that follow; `None` where nobody else could lead.
     pub(crate) fn best_follower(&self) -> Option<&Member> {
         let leader = self.leader()?.entry.id;
         let followers = self.voters().filter(|member| member.serves() && member.entry.id != leader);
