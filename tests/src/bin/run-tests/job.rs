@@ -12,13 +12,15 @@ use anyhow::{Context, Result, ensure};
 use serde::Deserialize;
 
 /// Those that took longest, longest first: they begin first, so that none of them runs alone at the end.
-const LONG: [&str; 35] = [
+const LONG: [&str; 37] = [
+    "netdadm_cluster",
     "kubernetes_nodes",
     "kubernetes_ipvs",
     "kubernetes_migration",
     "proxy_ipvs",
     "kubernetes_services",
     "netd_kubernetes",
+    "proxy_swarm",
     "proxy_kubernetes",
     "proxy_services",
     "verbs",
