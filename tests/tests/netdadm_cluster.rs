@@ -3,16 +3,38 @@
 
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread;
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use lab::kubernetes::Release;
-use lab::rendered::{NAME, VIP};
-use lab::{Cluster, Host, Need, RenderedCluster, eventually};
+use lab::rendered::{NAME, Running, VIP};
+use lab::{Cluster, Host, Need, RenderedCluster, echo, eventually};
 
 /// A control plane that starts on a busy machine.
 const SOON: Duration = Duration::from_secs(180);
 const PKI: &str = "/etc/kubernetes/pki/etcd";
+/// What is renewed: all but the kubelets' own. A kubelet of the lab starts again on a machine that has booted only, for it cannot write the
+/// weights of control groups that it finds.
+const RENEWED: [&str; 8] = [
+    "etcd/server",
+    "etcd/peer",
+    "etcd/healthcheck-client",
+    "netd-etcd-client",
+    "kube-proxy",
+    "apiserver",
+    "apiserver-etcd-client",
+    "controller-manager",
+];
+/// The members of etcd.
+const MEMBERS: &str = "https://10.4.7.12:2379,https://10.4.7.21:2379,https://10.4.7.22:2379";
+/// The port of a stream between Pods.
+const STREAM: u16 = 9000;
+/// Within this an answer comes, or it is cut.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// Between two requests.
+const PACE: Duration = Duration::from_millis(50);
 /// What says by sd_notify that it is ready.
 const DAEMONS: [&str; 2] = ["netd", "ipvs-proxy"];
 
@@ -107,7 +129,16 @@ fn the_reference_cluster_comes_up_from_its_file_and_outlives_restarts_reboots_an
     // What the Pod itself finds by the resolver that the kubelet has given it.
     let looked_up = cluster.kubectl(&["exec", &pods[0].name, "--", "nslookup", NAME])?.run()?.stdout;
     ensure!(looked_up.contains(VIP), "{looked_up}");
-    units_outlive_restarts_and_kills(cluster.host("hdss7-21")?, || stands(&cluster, "restarts and kills", &wanted))?;
+    nothing_is_cut(&cluster, &pods, || {
+        units_outlive_restarts_and_kills(cluster.host("hdss7-21")?, || {
+            stands(&cluster, "restarts and kills", &wanted)
+        })?;
+        cluster.renew_certificates(&RENEWED)?;
+        let before = serial(&cluster)?;
+        cluster.apply_all()?;
+        ensure!(serial(&cluster)? != before, "the server of etcd has the certificate of before");
+        stands(&cluster, "new certificates", &wanted)
+    })?;
     cluster.all_answer(&pods, None)?;
     for lost in ["hdss7-11", "hdss7-12", "hdss7-22"] {
         cluster.machines.cut_power(lost)?;
@@ -121,6 +152,59 @@ fn the_reference_cluster_comes_up_from_its_file_and_outlives_restarts_reboots_an
     stands(&cluster, "a cold start", &wanted)?;
     cluster.all_answer(&cluster.pods_run("default", "app=web", 4)?, None)?;
     nothing_is_left_to_do(&cluster)
+}
+
+/// Serial number of the certificate with which a member of etcd serves.
+fn serial(cluster: &RenderedCluster) -> Result<String> {
+    let script = "openssl s_client -connect 10.4.7.12:2379 </dev/null 2>/dev/null | openssl x509 -noout -serial";
+    Ok(cluster.host("hdss7-200")?.run(&["sh", "-c", script])?.stdout)
+}
+
+/// Does `work` under a TCP stream between Pods of two nodes and a load on etcd: every request of the stream is answered, and every write
+/// that was acknowledged is read again.
+fn nothing_is_cut(cluster: &RenderedCluster, pods: &[Running], work: impl FnOnce() -> Result<()>) -> Result<()> {
+    let to = pods.iter().find(|to| to.host != pods[0].host).context("no two nodes have Pods")?;
+    let (from, there) = (cluster.network(&pods[0])?, cluster.network(to)?);
+    let _server = echo::serve(&there, "stream", STREAM)?;
+    let mut stream = echo::Connection::open(&from, (to.address, STREAM).into(), PATIENCE)?;
+    let (ended, asked, written) = (AtomicBool::new(false), AtomicUsize::new(0), AtomicUsize::new(0));
+    let while_it_lasts = |count: &AtomicUsize, mut request: Box<dyn FnMut(usize) -> Result<()> + '_>| {
+        while !ended.load(Ordering::Acquire) {
+            request(count.load(Ordering::Acquire))?;
+            count.fetch_add(1, Ordering::AcqRel);
+            thread::park_timeout(PACE);
+        }
+        Ok::<_, anyhow::Error>(())
+    };
+    thread::scope(|scope| {
+        let streams = scope.spawn(|| while_it_lasts(&asked, Box::new(|_| stream.ask().map(drop))));
+        let writes = scope.spawn(|| while_it_lasts(&written, Box::new(|number| write(cluster, number))));
+        let done = work();
+        ended.store(true, Ordering::Release);
+        streams.join().unwrap().with_context(|| format!("the stream, behind {asked:?} answers"))?;
+        writes.join().unwrap().with_context(|| format!("etcd, behind {written:?} writes"))?;
+        done
+    })?;
+    let (asked, written) = (asked.into_inner(), written.into_inner());
+    ensure!(asked > 100 && written > 20, "{asked} requests by the stream, {written} writes");
+    Ok(())
+}
+
+/// Writes a key and reads it back, by whichever member answers.
+fn write(cluster: &RenderedCluster, number: usize) -> Result<()> {
+    let (key, value) = (format!("/load/{}", number % 16), number.to_string());
+    let keys = ["ca.crt", "healthcheck-client.crt", "healthcheck-client.key"].map(|file| format!("{PKI}/{file}"));
+    let etcdctl = |words: [&str; 3]| {
+        let command = cluster.host("hdss7-21")?.command("etcdctl").env("ETCDCTL_API", "3");
+        let command =
+            command.args(["--endpoints", MEMBERS, "--cacert", &keys[0], "--cert", &keys[1], "--key", &keys[2]]);
+        Ok::<_, anyhow::Error>(command.args(["--command-timeout=20s"]).args(words).limit(PATIENCE).run()?.stdout)
+    };
+    // A member that is killed takes along what it was asked, unacknowledged.
+    eventually(PATIENCE, || etcdctl(["put", &key, &value]))?;
+    let read = eventually(PATIENCE, || etcdctl(["get", "--print-value-only", &key]))?;
+    ensure!(read.trim() == value, "{key} is {read:?} and not {value}");
+    Ok(())
 }
 
 fn units_outlive_restarts_and_kills(node: &Host, stands: impl Fn() -> Result<()>) -> Result<()> {

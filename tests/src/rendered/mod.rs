@@ -122,6 +122,19 @@ impl RenderedCluster {
         Ok(changes.hosts.into_iter().map(|changed| changed.host).collect())
     }
 
+    /// Has `netdadm certs renew` issue these certificates anew into the rendered folder, on every host that has them.
+    ///
+    /// # Errors
+    /// When it refuses.
+    pub fn renew_certificates(&self, certificates: &[&str]) -> Result<()> {
+        let mut netdadm = Program::new(bin("netdadm")?);
+        let renew = netdadm.args(["certs", "renew", "--yes", "-f"]).arg(&self.file).arg("-o").arg(self.folder());
+        let only = certificates.iter().flat_map(|name| ["--only", name]);
+        let output = renew.args(only).output().context("netdadm certs renew")?;
+        ensure!(output.status.success(), "netdadm certs renew: {}", String::from_utf8_lossy(&output.stderr));
+        Ok(())
+    }
+
     /// The rendered folder.
     #[must_use]
     pub fn folder(&self) -> PathBuf {
@@ -216,7 +229,14 @@ impl RenderedCluster {
         if containerd.exists() {
             workload::allow_containers(self.host(name)?, &containerd)?;
         }
-        self.apply_command(name)?.run()
+        self.apply_command(name)?.run().with_context(|| self.last_words(name))
+    }
+
+    /// What programs that ended by themselves have said last on a machine: klog's fatal lines, in front of pages of stacks.
+    fn last_words(&self, name: &str) -> String {
+        let script = "journalctl --boot --no-hostname --no-pager --grep '^F[0-9]{4} ' | tail -n 5";
+        let found = self.host(name).and_then(|host| host.run(&["sh", "-c", script]));
+        found.map_or_else(|error| format!("{error:#}"), |output| output.stdout)
     }
 }
 

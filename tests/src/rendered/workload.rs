@@ -14,6 +14,7 @@ use serde_json::Value;
 use super::RenderedCluster;
 use crate::deadline::eventually;
 use crate::host::Host;
+use crate::pod::Pod;
 
 /// The Service that is asked, by its address and by its name.
 pub const VIP: &str = "192.168.0.80";
@@ -173,9 +174,16 @@ impl RenderedCluster {
         Ok(counts)
     }
 
+    /// The network of a Pod that runs.
+    ///
+    /// # Errors
+    /// When its host has none with that address.
+    pub fn network(&self, pod: &Running) -> Result<Pod> {
+        self.host(&pod.host)?.pod_with_address(&pod.name, pod.address)
+    }
+
     fn in_network(&self, pod: &Running, program: &str, words: &[&str]) -> Result<String> {
-        let network = self.host(&pod.host)?.pod_with_address(&pod.name, pod.address)?;
-        Ok(network.command(program).args(words).run()?.stdout)
+        Ok(self.network(pod)?.command(program).args(words).run()?.stdout)
     }
 
     /// The address of the DNS, as the kubelet gives it to Pods.
