@@ -94,8 +94,7 @@ fn a_reader_sets_up_a_node_and_a_cluster() -> Result<()> {
 }
 
 fn main() -> ExitCode {
-    lab::harness::main(
-        &[Need::IpVs, Need::Dummy, Need::Vxlan, Need::Nftables],
-        lab::tests![a_reader_sets_up_a_node_and_a_cluster],
-    )
+    let needs = [Need::IpVs, Need::Dummy, Need::Vxlan, Need::Nftables];
+    // What is installed lies in memory there, and programs built for debugging are large.
+    lab::harness::Suite::new(&needs).memory(2048).run(lab::tests![a_reader_sets_up_a_node_and_a_cluster])
 }
