@@ -196,15 +196,6 @@ impl Others {
     }
 }
 
-/// A hundred changes of endpoints, and the last one in the kernel.
-fn churn(nodes: &Nodes) -> Result<()> {
-    for turn in 0..100 {
-        let pods = if turn % 2 == 0 { ["172.7.21.3", "172.7.22.2"] } else { ["172.7.21.2", "172.7.22.3"] };
-        nodes.publish_quickly("slice.yaml", &slice(&pods))?;
-    }
-    proxy::await_reals(nodes.node()?, &[("172.7.21.2", 1), ("172.7.22.3", 1)])
-}
-
 fn others_that_balance_are_never_touched() -> Result<()> {
     let nodes = Nodes::start()?;
     let node = nodes.node()?;
@@ -214,7 +205,7 @@ fn others_that_balance_are_never_touched() -> Result<()> {
     let proxy = configured::start(&nodes, "ipvs")?;
     configured::await_mode(&nodes, "ipvs")?;
     others.are_well(&nodes, "the start")?;
-    churn(&nodes)?;
+    proxy::churn(&nodes)?;
     others.are_well(&nodes, "a hundred changes")?;
     // Everything is compared, and one of ours is made again.
     proxy.signal(Signal::SIGHUP)?;

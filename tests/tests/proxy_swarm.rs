@@ -112,15 +112,6 @@ fn ours_answers(nodes: &Nodes) -> Result<()> {
     Ok(())
 }
 
-/// A hundred changes of endpoints, and the last one in the kernel.
-fn churn(nodes: &Nodes) -> Result<()> {
-    for turn in 0..100 {
-        let pods = if turn % 2 == 0 { ["172.7.21.3", "172.7.22.2"] } else { ["172.7.21.2", "172.7.22.3"] };
-        nodes.publish_quickly("slice.yaml", &slice(&pods))?;
-    }
-    proxy::await_reals(nodes.node()?, &[("172.7.21.2", 1), ("172.7.22.3", 1)])
-}
-
 fn a_real_swarm_and_a_published_container_are_never_touched() -> Result<()> {
     if !lab::lab_kernel::is_inside() {
         let how = "containers would leave cgroups on this machine: NETD_LAB_WHERE=guest runs it in the lab kernel";
@@ -138,7 +129,7 @@ fn a_real_swarm_and_a_published_container_are_never_touched() -> Result<()> {
     configured::await_mode(&nodes, "ipvs")?;
     ours_answers(&nodes)?;
     docker.is_well(&nodes, "the start")?;
-    churn(&nodes)?;
+    proxy::churn(&nodes)?;
     docker.is_well(&nodes, "a hundred changes")?;
     // Everything is compared, and what was flushed is made again.
     node.run(&["ipvsadm", "-C"])?;

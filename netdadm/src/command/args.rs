@@ -264,12 +264,9 @@ pub(super) enum EtcdVerb {
     },
 }
 
-/// Which member of etcd.
+/// The members of etcd that are asked.
 #[derive(Debug, Clone, Args)]
-pub(super) struct Membership {
-    /// The host, or the name or id of its member.
-    #[arg(value_name = "NAME")]
-    pub(super) name: String,
+pub(super) struct Members {
     /// The topology, YAML or JSON.
     #[arg(short, long = "file", value_name = "FILE")]
     pub(super) file: PathBuf,
@@ -279,6 +276,16 @@ pub(super) struct Membership {
     /// How long every answer may take, in seconds, 1 to 600.
     #[arg(long, value_name = "SECONDS", default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..=600))]
     pub(super) timeout: u16,
+}
+
+/// Which member of etcd.
+#[derive(Debug, Clone, Args)]
+pub(super) struct Membership {
+    /// The host, or the name or id of its member.
+    #[arg(value_name = "NAME")]
+    pub(super) name: String,
+    #[command(flatten)]
+    pub(super) members: Members,
     /// How long each step may take, in seconds; that a member starts is a step.
     #[arg(long, value_name = "SECONDS", default_value_t = 600)]
     pub(super) wait: u16,
@@ -290,18 +297,11 @@ pub(super) struct Membership {
 /// What a snapshot is taken of.
 #[derive(Debug, Clone, Args)]
 pub(super) struct Backup {
-    /// The topology, YAML or JSON.
-    #[arg(short, long = "file", value_name = "FILE")]
-    pub(super) file: PathBuf,
-    /// The folder that `netdadm render` made: its certificates are used.
-    #[arg(short, long = "output", value_name = "FOLDER")]
-    pub(super) output: PathBuf,
+    #[command(flatten)]
+    pub(super) members: Members,
     /// The file of the snapshot, which is not there yet; it gets the mode 0600.
     #[arg(value_name = "SNAPSHOT")]
     pub(super) snapshot: PathBuf,
-    /// How long every answer may take, in seconds, 1 to 600.
-    #[arg(long, value_name = "SECONDS", default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..=600))]
-    pub(super) timeout: u16,
     /// Take it without asking.
     #[arg(short, long)]
     pub(super) yes: bool,

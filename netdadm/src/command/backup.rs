@@ -18,8 +18,8 @@ use crate::members::{Member, Session, View};
 /// # Errors
 /// When no member gives one, or the file cannot be written.
 pub(super) fn run(asked: &Backup, out: &mut impl Write) -> Result<ExitCode, String> {
-    let Some(topology) = verify::topology(&asked.file, out)? else { return Ok(ExitCode::FAILURE) };
-    let session = Session::open(&topology, &asked.output, Duration::from_secs(asked.timeout.into()))?;
+    let Some(topology) = verify::topology(&asked.members.file, out)? else { return Ok(ExitCode::FAILURE) };
+    let session = Session::open(&topology, &asked.members.output, Duration::from_secs(asked.members.timeout.into()))?;
     let view = session.view()?;
     let (text, member) = plan(&view, &asked.snapshot)?;
     written(out, text.as_bytes())?;
@@ -32,7 +32,7 @@ pub(super) fn run(asked: &Backup, out: &mut impl Write) -> Result<ExitCode, Stri
         asked.snapshot.display(),
         snapshot.size,
         snapshot.digest,
-        asked.output.display()
+        asked.members.output.display()
     );
     written(out, text.as_bytes())
 }

@@ -21,20 +21,20 @@ use crate::topology::Topology;
 /// When it would lose the quorum, is not agreed to, or a step is not done in its time.
 pub(super) fn run(asked: &EtcdVerb, out: &mut impl Write) -> Result<ExitCode, String> {
     let (EtcdVerb::Add(common) | EtcdVerb::Remove(common) | EtcdVerb::Replace { common, .. }) = asked;
-    let Some(topology) = verify::topology(&common.file, out)? else { return Ok(ExitCode::FAILURE) };
+    let Some(topology) = verify::topology(&common.members.file, out)? else { return Ok(ExitCode::FAILURE) };
     let order = order(asked, &topology)?;
-    let session = Session::open(&topology, &common.output, Duration::from_secs(common.timeout.into()))?;
+    let session = Session::open(&topology, &common.members.output, Duration::from_secs(common.members.timeout.into()))?;
     let steps = plan(&session.view()?, &order)?;
     if steps.is_empty() {
         let text = format!("{}: nothing is left to do\n", title(&order));
-        return written(out, (text + &afterwards(&order, &common.output)).as_bytes());
+        return written(out, (text + &afterwards(&order, &common.members.output)).as_bytes());
     }
     written(out, announced(&order, &steps, common).as_bytes())?;
     if !common.yes && !apply::answer("do it?")? {
         return Err("nothing was changed".to_owned());
     }
     carry(&session, &order, &steps, Duration::from_secs(common.wait.into()), out)?;
-    written(out, format!("done\n{}", afterwards(&order, &common.output)).as_bytes())
+    written(out, format!("done\n{}", afterwards(&order, &common.members.output)).as_bytes())
 }
 
 fn order(asked: &EtcdVerb, topology: &Topology) -> Result<Order, String> {
@@ -72,7 +72,7 @@ fn announced(order: &Order, steps: &[Step], asked: &Membership) -> String {
                 text,
                 "     on {host}, while this waits (at most {} s): move {DATA} aside if it is there, then\n     netdadm apply --host {host} {}",
                 asked.wait,
-                asked.output.display()
+                asked.members.output.display()
             );
         }
     }
@@ -101,6 +101,7 @@ fn gone(name: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::args::Members;
     use super::*;
     use crate::command;
 
@@ -148,9 +149,7 @@ mod tests {
         let order = Order::Replace("a".to_owned(), place);
         let asked = Membership {
             name: "a".to_owned(),
-            file: "cluster.yaml".into(),
-            output: "out".into(),
-            timeout: 3,
+            members: Members { file: "cluster.yaml".into(), output: "out".into(), timeout: 3 },
             wait: 300,
             yes: false,
         };

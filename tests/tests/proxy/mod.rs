@@ -228,6 +228,15 @@ pub(crate) fn slice(endpoints: &[&str]) -> String {
     text
 }
 
+/// A hundred changes of endpoints, and the last one in the kernel.
+pub(crate) fn churn(nodes: &Nodes) -> Result<()> {
+    for turn in 0..100 {
+        let pods = if turn % 2 == 0 { ["172.7.21.3", "172.7.22.2"] } else { ["172.7.21.2", "172.7.22.3"] };
+        nodes.publish_quickly("slice.yaml", &slice(&pods))?;
+    }
+    await_reals(nodes.node()?, &[("172.7.21.2", 1), ("172.7.22.3", 1)])
+}
+
 /// The Service `web` alone.
 pub(crate) const WEB_SERVICE: &str = "apiVersion: v1
 kind: Service
