@@ -11,28 +11,13 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use cni_node::containerd;
 use kube_cluster::pods::{deployment, service};
-use kube_cluster::{Cluster, IPVS, LIMIT, NODES, Programs, load};
+use kube_cluster::{Cluster, IPVS, NODES, Programs, load};
+use lab::Need;
 use lab::harness::Suite;
 use lab::kubernetes::Release;
-use lab::{Need, eventually};
-use serde_json::json;
 
 const WEB: &str = "192.168.0.10:80";
 const DEPLOYMENT: &str = "/apis/apps/v1/namespaces/default/deployments/web";
-
-/// Has each Pod of the Deployment replaced by a new one, and waits until that is done.
-fn roll(cluster: &Cluster, replicas: usize) -> Result<()> {
-    let round = json!({"spec": {"template": {"metadata": {"annotations": {"round": "second"}}}}});
-    cluster.server.patch(DEPLOYMENT, &round)?;
-    eventually(LIMIT, || {
-        let found = cluster.server.get(DEPLOYMENT)?;
-        let counts = ["replicas", "updatedReplicas", "availableReplicas"];
-        let is_so = found["status"]["observedGeneration"] == found["metadata"]["generation"]
-            && counts.iter().all(|count| found["status"][count] == replicas);
-        ensure!(is_so, "{}", found["status"]);
-        Ok(())
-    })
-}
 
 fn a_deployment_behind_ipvs_is_scaled_and_rolled_over_without_a_failed_request() -> Result<()> {
     let cluster = Cluster::start(Programs::Processes(IPVS))?;
@@ -42,7 +27,7 @@ fn a_deployment_behind_ipvs_is_scaled_and_rolled_over_without_a_failed_request()
     let (served, after) = load::without_a_failure(&[(cluster.host(NODES[0])?, WEB)], || {
         cluster.scale("web", 3)?;
         cluster.pods_of("app=web", 3)?;
-        roll(&cluster, 3)?;
+        cluster.roll(DEPLOYMENT, 3)?;
         cluster.scale("web", 2)?;
         cluster.pods_of("app=web", 2)
     })?;

@@ -85,6 +85,20 @@ pub(crate) struct Cluster {
 }
 
 impl Cluster {
+    /// Has each Pod of the Deployment at `path` replaced by a new one, and waits until that is done.
+    pub(crate) fn roll(&self, path: &str, replicas: usize) -> Result<()> {
+        let round = json!({"spec": {"template": {"metadata": {"annotations": {"round": "second"}}}}});
+        self.server.patch(path, &round)?;
+        eventually(LIMIT, || {
+            let found = self.server.get(path)?;
+            let counts = ["replicas", "updatedReplicas", "availableReplicas"];
+            let is_so = found["status"]["observedGeneration"] == found["metadata"]["generation"]
+                && counts.iter().all(|count| found["status"][count] == replicas);
+            ensure!(is_so, "{}", found["status"]);
+            Ok(())
+        })
+    }
+
     /// Starts it. With programs the Nodes are ready then; without they are there.
     pub(crate) fn start(programs: Programs) -> Result<Self> {
         Self::start_with(programs, &[])

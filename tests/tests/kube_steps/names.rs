@@ -71,16 +71,7 @@ pub(crate) fn a_pod_finds_a_service_by_its_name_while_the_resolvers_are_replaced
         let server = format!("dns:{SERVER}:53");
         let nodes = clients(cluster)?.map(|(host, _)| (host, server.as_str()));
         let (answered, ()) = load::without_a_failure(&nodes, || {
-            let round = json!({"spec": {"template": {"metadata": {"annotations": {"round": "second"}}}}});
-            cluster.server.patch(DEPLOYMENT, &round)?;
-            eventually(LIMIT, || {
-                let found = cluster.server.get(DEPLOYMENT)?;
-                let counts = ["replicas", "updatedReplicas", "availableReplicas"];
-                let is_so = found["status"]["observedGeneration"] == found["metadata"]["generation"]
-                    && counts.iter().all(|count| found["status"][count] == 2);
-                ensure!(is_so, "{}", found["status"]);
-                Ok(())
-            })?;
+            cluster.roll(DEPLOYMENT, 2)?;
             cluster.pods_of("app=names", 2).map(drop)
         })?;
         println!("resolvers replaced: {answered:?} questions of the nodes were answered");
