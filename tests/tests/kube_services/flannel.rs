@@ -146,9 +146,6 @@ pub(crate) fn preserves_connectivity_and_subnet_leases_across_a_flannel_daemonse
     lab.cluster.ready()
 }
 
-/// The address of the DNS Service, as kubelets give it to Pods.
-const DNS: &str = "192.168.0.2";
-
 /// A name server in a Pod on one node, which says of each Service what the API says; a client with its own resolv.conf in a Pod of the other.
 pub(crate) fn resolves_and_reaches_a_clusterip_service_across_nodes() -> Result<()> {
     let lab = lab()?;
@@ -160,9 +157,9 @@ pub(crate) fn resolves_and_reaches_a_clusterip_service_across_nodes() -> Result<
             .of("names")
             .serving_names(&["192.168.0.1/kubernetes.default.svc.cluster.local".to_owned(), names]),
     )?;
-    let dns = json!({"clusterIP": DNS, "ports": [{"name": "dns", "port": 53, "targetPort": 53, "protocol": "UDP"}, {"name": "dns-tcp", "port": 53, "targetPort": 53}]});
-    let _dns = lab.service("names", dns)?;
-    let client = lab.run(&Wanted::pod("resolver", NODES[1]).resolving(DNS))?;
+    let dns = json!({"ports": [{"name": "dns", "port": 53, "targetPort": 53, "protocol": "UDP"}, {"name": "dns-tcp", "port": 53, "targetPort": 53}]});
+    let dns = lab.service("names", dns)?;
+    let client = lab.run(&Wanted::pod("resolver", NODES[1]).resolving(&dns.address()?.to_string()))?;
     let says = |words: &[&str], part: &str| {
         eventually(SOON, || {
             let said = lab.cluster.node(NODES[1])?.exec(&client.container(&lab)?, words)?;

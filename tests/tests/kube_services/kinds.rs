@@ -154,10 +154,11 @@ fn kinds_and_ports(name: &str, by: super::ask::By) -> Result<()> {
     service.balance_at(&[balancer])?;
     served(client, by, format!("{balancer}:80").parse()?, &PODS)?;
     // Another node port, then another port.
-    let second = if first == 32_000 { first + 1 } else { 32_000 + u16::from(by == Udp) };
     let mut moved = port(80, SECOND);
-    moved["nodePort"] = second.into();
-    service.change(json!({"ports": [moved]}))?;
+    let second = service.move_node_port(|second| {
+        moved["nodePort"] = second.into();
+        json!({"ports": [moved]})
+    })?;
     served_at(lab.outside()?, by, &lab.at_nodes(second)?, &PODS)?;
     lab.at_nodes(first)?.iter().try_for_each(|to| unanswered(lab.outside()?, by, *to))?;
     moved["port"] = 81.into();

@@ -93,9 +93,8 @@ fn node_port_moves(name: &str, by: By) -> Result<()> {
     service.select(&["a1", "b1"])?;
     let before = service.at_nodes()?;
     served_at(lab.outside()?, by, &before, &["a1", "b1"])?;
-    let after = if service.node_port(0)? == 32_100 { 32_102 } else { 32_100 + u16::from(by == Udp) };
-    service.change(json!({"ports": ports(after.into())}))?;
-    served_at(lab.outside()?, by, &service.at_nodes()?, &["a1", "b1"])?;
+    let after = service.move_node_port(|port| json!({"ports": ports(port.into())}))?;
+    served_at(lab.outside()?, by, &lab.at_nodes(after)?, &["a1", "b1"])?;
     before.iter().try_for_each(|to| unanswered(lab.outside()?, by, *to))
 }
 

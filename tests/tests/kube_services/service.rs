@@ -6,11 +6,24 @@ use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail, ensure};
+use lab::eventually;
+use lab::kubernetes::Answer;
 use serde_json::{Value, json};
 
-use super::Lab;
 use super::server::{self, PORT};
+use super::{Lab, SOON};
+
+/// The node ports of a cluster: the first, and how many.
+const NODE_PORTS: (u16, u16) = (30_000, 2_768);
+/// How many of them are tried at most: cases that run beside one another have a dozen.
+const CANDIDATES: u16 = 100;
+
+/// Whether the server has given the node port that is asked for to another Service.
+fn is_allocated(answer: &Answer) -> bool {
+    let message = answer.body["message"].as_str().unwrap_or_default();
+    answer.code == 422 && message.contains("provided port is already allocated")
+}
 
 pub(crate) struct Service<'a> {
     lab: &'a Lab,
@@ -32,12 +45,19 @@ impl Kept {
 }
 
 impl<'a> Service<'a> {
-    /// Port 80 over TCP leads to the first port of its Pods, unless the fields say something else.
+    /// Port 80 over TCP leads to the first port of its Pods, unless the fields say something else. A node port that they ask for may have been
+    /// given to a case beside this one, which gives it back.
     pub(super) fn create(lab: &'a Lab, name: &str, spec: Value) -> Result<Self> {
         let mut all = json!({"selector": {name: "yes"}, "ports": [{"port": 80, "targetPort": PORT}]});
         merge(&mut all, spec);
         let object = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": name}, "spec": all});
-        let object = lab.cluster.server.put(&object)?;
+        let answer = eventually(SOON, || {
+            let body = Some(("application/json", &object));
+            let answer = lab.cluster.server.ask("POST", "/api/v1/namespaces/default/services", body)?;
+            ensure!(!is_allocated(&answer), "{}", answer.body);
+            Ok(answer)
+        })?;
+        let object = answer.object().with_context(|| format!("create the Service {name}"))?;
         Ok(Self { lab, kept: Kept { name: name.to_owned(), object, selected: RefCell::default() } })
     }
 
@@ -81,6 +101,23 @@ impl<'a> Service<'a> {
     pub(crate) fn change(&mut self, spec: Value) -> Result<()> {
         self.kept.object = self.lab.cluster.server.patch(&self.path(), &json!({"spec": spec}))?;
         Ok(())
+    }
+
+    /// Moves its first port to a node port that no Service has: the server gives any of them to the cases beside this one. `spec` has the
+    /// fields for a node port.
+    pub(crate) fn move_node_port(&mut self, mut spec: impl FnMut(u16) -> Value) -> Result<u16> {
+        let ((first, count), before) = (NODE_PORTS, self.node_port(0)?);
+        for further in 1..=CANDIDATES {
+            let port = first + (before - first + further) % count;
+            let body = json!({"spec": spec(port)});
+            let body = Some(("application/merge-patch+json", &body));
+            let answer = self.lab.cluster.server.ask("PATCH", &self.path(), body)?;
+            if !is_allocated(&answer) {
+                self.kept.object = answer.object().with_context(|| format!("move {} to {port}", self.path()))?;
+                return Ok(port);
+            }
+        }
+        bail!("{CANDIDATES} node ports behind {before} are all allocated")
     }
 
     /// Changes labels by a merge patch.
