@@ -25,6 +25,10 @@ use proxy_api::service_cidr::{
 };
 use proxy_api::silence::a_change_does_not_wait_while_a_silent_server_is_asked_whether_it_is_there;
 use proxy_api::store::an_api_server_without_its_etcd_is_named_and_services_go_on;
+use proxy_api::versions::{
+    a_version_that_is_gone_is_listed_anew_without_a_moment_of_emptiness,
+    a_watch_that_shows_nothing_goes_on_at_its_last_bookmark, services_are_those_of_a_state_that_was_restored,
+};
 use serde_json::{Value, json};
 
 const KUBECONFIG: &str = "/etc/kubeconfig";
@@ -301,6 +305,9 @@ fn main() -> ExitCode {
         an_api_server_without_its_etcd_is_named_and_services_go_on,
         service_cidrs_of_the_api_are_followed,
         service_cidrs_of_a_server_of_1_31_are_followed_in_its_version,
+        a_version_that_is_gone_is_listed_anew_without_a_moment_of_emptiness,
+        services_are_those_of_a_state_that_was_restored,
+        a_watch_that_shows_nothing_goes_on_at_its_last_bookmark,
     ];
     Suite::new(&[Need::Nftables]).with_kubernetes(Release::V1_20).with_kubernetes(Release::Modern).run(tests)
 }

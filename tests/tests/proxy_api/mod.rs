@@ -7,3 +7,4 @@ pub(crate) mod rights;
 pub(crate) mod service_cidr;
 pub(crate) mod silence;
 pub(crate) mod store;
+pub(crate) mod versions;
