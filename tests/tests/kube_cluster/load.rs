@@ -13,14 +13,20 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use lab::{Host, eventually, lab_kernel};
+use lab::{Host, allowing_for_load, eventually, lab_kernel};
 
 use super::LIMIT;
 use crate::cni_node::image;
 
-/// Longest time for a connection, for each part of its answer, and for a datagram.
+/// Longest time for a connection, which kernels make by themselves.
 fn patience() -> Duration {
     Duration::from_secs(if lab_kernel::is_inside() { 30 } else { 5 })
+}
+
+/// Longest time for each part of an answer, and for a datagram: a server's process gives it, in its turn. A server that has gone in the middle
+/// of one is waited for as long.
+fn patience_for_an_answer() -> Duration {
+    allowing_for_load(patience()).min(3 * patience())
 }
 
 /// Between a request and the next one of a client. A request starts three programs, which cost the one processor of the lab kernel as much
@@ -34,11 +40,30 @@ const TRIES: usize = 20;
 pub(crate) const NAME: &str = "web.default.svc.cluster.local";
 pub(crate) const ADDRESS: [u8; 4] = [192, 168, 0, 10];
 
+/// How far a try came that was not answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// There was no connection: the rules, or what the kernel has of an earlier one, led to nobody.
+    Connection,
+    /// There was, or a datagram was sent, and whoever was reached has said nothing, or not all.
+    Answer,
+}
+
+impl fmt::Display for Stage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Connection => "no connection",
+            Self::Answer => "no whole answer",
+        })
+    }
+}
+
 /// A try without an answer.
 #[derive(Debug)]
 pub(crate) struct Cut {
-    pub(crate) begun: Instant,
+    begun: Instant,
     lasted: Duration,
+    stage: Stage,
     reason: String,
 }
 
@@ -71,7 +96,12 @@ impl Tally {
     pub(crate) fn not_cut_after(&self, moment: Instant) -> Result<()> {
         let late: Vec<&Cut> = self.cut.iter().filter(|cut| cut.begun > moment).collect();
         let after = moment.saturating_duration_since(self.begun);
-        ensure!(self.failed == 0 && late.is_empty(), "cut after {after:?}: {} tries; {self}", late.len());
+        let of = |stage: Stage| late.iter().filter(|cut| cut.stage == stage).count();
+        let (unconnected, unanswered) = (of(Stage::Connection), of(Stage::Answer));
+        ensure!(
+            self.failed == 0 && late.is_empty(),
+            "of tries that began {after:?} after the begin or later {unconnected} got no connection and {unanswered} no whole answer; {self}"
+        );
         ensure!(self.answers() >= 20, "only {} answers", self.answers());
         Ok(())
     }
@@ -155,7 +185,10 @@ fn ask_until(question: Question, on_end: &Receiver<()>) -> Tally {
     loop {
         let answer = (0..TRIES).find_map(|_| {
             let begun = Instant::now();
-            let cut = |error| Cut { begun, lasted: begun.elapsed(), reason: format!("{error:#}") };
+            let cut = |error: anyhow::Error| {
+                let stage = error.downcast_ref().copied().unwrap_or(Stage::Answer);
+                Cut { begun, lasted: begun.elapsed(), stage, reason: format!("{error:#}") }
+            };
             question.ask().map_err(|error| tally.cut.push(cut(error))).ok()
         });
         match answer {
@@ -173,19 +206,19 @@ fn ask_until(question: Question, on_end: &Receiver<()>) -> Tally {
 
 /// One request; the answer is as [`cni_node::ask`](crate::cni_node::ask) gives it.
 fn request(server: SocketAddr) -> Result<String> {
-    let mut connection = TcpStream::connect_timeout(&server, patience()).context("connect")?;
-    connection.set_read_timeout(Some(patience()))?;
-    connection.set_write_timeout(Some(patience()))?;
+    let mut connection = TcpStream::connect_timeout(&server, patience()).context(Stage::Connection)?;
+    connection.set_read_timeout(Some(patience_for_an_answer()))?;
+    connection.set_write_timeout(Some(patience_for_an_answer()))?;
     connection.write_all(b"GET /cgi-bin/who HTTP/1.0\r\n\r\n").context("ask")?;
     let mut bytes = Vec::new();
-    connection.read_to_end(&mut bytes).context("read the answer")?;
+    connection.read_to_end(&mut bytes).context(Stage::Answer)?;
     image::answer(&String::from_utf8_lossy(&bytes))
 }
 
 /// One question of a resolver (RFC 1035, section 4.1): the answer must have the address.
 fn query(server: SocketAddr) -> Result<String> {
     let socket = UdpSocket::bind("0.0.0.0:0")?;
-    socket.set_read_timeout(Some(patience()))?;
+    socket.set_read_timeout(Some(patience_for_an_answer()))?;
     socket.connect(server)?;
     // An identifier, "recursion desired", one question.
     let mut question = vec![0x4e, 0x44, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
@@ -197,7 +230,7 @@ fn query(server: SocketAddr) -> Result<String> {
     question.extend([0, 0, 1, 0, 1]);
     socket.send(&question).context("send the question")?;
     let mut answer = [0; 512];
-    let length = socket.recv(&mut answer).context("receive the answer")?;
+    let length = socket.recv(&mut answer).context(Stage::Answer)?;
     let answer = answer.get(..length).unwrap_or_default();
     ensure!(answer.starts_with(&question[..2]) && answer.ends_with(&ADDRESS), "not the answer: {answer:?}");
     Ok(NAME.to_owned())

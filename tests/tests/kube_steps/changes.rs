@@ -6,15 +6,12 @@
 use std::collections::BTreeSet;
 
 use anyhow::{Context, Result, ensure};
-use lab::eventually;
 use serde_json::json;
 
-use super::{
-    WEB, WEB_DEPLOYMENT, clients, endpoints_gone, forget_connections, not_cut_since, rules_follow, serve, step,
-};
+use super::{WEB, WEB_DEPLOYMENT, clients, endpoints_gone, not_cut_since, rules_follow, serve, step};
 use crate::cni_node::ask;
 use crate::kube_cluster::pods::{PORT, Pod};
-use crate::kube_cluster::{LIMIT, NODES, OUTSIDE, load};
+use crate::kube_cluster::{NODES, OUTSIDE, load};
 
 pub(crate) fn daemon_sets_of_our_manifests_make_nodes_ready_and_pods_reach_each_other() -> Result<()> {
     step(|cluster| {
@@ -57,16 +54,7 @@ pub(crate) fn a_deployment_is_rolled_over_under_load_without_a_failed_request() 
     step(|cluster| {
         let before = serve(cluster, 6)?;
         let (served, after) = load::without_a_failure(&clients(cluster)?, || {
-            let round = json!({"spec": {"template": {"metadata": {"annotations": {"round": "second"}}}}});
-            cluster.server.patch(WEB_DEPLOYMENT, &round)?;
-            eventually(LIMIT, || {
-                let found = cluster.server.get(WEB_DEPLOYMENT)?;
-                let counts = ["replicas", "updatedReplicas", "availableReplicas"];
-                let is_so = found["status"]["observedGeneration"] == found["metadata"]["generation"]
-                    && counts.iter().all(|count| found["status"][count] == before.len());
-                ensure!(is_so, "{}", found["status"]);
-                Ok(())
-            })?;
+            cluster.roll(WEB_DEPLOYMENT, before.len())?;
             cluster.pods_of("app=web", before.len())
         })?;
         ensure!(before.iter().all(|old| after.iter().all(|new| new.name != old.name)), "{before:?} and {after:?}");
@@ -96,7 +84,7 @@ pub(crate) fn pods_deleted_by_force_under_load_get_no_connection_once_their_endp
             not_cut_since(client, tally, followed)?;
             println!("deleted by force: {tally}");
         }
-        forget_connections(cluster, &addresses)
+        Ok(())
     })
 }
 

@@ -85,7 +85,9 @@ fn endpoints_gone(cluster: &Cluster, addresses: &[&str]) -> Result<Instant> {
     Ok(Instant::now())
 }
 
-/// Waits until the rules of a node lead to none of these addresses, which no slice has since `gone`; says when that was so.
+/// Waits until the rules of a node lead to none of these addresses, which no slice has since `gone`; says when that was so. A connection that was
+/// cut with its Pod leaves an entry in its client's kernel that leads the client's next one from the same port to the Pod that is no more, for up
+/// to five minutes (of kube-proxy it is the same): it is forgotten here, so that what is cut later is the rules' doing.
 fn rules_follow(host: &Host, addresses: &[&str], gone: Instant) -> Result<Instant> {
     eventually(LIMIT, || {
         let rules = host.run(&["nft", "list", "map", "ip", "ipvs-proxy", "endpoints"])?.stdout;
@@ -95,6 +97,9 @@ fn rules_follow(host: &Host, addresses: &[&str], gone: Instant) -> Result<Instan
     })?;
     let (late, limit) = (gone.elapsed(), allowing_for_load(PROPAGATION));
     ensure!(late <= limit, "{} follows the API after {late:?}, on this machine after {limit:?} at most", host.name());
+    for address in addresses {
+        host.run(&["sh", "-c", &format!("conntrack -D -p tcp -r {address} || true")])?;
+    }
     Ok(Instant::now())
 }
 
@@ -104,16 +109,4 @@ fn not_cut_since(client: &Host, tally: &Tally, followed: Instant) -> Result<()> 
         let open = client.run(&["sh", "-c", "conntrack -L -p tcp --dport 80 2>&1 | grep -v TIME_WAIT; ip neigh"]);
         format!("{}: {}", client.name(), open.map_or_else(|error| format!("{error:#}"), |open| open.stdout))
     })
-}
-
-/// What a connection that was cut with its Pod leaves in its client's kernel leads that client's next connection from the same port to the Pod
-/// that is no more, for up to five minutes (of kube-proxy it is the same): clients of steps that follow would meet it.
-fn forget_connections(cluster: &Cluster, addresses: &[&str]) -> Result<()> {
-    for name in NODES {
-        for address in addresses {
-            let forget = format!("conntrack -D -p tcp -r {address} || true");
-            cluster.host(name)?.run(&["sh", "-c", &forget])?;
-        }
-    }
-    Ok(())
 }
