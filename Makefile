@@ -17,6 +17,18 @@ MUSL := x86_64-unknown-linux-musl
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 # Where `make build` puts the three programs as they are released.
 PROGRAMS := $(TARGET)/programs
+# Where `make install` puts them; packaging/install says what each is.
+PREFIX ?= /usr/local
+DESTDIR ?=
+CNI_BIN_DIR ?=
+CNI_CONF_DIR ?=
+CNI_NAMES ?=
+UNIT_DIR ?=
+INSTALL := PREFIX='$(PREFIX)' DESTDIR='$(DESTDIR)' PROGRAMS='$(PROGRAMS)' CNI_BIN_DIR='$(CNI_BIN_DIR)' CNI_CONF_DIR='$(CNI_CONF_DIR)' \
+  CNI_NAMES='$(CNI_NAMES)' UNIT_DIR='$(UNIT_DIR)' packaging/install
+# What is released names no folder of the machine that built it, and is the same from any of them.
+CARGO_HOME ?= $(HOME)/.cargo
+REMAP := --remap-path-prefix=$(CURDIR)=. --remap-path-prefix=$(abspath $(TARGET))=target --remap-path-prefix=$(CARGO_HOME)=cargo
 # Profile of the programs in the image, and its name.
 IMAGE_PROFILE ?= daemon
 IMAGE ?= localhost/netd:latest
@@ -43,6 +55,7 @@ lab-kernel-if-needed: setup
 	@tests/setup kernel-if-needed
 
 .PHONY: build
+build: export RUSTFLAGS := $(strip $(RUSTFLAGS) $(REMAP))
 build: setup ## Build the programs for release into target/programs
 	@tests/setup musl
 	cargo build --profile daemon --locked -p netd -p ipvs-proxy -p netdadm
@@ -55,7 +68,7 @@ build: setup ## Build the programs for release into target/programs
 # do, which a virtual machine answers only after a detour through its host.
 PLUGIN_FLAGS := -C target-feature=+crt-static -C relocation-model=static --cfg sha2_backend="soft"
 .PHONY: plugin
-plugin floor: export RUSTFLAGS := $(PLUGIN_FLAGS)
+plugin floor: export RUSTFLAGS := $(PLUGIN_FLAGS) $(REMAP)
 plugin:
 	@mkdir -p $(PROGRAMS)
 	@if rustup target list --installed 2>/dev/null | grep -qx $(MUSL); then \
@@ -66,6 +79,14 @@ plugin:
 	  cargo build --profile plugin --locked --target x86_64-unknown-linux-gnu -p cni-plugin; \
 	  install -m 755 $(TARGET)/x86_64-unknown-linux-gnu/plugin/netd-cni $(PROGRAMS)/; \
 	fi
+
+.PHONY: install
+install: ## Install what `make build` built (PREFIX=/usr/local DESTDIR=; packaging/install lists the rest)
+	@$(INSTALL)
+
+.PHONY: uninstall
+uninstall: ## Take away what the same `make install` installed; settings stay, and so does what is in the kernel
+	@$(INSTALL) -u
 
 # Static for an image without libraries: only the last step, the linking, is another one, so what was compiled for `make build` or for the
 # tests is used as it is. glibc in any case: what resolves names is part of it since 2.34.

@@ -16,9 +16,10 @@ use crate::sources::rust_files;
 pub(crate) type Executed = BTreeMap<String, Vec<String>>;
 
 /// Shell scripts outside of Rust sources; a Makefile's recipes are shell as well.
-const SCRIPTS: [&str; 13] = [
+const SCRIPTS: [&str; 14] = [
     "Makefile",
     ".ci/run",
+    "packaging/install",
     "tests/setup",
     "tests/systemd-host",
     "tests/systemd-machine",
