@@ -9,6 +9,7 @@ mod netd_node;
 
 use std::collections::BTreeSet;
 use std::process::ExitCode;
+use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context, Result, ensure};
 use kube_cluster::pods::Pod;
@@ -30,7 +31,10 @@ const OVER: &str = "One node after another";
 const WATCH: &str = "What to watch";
 const LAST: &str = "The last step";
 
-/// A cluster with flannel, kube-proxy, and a Service of two Pods.
+/// The cluster that one way over has left to the next.
+static KEPT: Mutex<Option<Walk>> = Mutex::new(None);
+
+/// A cluster with flannel, or with netd behind the way from it, kube-proxy, and a Service of two Pods.
 struct Walk {
     load: Load,
     pods: Vec<Pod>,
@@ -51,10 +55,25 @@ impl Walk {
         let kubelets = kubelets.into_iter().collect::<Result<_>>()?;
         kube_proxy::bring(&cluster, &shell)?;
         cluster.apply(&web::service())?;
-        let mut walk = Self { load: Load::default(), pods: Vec::new(), flannel, kubelets, shell, cluster };
+        Ok(Self { load: Load::default(), pods: Vec::new(), flannel, kubelets, shell, cluster })
+    }
+
+    /// The cluster that was kept, or one with flannel, with its Pods and their clients.
+    fn begin() -> Result<Self> {
+        let kept = KEPT.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let mut walk = kept.map_or_else(Self::start, Ok)?;
         walk.add_pods("old")?;
         walk.load = walk.load()?;
         Ok(walk)
+    }
+
+    /// Ends the clients, of which nobody has lost anything, and the Pods, and keeps the cluster.
+    fn end(mut self) -> Result<()> {
+        println!("{}", std::mem::take(&mut self.load).lost_nothing()?);
+        self.delete_pods()?;
+        self.pods.clear();
+        *KEPT.lock().unwrap_or_else(PoisonError::into_inner) = Some(self);
+        Ok(())
     }
 
     /// One more Pod on each node, with a port of the node.
@@ -173,7 +192,7 @@ impl Walk {
 }
 
 fn a_cluster_moves_from_flannel_to_netd_and_a_node_back_without_a_loss() -> Result<()> {
-    let mut walk = Walk::start()?;
+    let mut walk = Walk::begin()?;
     let document = Document::read("migrate-from-flannel.md")?;
     let said = walk.for_all(&document, "Before", "net-conf")?;
     ensure!(said.contains("172.7.0.0/16"), "{said}");
@@ -205,13 +224,11 @@ fn a_cluster_moves_from_flannel_to_netd_and_a_node_back_without_a_loss() -> Resu
         walk.host(node)?.run(&["sh", "-ec", &document.block(LAST, "rm ")?])?;
     }
     walk.add_pods("last")?;
-    let load = std::mem::take(&mut walk.load);
-    println!("{}", load.lost_nothing()?);
-    walk.delete_pods()
+    walk.end()
 }
 
 fn a_cluster_moves_from_kube_proxy_to_ours_and_a_node_back_without_a_loss() -> Result<()> {
-    let mut walk = Walk::start()?;
+    let mut walk = Walk::begin()?;
     let document = Document::read("migrate-from-kube-proxy.md")?;
     let said = walk.for_all(&document, "Before", "get configmap kube-proxy")?;
     ensure!(said.contains("clusterCIDR: 172.7.0.0/16"), "{said}");
@@ -238,14 +255,16 @@ fn a_cluster_moves_from_kube_proxy_to_ours_and_a_node_back_without_a_loss() -> R
         walk.has_kubelets_rules(node)?;
         walk.host(node)?.run(&["curl", "-fsS", "--max-time", "5", "http://127.0.0.1:10256/healthz"])?;
     }
-    let load = std::mem::take(&mut walk.load);
-    println!("{}", load.lost_nothing()?);
-    walk.delete_pods()
+    walk.end()
 }
 
 fn main() -> ExitCode {
-    kube_cluster::suite().unless(flannel::obstacle()).run(lab::tests![
+    // In this order: the second goes on where the first has ended, or begins with a cluster of its own where it runs alone.
+    let suite = kube_cluster::suite().unless(flannel::obstacle()).side_by_side(1);
+    let verdict = suite.run(lab::tests![
         a_cluster_moves_from_flannel_to_netd_and_a_node_back_without_a_loss,
         a_cluster_moves_from_kube_proxy_to_ours_and_a_node_back_without_a_loss,
-    ])
+    ]);
+    drop(KEPT.lock().unwrap_or_else(PoisonError::into_inner).take());
+    verdict
 }
