@@ -12,7 +12,7 @@ use std::process::ExitCode;
 
 use kube_cluster::shared;
 use kube_steps::changes::{
-    a_client_outside_reaches_node_ports_of_both_nodes_under_changes,
+    a_client_outside_reaches_pods_of_the_node_alone_by_the_policy_local,
     a_deployment_is_rolled_over_under_load_without_a_failed_request,
     a_deployment_is_scaled_to_24_pods_and_back_under_load_without_a_failed_request,
     daemon_sets_of_our_manifests_make_nodes_ready_and_pods_reach_each_other,
@@ -33,7 +33,7 @@ fn main() -> ExitCode {
         a_deployment_is_scaled_to_24_pods_and_back_under_load_without_a_failed_request,
         a_deployment_is_rolled_over_under_load_without_a_failed_request,
         pods_deleted_by_force_under_load_get_no_connection_once_their_endpoints_are_gone,
-        a_client_outside_reaches_node_ports_of_both_nodes_under_changes,
+        a_client_outside_reaches_pods_of_the_node_alone_by_the_policy_local,
         a_host_port_leads_to_its_pod_and_ends_with_it,
         a_pod_finds_a_service_by_its_name_while_the_resolvers_are_replaced,
         an_upgrade_of_both_daemon_sets_drops_no_packet_and_fails_no_request,

@@ -197,6 +197,15 @@ impl Cluster {
         self.server.patch(&path, &json!({"spec": {"replicas": replicas}})).map(drop)
     }
 
+    /// Has a Service of the namespace `default` offered at a port of each node, which the server chooses, and gives both places.
+    pub(crate) fn offer_at_nodes(&self, service: &str) -> Result<[String; 2]> {
+        let path = format!("/api/v1/namespaces/default/services/{service}");
+        let offered = self.server.patch(&path, &json!({"spec": {"type": "NodePort"}}))?;
+        let port = offered["spec"]["ports"][0]["nodePort"].as_u64().context("a node port")?;
+        let [one, other] = NODES.map(|name| Ok::<_, anyhow::Error>(format!("{}:{port}", self.host(name)?.address()?)));
+        Ok([one?, other?])
+    }
+
     /// Waits until this many Pods are in the namespace `default`, all ready, and gives them.
     pub(crate) fn pods(&self, wanted: usize) -> Result<Vec<Pod>> {
         self.pods_of("", wanted)

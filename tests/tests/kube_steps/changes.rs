@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use anyhow::{Context, Result, ensure};
 use serde_json::json;
 
-use super::{WEB, WEB_DEPLOYMENT, clients, endpoints_gone, not_cut_since, rules_follow, serve, step};
+use super::{WEB, WEB_DEPLOYMENT, WEB_SERVICE, clients, endpoints_gone, not_cut_since, rules_follow, serve, step};
 use crate::cni_node::ask;
 use crate::kube_cluster::pods::{PORT, Pod};
 use crate::kube_cluster::{NODES, OUTSIDE, load};
@@ -35,17 +35,21 @@ pub(crate) fn daemon_sets_of_our_manifests_make_nodes_ready_and_pods_reach_each_
     })
 }
 
+/// Asked by both nodes at the Service's address, and from outside at a port of each node.
 pub(crate) fn a_deployment_is_scaled_to_24_pods_and_back_under_load_without_a_failed_request() -> Result<()> {
     step(|cluster| {
         serve(cluster, 2)?;
-        let (served, ()) = load::without_a_failure(&clients(cluster)?, || {
-            cluster.scale("web", 24)?;
-            cluster.pods_of("app=web", 24)?;
-            cluster.equals()?;
-            cluster.scale("web", 2)?;
-            cluster.pods_of("app=web", 2).map(drop)
-        })?;
-        println!("scaled: {served:?} requests of the nodes were answered");
+        let (outside, at_nodes) = (cluster.host(OUTSIDE)?, cluster.offer_at_nodes("web")?);
+        let [one, other] = clients(cluster)?;
+        let (served, ()) =
+            load::without_a_failure(&[one, other, (outside, &at_nodes[0]), (outside, &at_nodes[1])], || {
+                cluster.scale("web", 24)?;
+                cluster.pods_of("app=web", 24)?;
+                cluster.equals()?;
+                cluster.scale("web", 2)?;
+                cluster.pods_of("app=web", 2).map(drop)
+            })?;
+        println!("scaled: {served:?} requests of the nodes and from outside were answered");
         Ok(())
     })
 }
@@ -88,38 +92,21 @@ pub(crate) fn pods_deleted_by_force_under_load_get_no_connection_once_their_endp
     })
 }
 
-pub(crate) fn a_client_outside_reaches_node_ports_of_both_nodes_under_changes() -> Result<()> {
+/// Without the detour over another node the server sees who asks.
+pub(crate) fn a_client_outside_reaches_pods_of_the_node_alone_by_the_policy_local() -> Result<()> {
     step(|cluster| {
-        serve(cluster, 2)?;
-        let outside = cluster.host(OUTSIDE)?;
-        let service = "/api/v1/namespaces/default/services/web";
-        cluster.server.patch(service, &json!({"spec": {"type": "NodePort"}}))?;
-        let port = cluster.server.get(service)?["spec"]["ports"][0]["nodePort"].as_u64().context("a node port")?;
-        let mut urls = Vec::new();
-        for name in NODES {
-            urls.push(format!("{}:{port}", cluster.host(name)?.address()?));
-        }
-        let from_outside: Vec<_> = urls.iter().map(|url| (outside, url.as_str())).collect();
-        let (served, pods) = load::without_a_failure(&from_outside, || {
-            cluster.scale("web", 8)?;
-            cluster.pods_of("app=web", 8)?;
-            cluster.scale("web", 4)?;
-            cluster.pods_of("app=web", 4)
-        })?;
-        println!("node ports: {served:?} requests from outside were answered");
-        // Without the detour over another node the server sees who asks.
-        cluster.server.patch(service, &json!({"spec": {"externalTrafficPolicy": "Local"}}))?;
+        let pods = serve(cluster, 1)?;
+        let (outside, at_nodes) = (cluster.host(OUTSIDE)?, cluster.offer_at_nodes("web")?);
+        cluster.server.patch(WEB_SERVICE, &json!({"spec": {"externalTrafficPolicy": "Local"}}))?;
         cluster.equals()?;
         let own = outside.address()?.to_string();
-        for (name, url) in NODES.iter().zip(&urls) {
-            let is_here =
-                pods.iter().any(|pod| pod.node == cluster.host(name).map(lab::Host::name).unwrap_or_default());
+        for (name, url) in NODES.iter().zip(&at_nodes) {
+            let node = cluster.host(name)?.name();
             match ask(outside, url) {
-                Ok(said) => ensure!(is_here && said.starts_with(&format!("{own} ")), "{url}: {said}"),
-                Err(error) => ensure!(!is_here, "{url}: {error:#}"),
+                Ok(said) => ensure!(pods[0].node == node && said.starts_with(&format!("{own} ")), "{url}: {said}"),
+                Err(error) => ensure!(pods[0].node != node, "{url}: {error:#}"),
             }
         }
-        ask(cluster.host(NODES[0])?, WEB)?;
-        Ok(())
+        ask(cluster.host(NODES[0])?, WEB).map(drop)
     })
 }

@@ -24,6 +24,7 @@ use crate::kube_cluster::{Cluster, LIMIT, NODES, shared};
 
 /// The address of the Service `web`, which no route but the default one leads to.
 pub(crate) const WEB: &str = "192.168.0.10:80";
+const WEB_SERVICE: &str = "/api/v1/namespaces/default/services/web";
 const WEB_DEPLOYMENT: &str = "/apis/apps/v1/namespaces/default/deployments/web";
 /// Until the rules of a node lead to no endpoint any more that the API has not, on a machine that has nothing else to do.
 const PROPAGATION: Duration = Duration::from_secs(1);
@@ -60,7 +61,7 @@ fn remove(cluster: &Cluster) -> Result<()> {
     // The slices of a Service that is gone stay as they are until somebody collects them, and the next one of that name finds them.
     cluster.scale("web", 0)?;
     cluster.pods_of("app=web", 0)?;
-    cluster.server.delete("/api/v1/namespaces/default/services/web")?;
+    cluster.server.delete(WEB_SERVICE)?;
     cluster.server.delete(WEB_DEPLOYMENT).map(drop)
 }
 
