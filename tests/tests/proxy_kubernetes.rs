@@ -309,5 +309,7 @@ fn main() -> ExitCode {
         services_are_those_of_a_state_that_was_restored,
         a_watch_that_shows_nothing_goes_on_at_its_last_bookmark,
     ];
-    Suite::new(&[Need::Nftables]).with_kubernetes(Release::V1_20).with_kubernetes(Release::Modern).run(tests)
+    // They wait more than they work.
+    let suite = Suite::new(&[Need::Nftables]).with_kubernetes(Release::V1_20).with_kubernetes(Release::Modern);
+    suite.side_by_side(3).run(tests)
 }
