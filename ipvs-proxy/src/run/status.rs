@@ -202,6 +202,19 @@ impl ProxyStatus {
             },
         }
     }
+
+    /// Objects by what became of them; of those that an operator must look at no more are counted than are listed.
+    pub(crate) fn objects(&self) -> [(&'static str, usize); 7] {
+        [
+            ("service", self.services),
+            ("endpoint_slice", self.endpoint_slices),
+            ("refused", self.refused.len()),
+            ("conflict", self.conflicts.len()),
+            ("incomplete", self.skipped.len()),
+            ("not_served", self.not_served.len()),
+            ("draining", self.draining.len()),
+        ]
+    }
 }
 
 fn table(stage: &dyn Stage) -> Table {

@@ -322,6 +322,9 @@ impl Work for ProxyWork {
         for (name, counts) in self.proxy.tables().stack().counts() {
             self.shell.metrics.table(name, &counts);
         }
+        for (state, count) in status.objects() {
+            self.shell.metrics.objects(state, count);
+        }
         if took.now >= self.next_ports && self.proxy.gate().is_open() {
             self.next_ports = took.now + PORTS;
             self.held.set(self.proxy.claims());

@@ -49,6 +49,7 @@ pub struct Metrics {
     errors: Family<Label, Counter>,
     connected: Gauges,
     listed: Gauges,
+    objects: Gauges,
     gates: Gauges,
     /// How whoever asked about the health was answered, by path; without a name of its own.
     probes: [Family<Label, Counter>; 2],
@@ -97,6 +98,7 @@ impl Metrics {
             errors: Family::default(),
             connected: Family::default(),
             listed: Family::default(),
+            objects: Family::default(),
             gates: Family::default(),
             probes: Default::default(),
             reading: OnceLock::new(),
@@ -136,6 +138,7 @@ impl Metrics {
         own.register("kernel_errors", "Refusals of the kernel by error number", self.errors.clone());
         own.register("source_connected", "1 when the source can be reached", self.connected.clone());
         own.register("source_listed", "1 when the source has been listed whole once", self.listed.clone());
+        own.register("source_objects", "Objects of the sources by what became of them", self.objects.clone());
         own.register("readiness_gate", "1 when the gate is open", self.gates.clone());
     }
 
@@ -216,6 +219,11 @@ impl Metrics {
         set(&self.listed, &label, usize::from(listed));
     }
 
+    /// Sets how many objects of the sources are in this state.
+    pub fn objects(&self, state: &'static str, count: usize) {
+        set(&self.objects, &[("state", state.to_owned())], count);
+    }
+
     /// All numbers in Prometheus' text form.
     #[must_use]
     pub fn encode(&self) -> String {
@@ -262,6 +270,7 @@ mod tests {
         metrics.pass(Cause::Order, &pass, took);
         metrics.pass(Cause::Change, &Pass { upserted: 9, repaired: 7, ..Pass::default() }, took);
         metrics.source("services", true, false);
+        metrics.objects("refused", 2);
         metrics.table(
             "ipvs",
             &Counts { desired: 5, done: 4, actual: Some(6), failed: 1, listings: 3, ..Counts::default() },
@@ -286,12 +295,27 @@ mod tests {
             "ipvs_proxy_kernel_errors_total{errno=\"none\"} 1",
             "ipvs_proxy_source_connected{source=\"services\"} 1",
             "ipvs_proxy_source_listed{source=\"services\"} 0",
+            "ipvs_proxy_source_objects{state=\"refused\"} 2",
             "ipvs_proxy_readiness_gate{gate=\"tables\"} 1",
             "ipvs_proxy_readiness_gate{gate=\"sources\"} 0",
         ] {
             assert!(text.lines().any(|found| found == line), "{text}\nlacks {line}");
         }
         assert!(text.contains("process_start_time_seconds 1"), "{text}");
+        // A counter's name there has its end, and one of a program begins with `P_`.
+        let mut served: Vec<_> = text.lines().filter_map(|line| line.strip_prefix("# TYPE ipvs_proxy_")).collect();
+        let rows = include_str!("../../../docs/metrics.md").lines().filter_map(|line| line.strip_prefix("| `P_"));
+        let mut documented: Vec<_> = rows
+            .filter_map(|row| {
+                row.split_once(" | ")?.1.split(" |").next().map(|kind| {
+                    let name = row.split('`').next().unwrap_or_default();
+                    format!("{name} {kind}")
+                })
+            })
+            .collect();
+        served.sort_unstable();
+        documented.sort_unstable();
+        assert_eq!(served, documented);
     }
 
     #[tokio::test]

@@ -279,6 +279,11 @@ impl<S: LeaseSource> Daemon<S> {
         self.reporter.status_put = Some(Instant::now());
         let view = &self.witness.view;
         self.shell.metrics.source("leases", view.lost().is_none(), view.is_complete());
+        let planner = &self.planning.planner;
+        let (used, skipped) = (planner.used_count(), planner.refused().len());
+        for (state, count) in [("used", used), ("skipped", skipped), ("invalid", view.invalid_count())] {
+            self.shell.metrics.objects(state, count);
+        }
         self.responder.serve(self.planning.planner.local());
         self.shell.board.set(&self.status());
         self.source.publish(self.node_state());

@@ -1,0 +1,368 @@
+//! Numbers where operators read them: Debian's Prometheus with `configs/prometheus`, every alert by its fault, and the dashboard.
+//!
+//! The rules are those of the folder with shorter times: `for` is a second, ranges of five minutes are ten seconds, and both are looked at
+//! each second.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may fail by panic")]
+
+mod netd_node;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, ensure};
+use lab::{Host, Need, Process, eventually};
+use netd_node::{HOST_GW, Net, SOON};
+use serde_json::Value;
+
+/// The folder of Prometheus on a machine.
+const FOLDER: &str = "/etc/prometheus";
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+fn config(file: &str) -> Result<String> {
+    fs::read_to_string(root().join("configs").join(file)).with_context(|| file.to_owned())
+}
+
+/// Puts the files of `configs/prometheus` on a machine, each as `render` has it.
+fn install(host: &Host, render: impl Fn(String) -> String) -> Result<()> {
+    for file in
+        ["prometheus.yml", "alerts.yml", "recording.yml", "tests.yml", "targets/netd.yml", "targets/ipvs-proxy.yml"]
+    {
+        host.write(format!("{FOLDER}/{file}"), render(config(&format!("prometheus/{file}"))?))?;
+    }
+    Ok(())
+}
+
+/// What the dashboard asks for, with its variables put in.
+fn questions_of_the_dashboard() -> Result<Vec<String>> {
+    let dashboard: Value = serde_json::from_str(&config("grafana/netd-ipvs-proxy.json")?)?;
+    let panels = dashboard["panels"].as_array().context("panels")?;
+    let targets = panels.iter().filter_map(|panel| panel["targets"].as_array()).flatten();
+    let mut questions = Vec::new();
+    for target in targets {
+        let question = target["expr"].as_str().context("expr")?;
+        questions.push(question.replace("$__rate_interval", "5m").replace("$node", ".*"));
+    }
+    ensure!(questions.len() > 15, "{questions:?}");
+    Ok(questions)
+}
+
+fn promtool_accepts_the_configuration_and_its_rules_do_what_they_say() -> Result<()> {
+    let host = Host::start("prometheus")?;
+    install(&host, |text| text)?;
+    let groups = questions_of_the_dashboard()?
+        .into_iter()
+        .enumerate()
+        .map(|(number, question)| serde_json::json!({"record": format!("question:{number}"), "expr": question}));
+    // JSON is YAML.
+    let rules = serde_json::json!({"groups": [{"name": "dashboard", "rules": groups.collect::<Vec<_>>()}]});
+    host.write(format!("{FOLDER}/dashboard.yml"), rules.to_string())?;
+    let checks =
+        "promtool check config prometheus.yml && promtool test rules tests.yml && promtool check rules dashboard.yml";
+    host.run(&["sh", "-ec", &format!("cd {FOLDER}; {checks}")])?;
+    Ok(())
+}
+
+/// The rows of the tables of metrics in `docs/metrics.md`: type and labels by name.
+fn documented() -> Result<BTreeMap<String, (String, BTreeSet<String>)>> {
+    let page = fs::read_to_string(root().join("docs/metrics.md"))?;
+    let mut found = BTreeMap::new();
+    for line in page.lines().filter(|line| line.starts_with("| `")) {
+        let cells: Vec<&str> = line.trim_matches('|').split(" | ").map(str::trim).collect();
+        let [name, kind, labels, _, _] = cells.as_slice() else { continue };
+        let name = name.trim_matches('`');
+        let mut labels: BTreeSet<String> = labels.split('`').skip(1).step_by(2).map(str::to_owned).collect();
+        if labels.contains("direction") {
+            let others = ["namespace", "service", "port_name", "protocol", "kind", "address"];
+            labels.extend(others.map(str::to_owned));
+        }
+        let names = match name.strip_prefix("P_") {
+            Some(rest) => vec![format!("netd_{rest}"), format!("ipvs_proxy_{rest}")],
+            None => vec![name.to_owned()],
+        };
+        found.extend(names.into_iter().map(|name| (name, ((*kind).to_owned(), labels.clone()))));
+    }
+    ensure!(found.len() > 40, "{found:?}");
+    Ok(found)
+}
+
+/// The names in `text` that are of our programs, those of parts of histograms by the histogram's.
+fn names(text: &str) -> BTreeSet<String> {
+    let words = text.split(|letter: char| !letter.is_ascii_alphanumeric() && letter != '_' && letter != ':');
+    let ours = words.filter(|word| ["netd_", "ipvs_proxy_", "kubeproxy_"].iter().any(|start| word.starts_with(start)));
+    let whole = |name: &str| {
+        let part = ["_bucket", "_sum", "_count"].iter().find_map(|end| name.strip_suffix(end));
+        part.unwrap_or(name).to_owned()
+    };
+    ours.map(whole).collect()
+}
+
+fn every_name_in_a_rule_and_on_the_dashboard_is_documented() -> Result<()> {
+    let documented = documented()?;
+    let rules = [config("prometheus/alerts.yml")?, config("prometheus/recording.yml")?].concat();
+    let expressions: Vec<&str> = rules.lines().filter_map(|line| line.trim().strip_prefix("expr: ")).collect();
+    let asked = expressions.join("\n") + &questions_of_the_dashboard()?.join("\n");
+    for name in names(&asked) {
+        ensure!(documented.contains_key(&name), "{name} is not in docs/metrics.md");
+    }
+    let recorded: BTreeSet<&str> = rules.lines().filter_map(|line| line.trim().strip_prefix("- record: ")).collect();
+    let words = asked.split(|letter: char| !letter.is_ascii_alphanumeric() && letter != '_' && letter != ':');
+    for word in words.filter(|word| word.split(':').count() > 1 && !word.starts_with(':')) {
+        ensure!(recorded.contains(word), "{word} is recorded by no rule");
+    }
+    let page = fs::read_to_string(root().join("docs/metrics.md"))?;
+    for alert in rules.lines().filter_map(|line| line.trim().strip_prefix("- alert: ")) {
+        ensure!(page.contains(&format!("`{alert}`")), "{alert} is not in docs/metrics.md");
+        ensure!(EXPECTED.iter().any(|(_, alerts)| alerts.contains(&alert)), "{alert} is made to fire by nothing");
+    }
+    Ok(())
+}
+
+/// What is served by a daemon is documented, with its type and labels.
+fn ensure_documented(page: &str) -> Result<()> {
+    let documented = documented()?;
+    let of =
+        |name: &str| documented.get(name).with_context(|| format!("{name} is served, and is not in docs/metrics.md"));
+    let mut kinds = BTreeMap::new();
+    for line in page.lines().filter(|line| !line.is_empty() && *line != "# EOF") {
+        if let Some((name, kind)) = line.strip_prefix("# TYPE ").and_then(|rest| rest.split_once(' ')) {
+            // The name of a counter's family in OpenMetrics is without its end.
+            let full =
+                if kind == "counter" && !name.ends_with("_total") { format!("{name}_total") } else { name.to_owned() };
+            ensure!(of(&full)?.0 == kind, "{full} is a {kind}");
+            kinds.insert(full, kind.to_owned());
+        }
+        if line.starts_with('#') {
+            continue;
+        }
+        let (name, rest) = line.split_once(['{', ' ']).context("no name")?;
+        let part = ["_bucket", "_sum", "_count"].iter().find_map(|end| name.strip_suffix(end));
+        let name = part.filter(|part| kinds.get(*part).is_some_and(|kind| kind == "histogram")).unwrap_or(name);
+        let labels = rest.split("=\"").filter_map(|part| part.rsplit([',', '"', ' ']).next());
+        let labels: BTreeSet<String> = match line.contains('{') {
+            true => labels.filter(|label| !label.is_empty() && *label != "le").map(str::to_owned).collect(),
+            false => BTreeSet::new(),
+        };
+        let labels: BTreeSet<String> =
+            labels.into_iter().filter(|label| label.chars().all(|c| c == '_' || c.is_ascii_lowercase())).collect();
+        ensure!(of(name)?.1 == labels, "{name} has {labels:?}");
+    }
+    Ok(())
+}
+
+/// Which alerts each fault causes, on the node where it is.
+const EXPECTED: [(&str, &[&str]); 4] = [
+    (
+        "objects and rows",
+        &[
+            "NetdRowsMissing",
+            "NetdLeaseSkipped",
+            "NetdLeaseInvalid",
+            "IpvsProxyRowsMissing",
+            "IpvsProxyObjectRefused",
+            "IpvsProxyConflict",
+        ],
+    ),
+    ("tables deleted", &["NetdContested", "IpvsProxyContested"]),
+    ("etcd away", &["NetdSourceLost", "IpvsProxySourceLost", "NetdNotReady", "IpvsProxyNotReady"]),
+    ("daemons ended", &["NetdDown", "IpvsProxyDown"]),
+];
+
+/// The cluster with Prometheus on hdss7-12.
+struct Watched {
+    net: Net,
+    _prometheus: Process,
+}
+
+impl Watched {
+    fn start() -> Result<Self> {
+        let net = Net::start(HOST_GW)?;
+        let host = net.host("hdss7-12")?;
+        install(host, |text| {
+            let lines = text.lines().map(|line| match line.trim_start().strip_prefix("for: ") {
+                Some(_) => line.split("for: ").next().unwrap().to_owned() + "for: 1s\n",
+                None => line.replace("[5m]", "[10s]").replace("_interval: 15s", "_interval: 1s") + "\n",
+            });
+            lines.collect()
+        })?;
+        let flags = [
+            "--config.file=prometheus.yml",
+            "--storage.tsdb.path=/run/prometheus",
+            "--web.listen-address=127.0.0.1:9090",
+        ];
+        let script = format!("cd {FOLDER}; exec prometheus {}", flags.join(" "));
+        let prometheus = host.command("sh").args(["-ec", &script]).start("prometheus")?;
+        Ok(Self { net, _prometheus: prometheus })
+    }
+
+    fn netd(&self, node: &str) -> Result<Process> {
+        let address = self.net.host(node)?.address()?;
+        self.net.launch(node, &[&format!("--metrics-bind-address={address}:10247")])
+    }
+
+    fn proxy(&self, node: &str) -> Result<Process> {
+        let host = self.net.host(node)?;
+        let (address, endpoints) = (host.address()?, self.net.etcd.endpoints());
+        let flags = ["--proxy-mode=nftables", "--cluster-cidr=172.7.0.0/16", "--service-cidr=192.168.0.0/16"];
+        let command = host.command(lab::bin("ipvs-proxy")?).args(flags).arg(format!("--etcd-endpoints={endpoints}"));
+        command.arg(format!("--metrics-bind-address={address}:10249")).start("ipvs-proxy")
+    }
+
+    /// The firing alerts, each with the node.
+    fn firing(&self) -> Result<BTreeSet<String>> {
+        let url = "http://127.0.0.1:9090/api/v1/alerts";
+        let text = self.net.host("hdss7-12")?.run(&["curl", "-fsS", "--max-time", "10", url])?.stdout;
+        let answer: Value = serde_json::from_str(&text)?;
+        let alerts = answer["data"]["alerts"].as_array().context("alerts")?;
+        let firing = alerts.iter().filter(|alert| alert["state"] == "firing").map(|alert| {
+            let (name, at) = (alert["labels"]["alertname"].as_str(), alert["labels"]["instance"].as_str());
+            let node = at.unwrap_or_default().split(':').next().unwrap_or_default();
+            format!("{} {node}", name.unwrap_or_default())
+        });
+        Ok(firing.collect())
+    }
+
+    /// Waits until the alerts of `fault` fire on `node`, these and no other.
+    fn fires(&self, fault: &str, node: &str) -> Result<()> {
+        let (_, alerts) = EXPECTED.iter().find(|(name, _)| *name == fault).context("a fault")?;
+        let expected: BTreeSet<String> = alerts.iter().map(|alert| format!("{alert} {node}")).collect();
+        self.fire(&expected).with_context(|| fault.to_owned())
+    }
+
+    fn fire(&self, expected: &BTreeSet<String>) -> Result<()> {
+        eventually(3 * SOON, || {
+            let firing = self.firing()?;
+            ensure!(firing == *expected, "firing: {firing:#?}, expected: {expected:#?}");
+            Ok(())
+        })
+    }
+
+    fn resolved(&self, fault: &str) -> Result<()> {
+        self.fire(&BTreeSet::new()).with_context(|| format!("behind {fault}"))
+    }
+
+    fn pages_are_documented(&self, node: &str) -> Result<()> {
+        let host = self.net.host(node)?;
+        for port in [10247, 10249] {
+            let url = format!("http://{}:{port}/metrics", host.address()?);
+            ensure_documented(&host.run(&["curl", "-fsS", "--max-time", "20", &url])?.stdout)?;
+        }
+        Ok(())
+    }
+}
+
+/// A Service in etcd.
+fn service(name: &str, address: &str) -> (String, String) {
+    let spec = serde_json::json!({"clusterIP": address, "ports": [{"port": 80}]});
+    let object = serde_json::json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": name, "namespace": "default"}, "spec": spec});
+    (format!("/ipvs-proxy/services/default/{name}"), object.to_string())
+}
+
+/// Has a parameter that both daemons want be wrong, and not be written back.
+const UNWRITABLE: &str = "mount --bind /proc/sys /proc/sys && mount -o remount,bind,ro /proc/sys && \
+    unshare -m sh -c 'mount -t tmpfs none /mnt && mount -t proc none /mnt && echo 0 > /mnt/sys/net/ipv4/ip_forward'";
+
+fn objects_and_rows_that_do_not_fit_fire_their_alerts(watched: &Watched) -> Result<()> {
+    let etcd = &watched.net.etcd;
+    let leases = "/coreos.com/network/subnets";
+    watched.net.put_lease("172.7.22.0-25", "10.4.7.66", "host-gw")?;
+    etcd.put(&format!("{leases}/junk"), "junk")?;
+    for (name, address) in [("bad", "no address"), ("second", "192.168.0.10")] {
+        let (key, value) = service(name, address);
+        etcd.put(&key, &value)?;
+    }
+    let host = watched.net.host("hdss7-21")?;
+    host.run(&["sh", "-ec", UNWRITABLE])?;
+    watched.fires("objects and rows", "10.4.7.21")?;
+    watched.pages_are_documented("hdss7-21")?;
+    // As the daemons' words about it advise.
+    host.run(&["sh", "-ec", "umount /proc/sys; sysctl -qw net.ipv4.ip_forward=1"])?;
+    for key in ["172.7.22.0-25", "junk"] {
+        etcd.delete(&format!("{leases}/{key}"))?;
+    }
+    for name in ["bad", "second"] {
+        etcd.delete(&format!("/ipvs-proxy/services/default/{name}"))?;
+    }
+    watched.resolved("objects and rows")
+}
+
+fn tables_that_somebody_deletes_again_and_again_fire_their_alerts(watched: &Watched) -> Result<()> {
+    let host = watched.net.host("hdss7-21")?;
+    for _ in 0..2 {
+        host.run(&["nft", "flush", "ruleset"])?;
+        eventually(SOON, || {
+            let tables = host.run(&["nft", "list", "tables"])?.stdout;
+            ensure!(tables.contains("ip netd") && tables.contains("ip ipvs-proxy"), "{tables}");
+            Ok(())
+        })?;
+    }
+    watched.fires("tables deleted", "10.4.7.21")?;
+    watched.resolved("tables deleted")
+}
+
+/// Has Prometheus ask these nodes.
+fn ask(watched: &Watched, nodes: &[&str]) -> Result<()> {
+    for (job, port) in [("netd", 10247), ("ipvs-proxy", 10249)] {
+        let targets: Vec<_> = nodes.iter().map(|node| format!("{node}:{port}")).collect();
+        let host = watched.net.host("hdss7-12")?;
+        host.write(format!("{FOLDER}/targets/{job}.yml"), serde_json::json!([{"targets": targets}]).to_string())?;
+    }
+    Ok(())
+}
+
+fn daemons_without_their_store_fire_their_alerts(watched: &mut Watched) -> Result<()> {
+    watched.net.etcd.kill("hdss7-12")?;
+    let late = [watched.netd("hdss7-22")?, watched.proxy("hdss7-22")?];
+    ask(watched, &["10.4.7.21", "10.4.7.22"])?;
+    let (_, alerts) = EXPECTED[2];
+    let at = |alert: &&str| if alert.contains("NotReady") { "10.4.7.22" } else { "10.4.7.21" };
+    let mut expected: BTreeSet<String> = alerts.iter().map(|alert| format!("{alert} {}", at(alert))).collect();
+    // netd knows no source before it has read what network there is.
+    expected.insert("IpvsProxySourceLost 10.4.7.22".to_owned());
+    watched.fire(&expected)?;
+    watched.net.etcd.restart("hdss7-12")?;
+    watched.resolved("etcd away")?;
+    watched.pages_are_documented("hdss7-22")?;
+    ask(watched, &["10.4.7.21"])?;
+    for daemon in late {
+        daemon.terminate(SOON)?;
+    }
+    Ok(())
+}
+
+fn every_alert_fires_by_its_fault_and_resolves() -> Result<()> {
+    let mut watched = Watched::start()?;
+    ask(&watched, &["10.4.7.21"])?;
+    watched.net.put_lease("172.7.22.0-24", "10.4.7.22", "host-gw")?;
+    let (key, value) = service("web", "192.168.0.10");
+    watched.net.etcd.put(&key, &value)?;
+    let daemons = [watched.netd("hdss7-21")?, watched.proxy("hdss7-21")?];
+    for daemon in &daemons {
+        daemon.wait_for_line("ready", SOON)?;
+    }
+    watched.resolved("the start")?;
+    objects_and_rows_that_do_not_fit_fire_their_alerts(&watched)?;
+    tables_that_somebody_deletes_again_and_again_fire_their_alerts(&watched)?;
+    daemons_without_their_store_fire_their_alerts(&mut watched)?;
+    for daemon in daemons {
+        daemon.terminate(SOON)?;
+    }
+    watched.fires("daemons ended", "10.4.7.21")?;
+    let _again = [watched.netd("hdss7-21")?, watched.proxy("hdss7-21")?];
+    watched.resolved("daemons ended")
+}
+
+fn main() -> ExitCode {
+    lab::harness::main(
+        &[Need::Nftables],
+        lab::tests![
+            promtool_accepts_the_configuration_and_its_rules_do_what_they_say,
+            every_name_in_a_rule_and_on_the_dashboard_is_documented,
+            every_alert_fires_by_its_fault_and_resolves,
+        ],
+    )
+}
