@@ -285,12 +285,14 @@ fn the_service_account_of_a_pod_is_found_without_a_flag() -> Result<()> {
 
 fn main() -> ExitCode {
     let tests = lab::tests![
+        // Those that wait longest begin first.
+        a_watch_that_shows_nothing_goes_on_at_its_last_bookmark,
+        a_silent_server_is_noticed_and_named,
+        a_change_does_not_wait_while_a_silent_server_is_asked_whether_it_is_there,
         services_are_served_from_an_older_server_by_pages,
         services_are_served_from_a_current_server_by_streaming_lists,
         an_outage_changes_nothing_and_what_happened_meanwhile_is_found,
         a_watch_that_breaks_off_inside_an_object_goes_on,
-        a_silent_server_is_noticed_and_named,
-        a_change_does_not_wait_while_a_silent_server_is_asked_whether_it_is_there,
         a_right_that_is_missing_is_named_with_what_grants_it,
         a_server_that_is_busy_is_asked_again_after_the_time_that_it_asks_for,
         a_server_without_slices_is_asked_for_endpoints,
@@ -307,7 +309,6 @@ fn main() -> ExitCode {
         service_cidrs_of_a_server_of_1_31_are_followed_in_its_version,
         a_version_that_is_gone_is_listed_anew_without_a_moment_of_emptiness,
         services_are_those_of_a_state_that_was_restored,
-        a_watch_that_shows_nothing_goes_on_at_its_last_bookmark,
     ];
     // They wait more than they work.
     let suite = Suite::new(&[Need::Nftables]).with_kubernetes(Release::V1_20).with_kubernetes(Release::Modern);
