@@ -10,10 +10,9 @@ use serde_json::{Value, json};
 use super::api_server::ApiServer;
 use crate::deadline::eventually;
 use crate::host::Host;
-
 use crate::process::Process;
 
-/// Longest time until it serves.
+/// Longest time until it serves a few Services.
 const LIMIT: Duration = Duration::from_secs(150);
 
 /// Where it says whether it is well, and its numbers: beside a proxy of ours.
@@ -39,6 +38,14 @@ impl KubeProxy {
     /// # Errors
     /// When it is not built, or does not begin to serve.
     pub fn start(host: &Host, api: &ApiServer, mode: &str) -> Result<Self> {
+        Self::start_within(host, api, mode, LIMIT)
+    }
+
+    /// The same, within this time: it writes each of its rules anew for each pass, and among a thousand Services a pass takes minutes.
+    ///
+    /// # Errors
+    /// As [`KubeProxy::start`].
+    pub fn start_within(host: &Host, api: &ApiServer, mode: &str, limit: Duration) -> Result<Self> {
         let program = api.programs().join("kube-proxy");
         host.write("/run/kube-proxy/kubeconfig", api.kubeconfig().to_string())?;
         host.write("/run/kube-proxy/config", configuration(host, mode).to_string())?;
@@ -54,7 +61,7 @@ impl KubeProxy {
             .env("PATH", path)
             .env("NETD_LAB_MODULES", "/run/kube-proxy/loaded");
         let process = command.start("kube-proxy")?;
-        eventually(LIMIT, || {
+        eventually(limit, || {
             ensure!(process.is_running(), "kube-proxy ended: {}", process.log());
             let metrics = host.run(&["curl", "-s", "--max-time", "5", &format!("http://{METRICS}/metrics")])?.stdout;
             let time =
