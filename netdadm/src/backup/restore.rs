@@ -50,9 +50,11 @@ pub(crate) fn instructions(topology: &Topology, snapshot: &Snapshot, file: &str)
             ]
         },
     );
-    let nodes: Vec<&Host> = topology.of(Role::Node).collect();
-    step(&mut text, "6. Have nodes forget what they knew; Pods and connections stay", &nodes, |_| {
-        vec!["systemctl restart kubelet.service netd.service ipvs-proxy.service".to_owned()]
+    let nodes: Vec<&Host> = topology.with_netd().collect();
+    step(&mut text, "6. Have nodes forget what they knew; Pods and connections stay", &nodes, |host| {
+        let units =
+            if host.has(Role::Node) { "kubelet.service netd.service ipvs-proxy.service" } else { "netd.service" };
+        vec![format!("systemctl restart {units}")]
     });
     text + &remark(topology)
 }

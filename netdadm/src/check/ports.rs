@@ -3,7 +3,7 @@
 use std::ops::RangeInclusive;
 
 use crate::document::{Findings, Position};
-use crate::topology::{Backend, Purpose, Role, Topology, Transport};
+use crate::topology::{Backend, Host, Purpose, Topology, Transport};
 
 /// Where Services have their node ports (`--service-node-port-range`).
 const NODE_PORTS: RangeInclusive<u16> = 30000..=32767;
@@ -50,7 +50,8 @@ pub(super) fn check(topology: &Topology, findings: &mut Findings) {
 
 /// True when both listen at one port of one host.
 fn clash(topology: &Topology, one: &Taken, other: &Taken) -> bool {
-    let meet = |one: Role, other: Role| topology.hosts.iter().any(|host| host.has(one) && host.has(other));
+    let listens = |taken: &Taken, host: &Host| taken.purpose.is_served_by(topology, host);
+    let meet = topology.hosts.iter().any(|host| listens(one, host) && listens(other, host));
     let transport = |taken: &Taken| -> Transport { taken.purpose.transport() };
-    one.port == other.port && transport(one) == transport(other) && meet(one.purpose.role(), other.purpose.role())
+    one.port == other.port && transport(one) == transport(other) && meet
 }

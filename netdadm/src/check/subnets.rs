@@ -14,8 +14,13 @@ const MASK_BITS: u8 = 16;
 /// Bits of a node's IPv6 subnet, as netd and kubeadm have it.
 const SUBNET6: u8 = 64;
 
-/// Asks whether every node can have its Pods.
+/// Asks whether every node can have its Pods, and every API server reaches them.
 pub(super) fn check(topology: &Topology, findings: &mut Findings) {
+    for host in topology.of(Role::ControlPlane).filter(|host| !topology.has_netd(host)) {
+        let field = format!("hosts.{}.roles", host.name.value);
+        let found = "without a Node it gets no Pod subnet: its API server reaches no webhook and no aggregated API that is a Pod";
+        findings.warning(host.name.at, &field, found, "node beside control-plane, or pods.subnets: node-ip");
+    }
     for pods in &topology.networks.pods {
         let len = subnet_length(topology, &pods.value);
         if len <= pods.value.len() {
@@ -51,7 +56,7 @@ fn by_address(topology: &Topology, pods: &Located<Prefix>, findings: &mut Findin
         address.value.is_ipv4() == pods.value.is_ipv4()
             && topology.networks.nodes.iter().any(|network| network.value.contains(address.value))
     };
-    for host in topology.of(Role::Node) {
+    for host in topology.with_netd() {
         let field = format!("hosts.{}.address", host.name.value);
         // An address outside every network has its finding already.
         for address in host.addresses.iter().filter(in_network) {
@@ -65,7 +70,9 @@ fn by_address(topology: &Topology, pods: &Located<Prefix>, findings: &mut Findin
                 );
                 continue;
             };
-            if let Some(other) = holders.insert(subnet, host) {
+            // Of one address that two have there is a finding already.
+            let is_another = |other: &&Host| other.addresses.iter().all(|other| other.value != address.value);
+            if let Some(other) = holders.insert(subnet, host).filter(is_another) {
                 let found = format!("{} gives {subnet}, which {} has", address.value, other.name.value);
                 findings.error(
                     address.at,

@@ -39,7 +39,7 @@ fn row(topology: &Topology, host: &Host) -> [String; 5] {
 }
 
 fn subnets(topology: &Topology, host: &Host) -> String {
-    if !host.has(Role::Node) {
+    if !topology.has_netd(host) {
         return "-".to_owned();
     }
     if topology.pods.subnets.value == SubnetPolicy::Kubernetes {
@@ -61,7 +61,7 @@ fn programs(topology: &Topology, host: &Host) -> String {
         ("etcd", host.has(Role::Etcd), versions.etcd, Program::Etcd),
         ("kubernetes", is_node || host.has(Role::ControlPlane), versions.kubernetes, Program::Kubernetes),
         ("containerd", is_node && versions.containerd.is_some(), versions.containerd, Program::Containerd),
-        ("netd", is_node, None, Program::Netd),
+        ("netd", topology.has_netd(host), None, Program::Netd),
     ];
     let said = |name: &str, version: Option<Located<Version>>, program: Program| {
         let version = version.map_or_else(String::new, |found| format!(" {}", found.value));

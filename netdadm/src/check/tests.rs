@@ -39,6 +39,23 @@ fn the_four_clusters_have_no_error_and_their_subnets_are_those_of_their_plans() 
 }
 
 #[test]
+fn an_api_server_has_a_way_to_pods_or_that_is_said() {
+    let warning = "hosts.hdss7-11.roles: without a Node it gets no Pod subnet: its API server reaches no webhook";
+    let warned = |text: &str| said(text).iter().any(|finding| finding.contains(warning));
+    assert!(!warned(REFERENCE));
+    let by_kubernetes = changed("versions:", "pods: {subnets: kubernetes}\nversions:");
+    assert!(warned(&by_kubernetes), "{:#?}", said(&by_kubernetes));
+    assert!(!warned(&by_kubernetes.replace("roles: control-plane", "roles: [control-plane, node]")));
+    // It takes a subnet by its address as nodes do.
+    let twice = changed("10.4.7.0/24", "[10.4.7.0/24, 10.4.8.0/24]");
+    let twice = said(&twice.replace("10.4.7.11,", "10.4.8.21,"));
+    assert!(
+        twice.iter().any(|finding| finding.contains("10.4.7.21 gives 172.7.21.0/24, which hdss7-11 has")),
+        "{twice:#?}"
+    );
+}
+
+#[test]
 fn each_mistake_is_named_where_it_stands() {
     let cases = [
         (

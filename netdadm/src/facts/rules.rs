@@ -109,7 +109,7 @@ fn is_asked(plan: &Plan, purpose: Purpose) -> bool {
         Purpose::Wireguard => backend == Backend::Wireguard,
         _ => false,
     };
-    is_outside && plan.host.has(purpose.role())
+    is_outside && purpose.is_served_by(&plan.topology, &plan.host)
 }
 
 /// A link by its name and index, and one of this host's addresses on it.

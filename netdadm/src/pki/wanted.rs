@@ -30,6 +30,9 @@ pub(crate) fn wanted(topology: &Topology, host: &Host) -> Vec<Request> {
     if host.has(Role::Node) {
         requests.extend(node(topology, host));
     }
+    if topology.has_netd(host) {
+        requests.push(netd(topology, host));
+    }
     requests
 }
 
@@ -87,17 +90,21 @@ fn node(topology: &Topology, host: &Host) -> Vec<Request> {
     // The Node authorizer knows a kubelet by exactly this user and group.
     let kubelet =
         |path: &str| Request::client(name, path, Ca::Cluster, format!("system:node:{name}")).of(Some("system:nodes"));
-    // The API server connects to the Node's addresses, or to its name.
-    let netd = match topology.pods.subnets.value {
-        SubnetPolicy::NodeIp => Request::client(name, "netd-etcd-client", Ca::Etcd, "netd"),
-        SubnetPolicy::Kubernetes => Request::client(name, "netd", Ca::Cluster, "netd"),
-    };
     vec![
         kubelet("kubelet-client"),
+        // The API server connects to the Node's addresses, or to its name.
         kubelet("kubelet").serving(Usage::Server, own(topology, host)),
         Request::client(name, "kube-proxy", Ca::Cluster, "system:kube-proxy"),
-        netd,
     ]
+}
+
+/// netd's, for where its leases lie.
+fn netd(topology: &Topology, host: &Host) -> Request {
+    let name = host.name.value.as_str();
+    match topology.pods.subnets.value {
+        SubnetPolicy::NodeIp => Request::client(name, "netd-etcd-client", Ca::Etcd, "netd"),
+        SubnetPolicy::Kubernetes => Request::client(name, "netd", Ca::Cluster, "netd"),
+    }
 }
 
 /// The names and addresses of a host itself.
@@ -180,6 +187,7 @@ mod tests {
                 "front-proxy-client by FrontProxy: CN=front-proxy-client, client []",
                 "controller-manager by Cluster: CN=system:kube-controller-manager, client []",
                 "scheduler by Cluster: CN=system:kube-scheduler, client []",
+                "netd-etcd-client by Etcd: CN=netd, client []",
             ]
         );
         let member = "CN=hdss7-21, server and client [hdss7-21,hdss7-21.host.com,localhost,10.4.7.21,127.0.0.1,::1]";

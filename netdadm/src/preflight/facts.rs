@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use netstate::{IpFamily, Prefix};
 
-use crate::topology::{Host, Role, Topology, Transport};
+use crate::topology::{Host, Purpose, Role, Topology, Transport};
 
 /// A host as it stands.
 #[derive(Debug, Clone, Default)]
@@ -168,6 +168,16 @@ impl Case {
     /// True when this host is, or may be, for `role`: without a topology it may be for all of them.
     pub(crate) fn is(&self, role: Role) -> bool {
         self.plan.as_ref().is_none_or(|plan| plan.host.has(role))
+    }
+
+    /// True when netd runs, or may run, on this host.
+    pub(crate) fn has_netd(&self) -> bool {
+        self.plan.as_ref().is_none_or(|plan| plan.topology.has_netd(&plan.host))
+    }
+
+    /// True when this host has, or may have, what a port is for.
+    pub(crate) fn serves(&self, purpose: Purpose) -> bool {
+        self.plan.as_ref().is_none_or(|plan| purpose.is_served_by(&plan.topology, &plan.host))
     }
 
     /// Families that Pods and Services have.

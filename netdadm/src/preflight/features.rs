@@ -22,14 +22,12 @@ pub(crate) const FEATURES: [(&str, &str); 9] = [
 
 /// Features that are missing.
 pub(super) fn judge(case: &Case) -> Vec<Trouble> {
-    if !case.is(Role::Node) {
-        return Vec::new();
-    }
     let backend = case.plan.as_ref().map_or(Backend::Vxlan, |plan| plan.topology.pods.backend.value);
     let used = |name: &str| match name {
-        "vxlan" => backend == Backend::Vxlan,
-        "wireguard" => backend == Backend::Wireguard,
-        _ => true,
+        "vxlan" => case.has_netd() && backend == Backend::Vxlan,
+        "wireguard" => case.has_netd() && backend == Backend::Wireguard,
+        "nftables" => case.has_netd(),
+        _ => case.is(Role::Node),
     };
     let mut troubles = Vec::new();
     for (name, modules) in FEATURES.into_iter().filter(|(name, _)| used(name)) {
@@ -54,6 +52,15 @@ pub(super) fn judge(case: &Case) -> Vec<Trouble> {
 mod tests {
     use super::*;
     use crate::preflight::tests::said;
+
+    #[test]
+    fn a_host_with_an_api_server_and_no_pods_needs_what_netd_needs() {
+        let mut case = Case::default().of_host("hdss7-11");
+        case.facts.features = FEATURES.map(|(name, _)| (name, Err("EOPNOTSUPP".to_owned()))).into();
+        let found = said(judge(&case));
+        assert_eq!(found.matches("this kernel has no ").count(), 2, "{found}");
+        assert!(found.contains("no vxlan, which") && found.contains("no nftables, which"), "{found}");
+    }
 
     #[test]
     fn a_feature_that_this_hosts_programs_use_and_the_kernel_lacks_is_found() {

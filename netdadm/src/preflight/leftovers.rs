@@ -60,6 +60,8 @@ pub(super) fn judge(case: &Case) -> Vec<Trouble> {
     }
     if case.is(Role::Node) {
         troubles.extend(networks(case, &foreign));
+    }
+    if case.has_netd() {
         troubles.extend(links(case));
     }
     troubles
@@ -120,7 +122,7 @@ fn is_link_local(address: std::net::IpAddr) -> bool {
 /// Programs that delete links and routes which they did not make.
 pub(super) fn keepers(case: &Case) -> Vec<Trouble> {
     let mut troubles = Vec::new();
-    if !case.is(Role::Node) {
+    if !case.has_netd() {
         return troubles;
     }
     let says = |folders: &[&str], word: &str| {

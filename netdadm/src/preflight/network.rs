@@ -8,7 +8,7 @@ use daemon::doctor::Trouble;
 use netstate::Prefix;
 
 use super::facts::{Case, Link};
-use crate::topology::{Backend, Role};
+use crate::topology::Backend;
 
 /// Links of ours, by what their names begin with.
 const OWN: [&str; 5] = ["flannel", "cbr0", "cni0", "kube-ipvs0", "veth"];
@@ -81,7 +81,7 @@ pub(super) fn mtu(case: &Case) -> Vec<Trouble> {
     let Some(plan) = &case.plan else { return Vec::new() };
     let mut troubles = Vec::new();
     let backend = plan.topology.pods.backend.value;
-    if !case.is(Role::Node) {
+    if !case.has_netd() {
         return troubles;
     }
     for own in plan.host.addresses.iter().map(|address| address.value) {

@@ -28,7 +28,7 @@ pub(super) fn judge(case: &Case) -> Vec<Trouble> {
     let ports = case.plan.as_ref().map_or(&usual, |plan| &plan.topology.ports);
     let backend = case.plan.as_ref().map(|plan| plan.topology.pods.backend.value);
     let mut troubles = Vec::new();
-    for (purpose, port, _) in ports.iter().filter(|(purpose, ..)| case.is(purpose.role())) {
+    for (purpose, port, _) in ports.iter().filter(|(purpose, ..)| case.serves(*purpose)) {
         let unused = match purpose {
             Purpose::Vxlan => backend.is_some_and(|backend| backend != Backend::Vxlan),
             Purpose::Wireguard => backend.is_none_or(|backend| backend != Backend::Wireguard),

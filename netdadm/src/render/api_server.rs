@@ -6,7 +6,7 @@ use super::flags::Flags;
 use super::tree::Start;
 use super::unit::{self, CONFINED, INSTALL, RESTART};
 use super::{PKI, Place, Tree};
-use crate::topology::{Component, Program, Purpose};
+use crate::topology::{Component, Program, Purpose, Role};
 
 /// What it is called in tokens; a change makes every token invalid.
 const ISSUER: &str = "https://kubernetes.default.svc.cluster.local";
@@ -75,6 +75,10 @@ fn flags(place: &Place<'_>) -> Flags {
     flags.set("requestheader-extra-headers-prefix", "X-Remote-Extra-");
     flags.set("proxy-client-cert-file", file("front-proxy-client.crt"));
     flags.set("proxy-client-key-file", file("front-proxy-client.key"));
+    if !place.host.has(Role::Node) {
+        // Nobody leads from the addresses of Services to Pods here.
+        flags.set("enable-aggregator-routing", true);
+    }
     flags.deviate(place.topology, Component::ApiServer);
     flags
 }

@@ -52,7 +52,11 @@ pub(crate) fn host(topology: &Topology, host: &Host) -> Tree {
         containerd::add(&place, &mut tree);
         cni::add(&place, &mut tree);
         kubelet::add(&place, &mut tree);
+    }
+    if topology.has_netd(host) {
         netd::add(&place, &mut tree);
+    }
+    if host.has(Role::Node) {
         proxy::add(&place, &mut tree);
     }
     tree

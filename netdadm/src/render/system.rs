@@ -36,23 +36,28 @@ pub(super) fn add(place: &Place<'_>, tree: &mut Tree) {
     if place.topology.deviations.etc_hosts {
         tree.file("/etc/hosts", hosts(place));
     }
+    if let Some(modules) = modules(place) {
+        tree.file(MODULES, modules);
+        // A module that the kernel has inside makes the unit fail, and nothing is missing.
+        tree.started("systemd-modules-load.service", vec![MODULES.into()], Start::alone());
+    }
     if !place.host.has(Role::Node) {
         return;
     }
-    tree.file(MODULES, modules(place));
     tree.file(PARAMETERS, parameters(place));
-    // A module that the kernel has inside makes the unit fail, and nothing is missing.
-    tree.started("systemd-modules-load.service", vec![MODULES.into()], Start::alone());
     tree.started("systemd-sysctl.service", vec![PARAMETERS.into()], Start::alone());
 }
 
-fn modules(place: &Place<'_>) -> String {
+/// Those of netd alone where there are no Pods.
+fn modules(place: &Place<'_>) -> Option<String> {
     let tunnel = match place.topology.pods.backend.value {
         Backend::Vxlan => "vxlan\n",
         Backend::HostGw => "",
         Backend::Wireguard => "wireguard\n",
     };
-    format!("{MADE}overlay\nbr_netfilter\nnf_conntrack\nip_vs\nip_vs_rr\n{tunnel}")
+    let (is_node, has_netd) = (place.host.has(Role::Node), place.topology.has_netd(place.host));
+    let pods = if is_node { "overlay\nbr_netfilter\nnf_conntrack\nip_vs\nip_vs_rr\n" } else { "" };
+    (is_node || has_netd && !tunnel.is_empty()).then(|| format!("{MADE}{pods}{tunnel}"))
 }
 
 fn parameters(place: &Place<'_>) -> String {

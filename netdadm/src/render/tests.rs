@@ -240,7 +240,7 @@ fn a_member_that_is_added_changes_no_file_that_asks_for_a_restart() {
         paths.map(|(path, _)| path.display().to_string()).collect()
     };
     assert_eq!(changed("hdss7-12"), ["/etc/etcd/initial.conf"]);
-    assert_eq!(changed("hdss7-11"), ["/etc/systemd/system/kube-apiserver.service"]);
+    assert_eq!(changed("hdss7-11"), ["/etc/default/netd", "/etc/systemd/system/kube-apiserver.service"]);
     let new = tree(&after, "hdss7-13");
     holds(&text(&new, "/etc/etcd/initial.conf"), "13", &["ETCD_INITIAL_CLUSTER_STATE=existing"], &[]);
 }

@@ -93,18 +93,20 @@ const BY_SERVER: [Component; 3] = [Component::Kubelet, Component::KubeController
 /// Every row that there will be.
 fn places(question: &Question) -> Vec<Place> {
     let topology = &question.topology;
-    let per_host = [
-        (Component::Etcd, Role::Etcd),
-        (Component::KubeApiserver, Role::ControlPlane),
-        (Component::Kubelet, Role::Node),
-        (Component::Netd, Role::Node),
-        (Component::IpvsProxy, Role::Node),
-    ];
+    let per_host = |host: &Host| {
+        [
+            (Component::Etcd, host.has(Role::Etcd)),
+            (Component::KubeApiserver, host.has(Role::ControlPlane)),
+            (Component::Kubelet, host.has(Role::Node)),
+            (Component::Netd, topology.has_netd(host)),
+            (Component::IpvsProxy, host.has(Role::Node)),
+        ]
+    };
     let asked = |component: &Component| question.only.contains(component);
     let mut places = Vec::new();
     for host in &topology.hosts {
-        let own = per_host.iter().filter(|(component, role)| host.has(*role) && asked(component));
-        places.extend(own.map(|(component, _)| Place { host: host.name.value.clone(), component: *component }));
+        let own = per_host(host).into_iter().filter(|(component, runs)| *runs && asked(component));
+        places.extend(own.map(|(component, _)| Place { host: host.name.value.clone(), component }));
     }
     let managers = [Component::KubeControllerManager, Component::KubeScheduler].into_iter().filter(asked);
     places.extend(managers.map(|component| Place { host: "-".to_owned(), component }));

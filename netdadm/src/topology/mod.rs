@@ -169,6 +169,17 @@ impl Topology {
         self.hosts.iter().filter(move |host| host.has(role))
     }
 
+    /// True when netd runs on `host`: on every node, and beside an API server, because webhooks and aggregated APIs are Pods. Where
+    /// Kubernetes gives the subnets, netd needs a Node.
+    pub(crate) fn has_netd(&self, host: &Host) -> bool {
+        host.has(Role::Node) || host.has(Role::ControlPlane) && self.pods.subnets.value == SubnetPolicy::NodeIp
+    }
+
+    /// The hosts on which netd runs, in the order of the file.
+    pub(crate) fn with_netd(&self) -> impl Iterator<Item = &Host> {
+        self.hosts.iter().filter(|host| self.has_netd(host))
+    }
+
     /// Where clients find the API servers.
     pub(crate) fn server(&self) -> Option<SocketAddr> {
         let usual = self.ports.api_server();

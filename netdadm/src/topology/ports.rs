@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use super::Role;
+use super::{Host, Role, Topology};
 use crate::document::{Fields, Findings, Located, Node, Position, scalar};
 
 /// What a port is for.
@@ -80,9 +80,12 @@ impl Purpose {
         found.map_or(("", Role::Nothing), |(_, field, _, role)| (*field, *role))
     }
 
-    /// The role of the hosts that listen there.
-    pub(crate) fn role(self) -> Role {
-        self.row().1
+    /// True when `host` listens there.
+    pub(crate) fn is_served_by(self, topology: &Topology, host: &Host) -> bool {
+        match self {
+            Self::Netd | Self::Vxlan | Self::Wireguard => topology.has_netd(host),
+            _ => host.has(self.row().1),
+        }
     }
 }
 

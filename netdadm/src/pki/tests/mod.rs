@@ -123,7 +123,7 @@ fn openssl_believes_every_certificate_of_a_cluster_for_its_use_its_names_and_its
     let topology = crate::check::text(&text).topology.unwrap();
     let mut store = Store::open(None, None, now()).unwrap();
     let requests: Vec<Request> = topology.hosts.iter().flat_map(|host| wanted(&topology, host)).collect();
-    assert_eq!(requests.len(), 6 + 3 + 2 * (3 + 4));
+    assert_eq!(requests.len(), (6 + 1) + 3 + 2 * (3 + 4));
     for request in requests.iter().chain(&wanted_by_operators(&topology)) {
         let ca = store.authority(request.authority).certificate_pem.clone();
         let pair = store.issue(request).unwrap().clone();
