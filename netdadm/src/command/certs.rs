@@ -10,7 +10,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use daemon::status::Lines;
 
 use super::args::{CertsList, CertsVerb};
-use super::{renew, written};
+use super::{apply, renew, written};
 use crate::certs::{Place, Row, host, rendered};
 use crate::pki::Time;
 
@@ -23,7 +23,7 @@ pub(super) fn run(asked: &CertsVerb, out: &mut impl Write) -> Result<ExitCode, S
     let now = now.map(Time::after_1970).map_err(|_| "the clock is before 1970; set it right")?;
     match asked {
         CertsVerb::List(asked) => list(asked, now, out),
-        CertsVerb::Renew(asked) => renew::run(asked, now, &mut std::io::stdin().lock(), out),
+        CertsVerb::Renew(asked) => renew::run(asked, now, apply::answer, out),
     }
 }
 

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
-use std::io::{BufRead, Write};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -19,14 +19,14 @@ use crate::topology::Topology;
 /// Days before its end from which a CA is spoken of: as long as what it signs may live.
 const CA_DAYS: i64 = 365;
 
-/// Makes certificates anew; `input` is who answers.
+/// Makes certificates anew; `confirm` asks who sits there.
 ///
 /// # Errors
 /// When the topology or the folder cannot be read, other files would differ, or something cannot be written.
 pub(super) fn run(
     asked: &CertsRenew,
     now: Time,
-    input: &mut impl BufRead,
+    confirm: impl FnOnce(&str) -> Result<bool, String>,
     out: &mut impl Write,
 ) -> Result<ExitCode, String> {
     let Some(topology) = verify::topology(&asked.file, out)? else { return Ok(ExitCode::FAILURE) };
@@ -46,9 +46,8 @@ pub(super) fn run(
     if store.issued().is_empty() {
         return Ok(ExitCode::SUCCESS);
     }
-    if !asked.yes && !agreed(input, out)? {
-        written(out, b"nothing was written\n")?;
-        return Ok(ExitCode::FAILURE);
+    if !asked.yes && !confirm("write them?")? {
+        return Err("nothing was changed".to_owned());
     }
     folder.write(&files)?;
     written(out, format!("written into {}\n", asked.output.display()).as_bytes())?;
@@ -137,14 +136,6 @@ fn short(files: &[PathBuf]) -> String {
     files.iter().map(name).collect::<Vec<_>>().join(" ")
 }
 
-/// Whether who sits there says yes.
-fn agreed(input: &mut impl BufRead, out: &mut impl Write) -> Result<bool, String> {
-    written(out, b"write them? [y/N] ")?;
-    let mut line = String::new();
-    input.read_line(&mut line).map_err(|cause| format!("read the answer: {cause}; --yes answers"))?;
-    Ok(matches!(line.trim(), "y" | "Y" | "yes"))
-}
-
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
@@ -175,8 +166,8 @@ mod tests {
             (String::from_utf8(out).unwrap().replace(&format!("{}/", self.0.path().display()), ""), status)
         }
 
-        /// `days` from now, with `answer` on the terminal.
-        fn renew(&self, days: i64, only: &[&str], answer: &str) -> (String, Result<ExitCode, String>) {
+        /// `days` from now, by somebody who agrees or does not.
+        fn renew(&self, days: i64, only: &[&str], agrees: bool) -> (String, Result<ExitCode, String>) {
             let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
             let asked = CertsRenew {
                 file: self.0.path().join("cluster.yaml"),
@@ -186,7 +177,7 @@ mod tests {
                 yes: false,
             };
             let mut out = Vec::new();
-            let status = run(&asked, Time::after_1970(now).plus_days(days), &mut answer.as_bytes(), &mut out);
+            let status = run(&asked, Time::after_1970(now).plus_days(days), |_| Ok(agrees), &mut out);
             (String::from_utf8(out).unwrap().replace(&format!("{}/", self.0.path().display()), ""), status)
         }
 
@@ -221,7 +212,7 @@ mod tests {
     fn what_is_not_due_is_left_and_nobody_is_asked() {
         let rendered = Rendered::new();
         let before = rendered.files();
-        let (printed, status) = rendered.renew(200, &[], "");
+        let (printed, status) = rendered.renew(200, &[], false);
         assert_eq!(status, Ok(ExitCode::SUCCESS));
         assert!(printed.starts_with("nothing is due"), "{printed}");
         assert_eq!(rendered.files(), before);
@@ -232,11 +223,10 @@ mod tests {
         let rendered = Rendered::new();
         let before = rendered.files();
         let only = ["hdss7-11: apiserver-etcd-client", "etcd/server"];
-        let (printed, status) = rendered.renew(0, &only, "n\n");
-        assert_eq!(status, Ok(ExitCode::FAILURE));
-        assert!(printed.ends_with("write them? [y/N] nothing was written\n"), "{printed}");
+        let (_, status) = rendered.renew(0, &only, false);
+        assert_eq!(status, Err("nothing was changed".to_owned()));
         assert_eq!(rendered.files(), before);
-        let (printed, status) = rendered.renew(0, &only, "y\n");
+        let (printed, status) = rendered.renew(0, &only, true);
         assert_eq!(status, Ok(ExitCode::SUCCESS));
         for line in [
             "issue hdss7-12: etcd/server: it was asked for",
@@ -245,10 +235,7 @@ mod tests {
             "  hdss7-12: no restart for etcd/server.crt: they are read again",
             "written into out",
         ] {
-            assert!(
-                printed.lines().any(|one| one.trim_start_matches("write them? [y/N] ") == line),
-                "{line} in {printed}"
-            );
+            assert!(printed.lines().any(|one| one == line), "{line} in {printed}");
         }
         // Members of etcd come before API servers.
         assert!(printed.find("  hdss7-22:").unwrap() < printed.find("  hdss7-11:").unwrap(), "{printed}");
@@ -269,7 +256,7 @@ mod tests {
     fn what_is_due_is_all_of_a_year_and_authorities_stay() {
         let rendered = Rendered::new();
         let before = rendered.files();
-        let (printed, status) = rendered.renew(300, &[], "yes\n");
+        let (printed, status) = rendered.renew(300, &[], true);
         assert_eq!(status, Ok(ExitCode::SUCCESS));
         assert!(printed.contains("issue operators: admin: less than a third of its life is left, "), "{printed}");
         let changed = differing(&before, &rendered.files());
@@ -284,7 +271,7 @@ mod tests {
     #[test]
     fn authorities_that_end_within_what_they_sign_are_spoken_of() {
         let rendered = Rendered::new();
-        let (printed, _) = rendered.renew(3600, &[], "n\n");
+        let (printed, _) = rendered.renew(3600, &[], false);
         assert!(
             printed.contains("etcd's CA ends at ") && printed.contains("It is changed in three passes"),
             "{printed}"
@@ -298,7 +285,7 @@ mod tests {
         let text = fs::read_to_string(&file).unwrap().replace("172.7.0.0/16", "172.8.0.0/16");
         fs::write(&file, text).unwrap();
         let before = rendered.files();
-        let refused = rendered.renew(300, &[], "y\n").1.unwrap_err();
+        let refused = rendered.renew(300, &[], true).1.unwrap_err();
         assert!(refused.contains("would change too; run `netdadm render` first"), "{refused}");
         assert_eq!(rendered.files(), before);
     }
@@ -306,7 +293,7 @@ mod tests {
     #[test]
     fn a_name_that_is_no_certificate_and_a_folder_without_hosts_are_named() {
         let rendered = Rendered::new();
-        let refused = rendered.renew(0, &["etcd/servers"], "").1.unwrap_err();
+        let refused = rendered.renew(0, &["etcd/servers"], false).1.unwrap_err();
         assert!(
             refused.contains("--only etcd/servers: no such certificate; accepted: admin, apiserver, "),
             "{refused}"
