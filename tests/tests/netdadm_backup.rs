@@ -7,7 +7,9 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, ensure};
 use lab::{Cluster, Host, Need, eventually};
-use netdadm_etcd::{MEMBERS, OPERATOR, REFERENCE, SOON, every_member_serves, netdadm, render, start, start_all, store};
+use netdadm_etcd::{
+    MEMBERS, OPERATOR, REFERENCE, SOON, every_member_serves, netdadm, render, start, start_all, store, typed,
+};
 
 const SNAPSHOT: &str = "/opt/backup/etcd.db";
 
@@ -32,7 +34,11 @@ fn a_snapshot_is_whole_or_not_there_and_becomes_a_cluster_by_what_restore_prints
     let full = netdadm(operator, &["backup", "/opt/small/etcd.db", "--yes"])?.output()?;
     ensure!(full.status.code() == Some(2) && full.stderr.contains("No space left on device"), "{full:?}");
     ensure!(operator.run(&["ls", "-A", "/opt/small"])?.stdout.is_empty());
-    let taken = netdadm(operator, &["backup", SNAPSHOT, "--yes"])?.run()?.stdout;
+    let declined = typed(operator, &format!("backup {SNAPSHOT}"), "n")?;
+    ensure!(declined.status.code() == Some(2) && operator.run(&["ls", "-A", "/opt/backup"])?.stdout.is_empty());
+    let taken = typed(operator, &format!("backup {SNAPSHOT}"), "y")?;
+    ensure!(taken.status.success(), "{taken:?}");
+    let taken = taken.stdout;
     ensure!(taken.contains("which follows, at revision 2, ") && taken.contains("SHA-256 "), "{taken}");
     let mode = operator.run(&["stat", "-c", "%a", SNAPSHOT])?.stdout;
     ensure!(mode.trim() == "600" && operator.run(&["ls", "-A", "/opt/backup"])?.stdout == "etcd.db\n", "{mode}");

@@ -11,7 +11,7 @@ use anyhow::{Result, anyhow, ensure};
 use lab::{Cluster, Host, Need, bin, eventually};
 use netdadm_etcd::{
     LEAST, MEMBERS, OPERATOR, REFERENCE, SOON, bring, every_member_serves, leader, load, netdadm, render, rendered,
-    shown, start, start_all,
+    shown, start, start_all, typed,
 };
 
 /// Runs `work` while a client writes and reads; nothing of what it asks may fail.
@@ -157,6 +157,14 @@ fn what_would_lose_the_quorum_is_refused_and_nobody_is_asked() -> Result<()> {
         unasked.stdout.contains("1. remove the member hdss7-22") && unasked.stderr.contains("say --yes"),
         "{unasked:?}"
     );
+    let declined = typed(operator, "etcd remove hdss7-22 --timeout 2", "n")?;
+    ensure!(
+        declined.status.code() == Some(2)
+            && declined.stdout.contains("do it? [y/N] ")
+            && declined.stdout.contains("nothing was changed"),
+        "{declined:?}"
+    );
+    // It is a member all the same.
     members[1].kill()?;
     eventually(SOON, || {
         let refused = remove(MEMBERS[2], &["--yes"])?.output()?;

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 
 use anyhow::{Result, ensure};
 use lab::{ApiServer, Cluster, Host, Need, eventually};
-use netdadm_etcd::{OPERATOR, REFERENCE, SOON, netdadm, render, start_all, store};
+use netdadm_etcd::{OPERATOR, REFERENCE, SOON, netdadm, render, start_all, store, typed};
 use serde_json::{Value, json};
 
 const NAME: &str = "hdss7-22";
@@ -79,7 +79,10 @@ fn a_node_is_drained_as_its_budgets_allow_and_its_lease_goes_with_a_host_that_is
     ensure!(!exists(&server, "web")? && exists(&server, "guarded")?);
     ensure!(server.get(&format!("/api/v1/nodes/{NAME}"))?["spec"]["unschedulable"] == true);
     server.delete("/apis/policy/v1beta1/namespaces/default/poddisruptionbudgets/guard")?;
-    let gone = remove("60")?;
+    let declined = typed(operator, &format!("node remove {NAME} --wait 60"), "n")?;
+    ensure!(declined.status.code() == Some(2) && exists(&server, "guarded")?, "{declined:?}");
+    let mut gone = typed(operator, &format!("node remove {NAME} --wait 60"), "y")?;
+    gone.stdout = gone.stdout.replace('\r', "");
     ensure!(gone.status.success() && gone.stdout.contains("the Node is gone\n"), "{gone:?}");
     ensure!(gone.stdout.contains("its lease 172.7.22.0-24 stays: the host answers"), "{gone:?}");
     ensure!(!exists(&server, "guarded")? && exists(&server, "agent")? && leases(operator)?.len() == 1);

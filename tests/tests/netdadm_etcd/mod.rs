@@ -37,6 +37,13 @@ pub(crate) fn netdadm(operator: &Host, words: &[&str]) -> Result<lab::Command> {
     Ok(operator.command(bin("netdadm")?).args(words).args(["-f", "/opt/cluster.yaml", "-o", FOLDER]))
 }
 
+/// The same typed at a terminal of its own, with an answer to what it asks.
+pub(crate) fn typed(operator: &Host, words: &str, answer: &str) -> Result<lab::Output> {
+    let line = format!("{} {words} -f /opt/cluster.yaml -o {FOLDER}", bin("netdadm")?.display());
+    let script = operator.command("script").args(["--quiet", "--return", "--command", &line, "/dev/null"]);
+    script.input(format!("{answer}\n")).limit(SOON).output()
+}
+
 /// What is rendered for a host.
 fn root(host: &Host) -> String {
     format!("{FOLDER}/hosts/{}/root", host.name().split('.').next().unwrap_or_default())
