@@ -7,28 +7,24 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use lab::kubernetes::Release;
 use lab::rendered::{NAME, Running, VIP};
-use lab::{Cluster, Host, Need, RenderedCluster, echo, eventually};
+use lab::{Cluster, Command, Host, Need, RenderedCluster, echo, eventually};
+use serde_json::json;
 
+const REFERENCE: &str = include_str!("../../configs/clusters/reference.yaml");
+const README: &str = include_str!("../../README.md");
 /// A control plane that starts on a busy machine.
 const SOON: Duration = Duration::from_secs(180);
 const PKI: &str = "/etc/kubernetes/pki/etcd";
-/// What is renewed: all but the kubelets' own. A kubelet of the lab starts again on a machine that has booted only, for it cannot write the
-/// weights of control groups that it finds.
-const RENEWED: [&str; 8] = [
-    "etcd/server",
-    "etcd/peer",
-    "etcd/healthcheck-client",
-    "netd-etcd-client",
-    "kube-proxy",
-    "apiserver",
-    "apiserver-etcd-client",
-    "controller-manager",
-];
+/// What `preflight` finds on machines of the lab, and is right about: they keep no clock of their own, forward nothing before `apply`, and
+/// have the kernel of whoever runs the tests, which may be without IPVS and has its controllers elsewhere.
+const OF_THE_LAB: [&str; 4] = ["clock", "forwarding", "kernel", "cgroups"];
 /// The members of etcd.
-const MEMBERS: &str = "https://10.4.7.12:2379,https://10.4.7.21:2379,https://10.4.7.22:2379";
+const MEMBERS: &str = "https://10.6.7.12:2379,https://10.6.7.21:2379,https://10.6.7.22:2379";
+/// A host's own one.
+const OWN: &str = "https://127.0.0.1:2379";
 /// The port of a stream between Pods.
 const STREAM: u16 = 9000;
 /// Within this an answer comes, or it is cut.
@@ -54,23 +50,67 @@ fn is_active(host: &Host, unit: &str) -> Result<()> {
     Ok(())
 }
 
-/// What each member of etcd says of its cluster, asked with the certificate that its host has for that.
+/// `etcdctl` on a host with a member, which has a certificate for that.
+fn etcdctl(cluster: &RenderedCluster, name: &str, endpoints: &str) -> Result<Command> {
+    let files =
+        [("CACERT", "ca.crt"), ("CERT", "healthcheck-client.crt"), ("KEY", "healthcheck-client.key")].into_iter();
+    let etcdctl = cluster.host(name)?.command("etcdctl").env("ETCDCTL_API", "3").env("ETCDCTL_ENDPOINTS", endpoints);
+    Ok(files.fold(etcdctl, |command, (name, file)| command.env(format!("ETCDCTL_{name}"), format!("{PKI}/{file}"))))
+}
+
+/// What each member of etcd says of its cluster.
 fn members_serve(cluster: &RenderedCluster) -> Result<()> {
-    let keys = ["ca.crt", "healthcheck-client.crt", "healthcheck-client.key"].map(|file| format!("{PKI}/{file}"));
-    let flags = ["--cacert", "--cert", "--key"].into_iter().zip(&keys).map(|(flag, file)| format!("{flag}={file}"));
-    let tls: Vec<String> = flags.chain(["--endpoints=https://127.0.0.1:2379".to_owned()]).collect();
     for name in cluster.with_role("etcd") {
-        let etcdctl = |words: &[&str]| {
-            Ok::<_, anyhow::Error>(cluster.host(name)?.command("etcdctl").env("ETCDCTL_API", "3").args(words))
-        };
-        eventually(SOON, || etcdctl(&["endpoint", "health"])?.args(&tls).run().map(drop))?;
-        let members = etcdctl(&["member", "list"])?.args(&tls).run()?.stdout;
+        eventually(SOON, || etcdctl(cluster, name, OWN)?.args(["endpoint", "health"]).run().map(drop))?;
+        let members = etcdctl(cluster, name, OWN)?.args(["member", "list"]).run()?.stdout;
         let count = cluster.with_role("etcd").count();
         ensure!(members.lines().filter(|line| line.contains("started")).count() == count, "{members}");
-        let stranger = etcdctl(&["endpoint", "health", "--command-timeout=2s"])?.args([&tls[0], &tls[3]]).output()?;
+        let stranger = cluster.host(name)?.command("etcdctl").env("ETCDCTL_API", "3");
+        let stranger = stranger.args(["--endpoints", OWN, "--cacert", &format!("{PKI}/ca.crt")]);
+        let stranger = stranger.args(["endpoint", "health", "--command-timeout=2s"]).output()?;
         ensure!(!stranger.status.success(), "a client without a certificate was served: {stranger:?}");
     }
     Ok(())
+}
+
+/// A cluster by the commands of the README as they stand there, each typed at a terminal on the machine on which it belongs.
+fn typed_as_the_readme_has_it(topology: &str) -> Result<RenderedCluster> {
+    let (_, section) = README.split_once("\n## A cluster from one file\n").context("no such section")?;
+    let section = section.split("\n## ").next().unwrap_or_default();
+    let commands: Vec<&str> = section.lines().filter(|line| line.starts_with("netdadm ")).collect();
+    let [check, render, preflight, apply] = commands[..] else { bail!("not four commands: {commands:?}") };
+    let mut cluster = RenderedCluster::unrendered(topology)?;
+    let operator = cluster.operator()?;
+    operator.write("/root/reference.yaml", topology)?;
+    type_in(operator, check)?;
+    let printed = type_in(operator, render)?;
+    let (_, order) = printed.split_once(" in this order (netdadm apply --host NAME out):").context(printed.clone())?;
+    let order = order.lines().filter_map(|line| line.strip_prefix("  ")).filter(|line| !line.starts_with(' '));
+    let order = order.map(|line| line.trim().to_owned()).collect();
+    cluster.take("/root/out", order)?;
+    for name in cluster.order() {
+        let host = cluster.host(name)?;
+        cluster.copy(name, "/root/out")?;
+        host.write("/root/reference.yaml", topology)?;
+        let found = terminal(host, &preflight.replace("hdss7-21", name)).output()?.stdout;
+        let problems = found.lines().filter_map(|line| line.strip_prefix("PROBLEM "));
+        let mut checks = problems.filter_map(|line| line.split_whitespace().next());
+        ensure!(checks.all(|check| OF_THE_LAB.contains(&check)) && found.contains(" disk "), "{name}: {found}");
+        let applied = type_in(host, &apply.replace("hdss7-21", name))?;
+        ensure!(applied.contains("Do it? [y/N] "), "{name}: {applied}");
+    }
+    Ok(cluster)
+}
+
+/// What a command prints that is typed at a terminal, where `y` answers what it asks.
+fn type_in(host: &Host, line: &str) -> Result<String> {
+    Ok(terminal(host, line).run().with_context(|| line.to_owned())?.stdout)
+}
+
+/// A command at a terminal of its own, with a `y` typed ahead.
+fn terminal(host: &Host, line: &str) -> Command {
+    let script = host.command("script").args(["--quiet", "--return", "--command", line, "/dev/null"]);
+    script.current_dir("/root").input("y\n").limit(SOON)
 }
 
 /// Waits until netd and ipvs-proxy of every node have said that they are ready.
@@ -82,7 +122,11 @@ fn daemons_are_ready(cluster: &RenderedCluster) -> Result<()> {
             eventually(SOON, || is_active(host, daemon))?;
         }
     }
-    Ok(())
+    // Beside an API server as well.
+    cluster.with_role("control-plane").try_for_each(|name| {
+        let host = cluster.host(name)?;
+        eventually(SOON, || is_active(host, "netd"))
+    })
 }
 
 /// The Pod subnets of the nodes.
@@ -115,11 +159,9 @@ fn nothing_is_left_to_do(cluster: &RenderedCluster) -> Result<()> {
 }
 
 fn the_reference_cluster_comes_up_from_its_file_and_outlives_restarts_reboots_and_the_loss_of_any_host() -> Result<()> {
-    let cluster = rendered("reference.yaml")?;
-    cluster.apply_all()?;
+    let cluster = typed_as_the_readme_has_it(&REFERENCE.replace("10.4.7.", "10.6.7."))?;
     let wanted = ["172.7.21.1/24".to_owned(), "172.7.22.1/24".to_owned()];
     stands(&cluster, "the start", &wanted)?;
-    nothing_is_left_to_do(&cluster)?;
     cluster.machines.reboot(&["hdss7-22"])?;
     stands(&cluster, "a reboot", &wanted)?;
     cluster.give_images()?;
@@ -129,15 +171,16 @@ fn the_reference_cluster_comes_up_from_its_file_and_outlives_restarts_reboots_an
     // What the Pod itself finds by the resolver that the kubelet has given it.
     let looked_up = cluster.kubectl(&["exec", &pods[0].name, "--", "nslookup", NAME])?.run()?.stdout;
     ensure!(looked_up.contains(VIP), "{looked_up}");
+    an_aggregated_api_is_served_by_a_pod(&cluster, &pods[0])?;
     nothing_is_cut(&cluster, &pods, || {
         units_outlive_restarts_and_kills(cluster.host("hdss7-21")?, || {
             stands(&cluster, "restarts and kills", &wanted)
         })?;
-        cluster.renew_certificates(&RENEWED)?;
+        cluster.renew_certificates()?;
         let before = serial(&cluster)?;
-        cluster.apply_all()?;
+        a_member_is_replaced(&cluster, "hdss7-22", || cluster.apply_all())?;
         ensure!(serial(&cluster)? != before, "the server of etcd has the certificate of before");
-        stands(&cluster, "new certificates", &wanted)
+        stands(&cluster, "new certificates and another member", &wanted)
     })?;
     cluster.all_answer(&pods, None)?;
     for lost in ["hdss7-11", "hdss7-12", "hdss7-22"] {
@@ -154,9 +197,57 @@ fn the_reference_cluster_comes_up_from_its_file_and_outlives_restarts_reboots_an
     nothing_is_left_to_do(&cluster)
 }
 
+/// A part of the API that a Pod serves, behind a Service: the API server's host is no node, and leads to Pods all the same.
+fn an_aggregated_api_is_served_by_a_pod(cluster: &RenderedCluster, pod: &Running) -> Result<()> {
+    const RESOURCES: &str =
+        r#"{"kind":"APIResourceList","apiVersion":"v1","groupVersion":"lab.example/v1","resources":[]}"#;
+    let host = cluster.host(&pod.host)?;
+    host.write("/srv/extension/apis/lab.example/v1", RESOURCES)?;
+    let script = "cd /srv/extension && openssl req -x509 -newkey rsa:2048 -nodes -subj /CN=extension -keyout key -out crt 2>/dev/null && exec \
+                  openssl s_server -accept 9443 -cert crt -key key -WWW";
+    let server = cluster.network(pod)?.command("sh").args(["-c", script]).start("extension")?;
+    server.wait_for_line("ACCEPT", SOON)?;
+    let objects = json!({"apiVersion": "v1", "kind": "List", "items": [
+        {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "extension"}, "spec": {"ports": [{"port": 443, "targetPort": 9443}]}},
+        {"apiVersion": "v1", "kind": "Endpoints", "metadata": {"name": "extension"},
+         "subsets": [{"addresses": [{"ip": pod.address}], "ports": [{"port": 9443}]}]},
+        {"apiVersion": "apiregistration.k8s.io/v1", "kind": "APIService", "metadata": {"name": "v1.lab.example"},
+         "spec": {"group": "lab.example", "version": "v1", "groupPriorityMinimum": 100, "versionPriority": 100,
+                  "insecureSkipTLSVerify": true, "service": {"name": "extension", "namespace": "default"}}},
+    ]});
+    cluster.kubectl(&["apply", "--validate=false", "-f", "-"])?.input(objects.to_string()).run()?;
+    // A timeout would be a part of the file's name.
+    let ask = || cluster.kubectl(&["get", "--raw", "/apis/lab.example/v1", "--request-timeout=0"])?.run();
+    let answer = eventually(SOON, ask)?.stdout;
+    ensure!(answer.contains(RESOURCES), "{answer:?}");
+    cluster.kubectl(&["delete", "apiservice", "v1.lab.example"])?.run().map(drop)
+}
+
+/// A member loses its data, and another one is on its host once `apply` has been there.
+fn a_member_is_replaced(cluster: &RenderedCluster, name: &str, apply: impl FnOnce() -> Result<()>) -> Result<()> {
+    let before = member(cluster, name)?;
+    cluster.host(name)?.run(&["sh", "-c", "systemctl stop etcd && rm -r /var/lib/etcd/default.etcd"])?;
+    cluster.change(&format!("  {name}: {{"), &format!("  {name}: {{joins: true, "))?;
+    let replacing = cluster.netdadm(&["etcd", "replace", name, "--yes", "--wait", "180"])?.start("netdadm")?;
+    replacing.wait_for_line(&format!("now: wait until the member of {name} has started"), SOON)?;
+    apply()?;
+    let ended = replacing.wait(SOON)?;
+    ensure!(ended.success(), "{ended}: {}", replacing.log());
+    let now = member(cluster, name)?;
+    ensure!(now != before, "{name} has the member {now} of before");
+    Ok(())
+}
+
+/// The number of the member on a host.
+fn member(cluster: &RenderedCluster, name: &str) -> Result<String> {
+    let list = etcdctl(cluster, "hdss7-12", OWN)?.args(["member", "list"]).run()?.stdout;
+    let line = list.lines().find(|line| line.contains(&format!(" {name},"))).with_context(|| list.clone())?;
+    line.split(',').next().map(str::to_owned).context("no number")
+}
+
 /// Serial number of the certificate with which a member of etcd serves.
 fn serial(cluster: &RenderedCluster) -> Result<String> {
-    let script = "openssl s_client -connect 10.4.7.12:2379 </dev/null 2>/dev/null | openssl x509 -noout -serial";
+    let script = "openssl s_client -connect 10.6.7.12:2379 </dev/null 2>/dev/null | openssl x509 -noout -serial";
     Ok(cluster.host("hdss7-200")?.run(&["sh", "-c", script])?.stdout)
 }
 
@@ -193,16 +284,13 @@ fn nothing_is_cut(cluster: &RenderedCluster, pods: &[Running], work: impl FnOnce
 /// Writes a key and reads it back, by whichever member answers.
 fn write(cluster: &RenderedCluster, number: usize) -> Result<()> {
     let (key, value) = (format!("/load/{}", number % 16), number.to_string());
-    let keys = ["ca.crt", "healthcheck-client.crt", "healthcheck-client.key"].map(|file| format!("{PKI}/{file}"));
-    let etcdctl = |words: [&str; 3]| {
-        let command = cluster.host("hdss7-21")?.command("etcdctl").env("ETCDCTL_API", "3");
-        let command =
-            command.args(["--endpoints", MEMBERS, "--cacert", &keys[0], "--cert", &keys[1], "--key", &keys[2]]);
-        Ok::<_, anyhow::Error>(command.args(["--command-timeout=20s"]).args(words).limit(PATIENCE).run()?.stdout)
+    let ask = |words: [&str; 3]| {
+        let command = etcdctl(cluster, "hdss7-21", MEMBERS)?.args(["--command-timeout=20s"]);
+        Ok::<_, anyhow::Error>(command.args(words).limit(PATIENCE).run()?.stdout)
     };
     // A member that is killed takes along what it was asked, unacknowledged.
-    eventually(PATIENCE, || etcdctl(["put", &key, &value]))?;
-    let read = eventually(PATIENCE, || etcdctl(["get", "--print-value-only", &key]))?;
+    eventually(PATIENCE, || ask(["put", &key, &value]))?;
+    let read = eventually(PATIENCE, || ask(["get", "--print-value-only", &key]))?;
     ensure!(read.trim() == value, "{key} is {read:?} and not {value}");
     Ok(())
 }

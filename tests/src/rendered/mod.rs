@@ -25,6 +25,8 @@ pub use workload::{NAME, Running, VIP};
 
 /// Where the folder lies on a machine.
 const OUT: &str = "/srv/out";
+/// Where the whole folder and the file lie on the machine that asks.
+const OPERATOR: &str = "/srv/operator";
 /// Where the administrator's access lies on a machine.
 const ADMIN: &str = "/run/admin.conf";
 /// An apply waits for an API server at most as long.
@@ -98,15 +100,35 @@ impl RenderedCluster {
     /// When the file is refused, or a machine does not boot.
     pub fn boot(file: &Path) -> Result<Self> {
         let text = std::fs::read_to_string(file).with_context(|| format!("read {}", file.display()))?;
-        let read: File = serde_saphyr::from_str(&text).with_context(|| format!("read {}", file.display()))?;
+        let mut cluster = Self::unrendered(&text)?;
+        cluster.order = cluster.render()?;
+        Ok(cluster)
+    }
+
+    /// Boots the machines of a topology, and makes nothing else.
+    ///
+    /// # Errors
+    /// When it cannot be read, or a machine does not boot.
+    pub fn unrendered(text: &str) -> Result<Self> {
+        let read: File = serde_saphyr::from_str(text).context("read the topology")?;
         let folder = tempfile::tempdir().context("a folder for what is rendered")?;
+        let file = folder.path().join("cluster.yaml");
+        std::fs::write(&file, text).with_context(|| format!("write {}", file.display()))?;
         let kubernetes = Release::V1_20.programs()?;
         let mut programs: Vec<PathBuf> = KUBERNETES.iter().map(|name| kubernetes.join(name)).collect();
         programs.push(tools()?.join("kubectl"));
         let machines = Cluster::boot_with(&Topology::parse(&drawing(&read)?)?, &programs)?;
-        let mut cluster = Self { machines, folder, file: file.to_owned(), hosts: read.hosts, order: Vec::new() };
-        cluster.order = cluster.render()?;
-        Ok(cluster)
+        Ok(Self { machines, folder, file, hosts: read.hosts, order: Vec::new() })
+    }
+
+    /// Takes what somebody rendered into a folder of the machine that asks, with the order of its hosts.
+    ///
+    /// # Errors
+    /// When it cannot be copied.
+    pub fn take(&mut self, out: &str, order: Vec<String>) -> Result<()> {
+        copy(&self.operator()?.path(out), &self.folder())?;
+        self.order = order;
+        Ok(())
     }
 
     /// Renders the file again; gives the hosts that differ, in the order in which they are to be taken.
@@ -122,15 +144,49 @@ impl RenderedCluster {
         Ok(changes.hosts.into_iter().map(|changed| changed.host).collect())
     }
 
-    /// Has `netdadm certs renew` issue these certificates anew into the rendered folder, on every host that has them.
+    /// Changes the one place of the cluster's own file that says `from`, and renders it again.
+    ///
+    /// # Errors
+    /// When there is not one such place, or what comes of it is refused.
+    pub fn change(&self, from: &str, to: &str) -> Result<()> {
+        let text = std::fs::read_to_string(&self.file).context("read the topology")?;
+        ensure!(text.matches(from).count() == 1, "{from:?} is not once in {text}");
+        std::fs::write(&self.file, text.replace(from, to)).context("write the topology")?;
+        self.render().map(drop)
+    }
+
+    /// `netdadm WORDS -f … -o …` on the machine that asks, with the file and the folder as they are now.
+    ///
+    /// # Errors
+    /// When there is no such machine, or they cannot be copied.
+    pub fn netdadm(&self, words: &[&str]) -> Result<Command> {
+        let host = self.operator()?;
+        let file = format!("{OPERATOR}/cluster.yaml");
+        host.write(&file, std::fs::read(&self.file).context("read the topology")?)?;
+        let out = format!("{OPERATOR}/out");
+        host.run(&["rm", "-rf", &out])?;
+        copy(&self.folder(), &host.path(&out))?;
+        Ok(host.command("/usr/local/bin/netdadm").args(words).args(["-f", &file, "-o", &out]))
+    }
+
+    /// The host that is only a client where there is one, else one of the control plane.
+    ///
+    /// # Errors
+    /// When there is neither.
+    pub fn operator(&self) -> Result<&Host> {
+        let name = self.with_role("none").chain(self.with_role("control-plane")).next().context("no host asks")?;
+        self.host(name)
+    }
+
+    /// Has `netdadm certs renew` issue every certificate anew into the rendered folder.
     ///
     /// # Errors
     /// When it refuses.
-    pub fn renew_certificates(&self, certificates: &[&str]) -> Result<()> {
+    pub fn renew_certificates(&self) -> Result<()> {
         let mut netdadm = Program::new(bin("netdadm")?);
-        let renew = netdadm.args(["certs", "renew", "--yes", "-f"]).arg(&self.file).arg("-o").arg(self.folder());
-        let only = certificates.iter().flat_map(|name| ["--only", name]);
-        let output = renew.args(only).output().context("netdadm certs renew")?;
+        let renew =
+            netdadm.args(["certs", "renew", "--all", "--yes", "-f"]).arg(&self.file).arg("-o").arg(self.folder());
+        let output = renew.output().context("netdadm certs renew")?;
         ensure!(output.status.success(), "netdadm certs renew: {}", String::from_utf8_lossy(&output.stderr));
         Ok(())
     }
@@ -173,19 +229,19 @@ impl RenderedCluster {
         })
     }
 
-    /// Copies a host's part of the folder to its machine.
+    /// Copies a host's part of the folder to `out` on its machine, and makes that ready to run Pods in the lab.
     ///
     /// # Errors
     /// When it cannot be copied.
-    pub fn copy(&self, name: &str) -> Result<()> {
-        let host = self.host(name)?;
-        host.run(&["rm", "-rf", OUT])?;
-        host.run(&["mkdir", "-p", &format!("{OUT}/hosts")])?;
-        let from = self.folder();
-        for (part, to) in [(format!("hosts/{name}"), format!("{OUT}/hosts/")), ("netdadm.json".into(), OUT.into())] {
-            let copied =
-                Program::new("cp").arg("-a").arg(from.join(&part)).arg(host.path(to)).output().context("cp")?;
-            ensure!(copied.status.success(), "copy {part}: {}", String::from_utf8_lossy(&copied.stderr));
+    pub fn copy(&self, name: &str, out: &str) -> Result<()> {
+        let (host, from) = (self.host(name)?, self.folder());
+        host.run(&["rm", "-rf", out])?;
+        host.run(&["mkdir", "-p", &format!("{out}/hosts")])?;
+        for part in [format!("hosts/{name}"), "netdadm.json".into()] {
+            copy(&from.join(&part), &host.path(format!("{out}/{part}")))?;
+        }
+        if self.with_role("node").any(|node| node == name) {
+            workload::allow_containers(host, &from.join(format!("hosts/{name}/root")))?;
         }
         Ok(())
     }
@@ -207,13 +263,12 @@ impl RenderedCluster {
         self.order().try_for_each(|name| self.apply(name).map(drop))
     }
 
-    /// `kubectl` as the administrator, on a host that is only a client where there is one, else on one of the control plane.
+    /// `kubectl` as the administrator, on the machine that asks.
     ///
     /// # Errors
     /// When there is no such machine.
     pub fn kubectl(&self, words: &[&str]) -> Result<Command> {
-        let name = self.with_role("none").chain(self.with_role("control-plane")).next().context("no host asks")?;
-        let host = self.host(name)?;
+        let host = self.operator()?;
         let access = std::fs::read(self.folder().join("pki/admin.conf")).context("read admin.conf")?;
         host.write(ADMIN, access)?;
         Ok(host.command("/usr/local/bin/kubectl").args(["--kubeconfig", ADMIN, "--request-timeout=20s"]).args(words))
@@ -224,11 +279,7 @@ impl RenderedCluster {
     /// # Errors
     /// When `netdadm apply` fails, with what it says.
     pub fn apply(&self, name: &str) -> Result<Output> {
-        self.copy(name)?;
-        let containerd = self.folder().join(format!("hosts/{name}/root/etc/containerd/netdadm.toml"));
-        if containerd.exists() {
-            workload::allow_containers(self.host(name)?, &containerd)?;
-        }
+        self.copy(name, OUT)?;
         self.apply_command(name)?.run().with_context(|| self.last_words(name))
     }
 
@@ -238,6 +289,12 @@ impl RenderedCluster {
         let found = self.host(name).and_then(|host| host.run(&["sh", "-c", script]));
         found.map_or_else(|error| format!("{error:#}"), |output| output.stdout)
     }
+}
+
+fn copy(from: &Path, to: &Path) -> Result<()> {
+    let copied = Program::new("cp").arg("-a").args([from, to]).output().context("cp")?;
+    ensure!(copied.status.success(), "copy {}: {}", from.display(), String::from_utf8_lossy(&copied.stderr));
+    Ok(())
 }
 
 /// The machine of a host: where a host is named by its address, no port of a switch could be named after it.

@@ -43,11 +43,19 @@ pub struct Running {
     pub address: IpAddr,
 }
 
-/// Lets containerd run containers where nobody may lower what the kernel's OOM killer goes by, and control groups have no controllers: the
-/// rendered configuration with what only the lab needs, in the folder that it imports.
-pub(super) fn allow_containers(host: &Host, rendered: &Path) -> Result<()> {
+/// Lets containerd and the kubelet run containers where nobody may lower what the kernel's OOM killer goes by, and control groups have no
+/// controllers: what was rendered into `root` with what only the lab needs, in the folders that belong to it.
+pub(super) fn allow_containers(host: &Host, root: &Path) -> Result<()> {
     const TABLE: &str = "[plugins.\"io.containerd.grpc.v1.cri\"]\n";
-    let text = std::fs::read_to_string(rendered).with_context(|| format!("read {}", rendered.display()))?;
+    let read = |path: &str| std::fs::read_to_string(root.join(path)).with_context(|| format!("read {path}"));
+    let unit = read("etc/systemd/system/kubelet.service")?;
+    let command = unit.split("ExecStart=").nth(1).and_then(|rest| rest.split("\nRestart=").next());
+    let command = command.with_context(|| unit.clone())?;
+    // Without a controller no group has cpu.weight, which a kubelet writes into groups that it finds, and ends when it cannot.
+    let flags = "--cgroups-per-qos=false --enforce-node-allocatable=";
+    let text = format!("[Service]\nExecStart=\nExecStart={command} {flags}\n");
+    host.write("/etc/systemd/system/kubelet.service.d/lab.conf", text)?;
+    let text = read("etc/containerd/netdadm.toml")?;
     ensure!(text.contains(TABLE) && text.contains("SystemdCgroup = true"), "{text}");
     let text = text.lines().filter(|line| !line.starts_with("imports")).map(|line| format!("{line}\n"));
     let text = text.collect::<String>();
