@@ -136,20 +136,35 @@ fn endpoints(slice: &Value, port: &Value, node: Option<&str>) -> Vec<String> {
     used.map(|endpoint| format!("{} {number}", text(endpoint, "/addresses/0"))).collect()
 }
 
-/// What IPVS does on a node; a real server without weight gets no connection any more.
+/// What IPVS does on a node; a real server without weight gets no connection any more. A node port has a virtual server at each address of the
+/// node, and leads everywhere to the same.
 fn virtual_servers(host: &Host) -> Result<Frontends> {
-    let mut found = Frontends::new();
-    for line in host.run(&["ipvsadm", "--save", "--numeric"])?.stdout.lines() {
+    let mut all = BTreeMap::<(&str, &str, &str), Vec<String>>::new();
+    let saved = host.run(&["ipvsadm", "--save", "--numeric"])?.stdout;
+    for line in saved.lines() {
         // `-A -t 192.168.0.10:80 -s rr`, `-a -t 192.168.0.10:80 -r 172.7.0.2:8080 -m -w 1`
         let words: Vec<&str> = line.split(' ').collect();
         let (protocol, at) = (if words[1] == "-u" { "udp" } else { "tcp" }, words[2].rsplit_once(':'));
         let (address, port) = at.with_context(|| line.to_owned())?;
-        let endpoints = found.entry(format!("{address} {protocol} {port}")).or_default();
+        let endpoints = all.entry((address, protocol, port)).or_default();
         if words[0] == "-a" && !line.ends_with("-w 0") {
             endpoints.push(words[4].replace(':', " "));
         }
     }
-    found.values_mut().for_each(|endpoints| endpoints.sort());
+    let addresses = host.run(&["sh", "-c", "ip -o -4 address show | grep -v ' kube-ipvs0 '"])?.stdout;
+    let own: BTreeSet<&str> =
+        addresses.lines().filter_map(|line| line.split_whitespace().nth(3)?.split('/').next()).collect();
+    let mut found = Frontends::new();
+    for ((address, protocol, port), mut endpoints) in all {
+        endpoints.sort();
+        let is_of_node = own.contains(address);
+        let key = if is_of_node { format!("{protocol} {port}") } else { format!("{address} {protocol} {port}") };
+        let known = found.entry(key).or_insert_with(|| endpoints.clone());
+        ensure!(
+            *known == endpoints,
+            "{address} {protocol} {port} leads to {endpoints:?}, another address to {known:?}"
+        );
+    }
     Ok(found)
 }
 

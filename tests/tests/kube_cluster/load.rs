@@ -29,10 +29,14 @@ fn patience_for_an_answer() -> Duration {
     allowing_for_load(patience()).min(3 * patience())
 }
 
-/// Between a request and the next one of a client. A request starts three programs, which cost the one processor of the lab kernel as much
-/// as a second of everything else.
-fn pause() -> Duration {
-    Duration::from_millis(if lab_kernel::is_inside() { 500 } else { 10 })
+/// Between a request and the next one of each of so many clients. A request starts three programs, which cost the one processor of the lab kernel
+/// as much as a second of everything else, whoever asks.
+fn pause(clients: usize) -> Duration {
+    if lab_kernel::is_inside() {
+        Duration::from_millis(500).saturating_mul(u32::try_from(clients).unwrap_or(u32::MAX))
+    } else {
+        Duration::from_millis(10)
+    }
 }
 
 const TRIES: usize = 20;
@@ -148,13 +152,14 @@ pub(crate) fn during<T>(clients: &[(&Host, &str)], work: impl FnOnce() -> Result
             .with_context(|| format!("the first answer of {server} to {}", host.name()))?;
         ready.push((*host, question));
     }
+    let pause = pause(ready.len());
     thread::scope(|scope| {
         let mut ends = Vec::new();
         let mut running = Vec::new();
         for (host, question) in ready {
             let (end, on_end) = mpsc::channel::<()>();
             ends.push(end);
-            running.push(scope.spawn(move || host.within(move || ask_until(question, &on_end))));
+            running.push(scope.spawn(move || host.within(move || ask_until(question, pause, &on_end))));
         }
         let worked = work();
         drop(ends);
@@ -180,7 +185,7 @@ pub(crate) fn without_a_failure<T>(
     Ok((tallies.iter().map(Tally::answers).collect(), worked))
 }
 
-fn ask_until(question: Question, on_end: &Receiver<()>) -> Tally {
+fn ask_until(question: Question, pause: Duration, on_end: &Receiver<()>) -> Tally {
     let mut tally = Tally { begun: Instant::now(), answered: BTreeMap::new(), cut: Vec::new(), failed: 0 };
     loop {
         let answer = (0..TRIES).find_map(|_| {
@@ -198,7 +203,7 @@ fn ask_until(question: Question, on_end: &Receiver<()>) -> Tally {
             }
             None => tally.failed += 1,
         }
-        if on_end.recv_timeout(pause()) == Err(RecvTimeoutError::Disconnected) {
+        if on_end.recv_timeout(pause) == Err(RecvTimeoutError::Disconnected) {
             return tally;
         }
     }
