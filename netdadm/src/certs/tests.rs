@@ -97,6 +97,8 @@ fn what_does_not_belong_together_is_named() {
     assert!(problem(&rows, "kubelet-client.crt").unwrap().contains("another CA's of that name"), "{rows:?}");
     assert!(problem(&rows, "apiserver.crt").unwrap().starts_with("it has no PEM block `CERTIFICATE`"), "{rows:?}");
     assert_eq!(problem(&rows, "ca.crt"), None);
+    let early = host(other.path(), NOW.plus_days(-1));
+    assert!(problem(&early, "etcd/server.crt").unwrap().starts_with("it is not valid before 2"), "{early:?}");
     assert!(rows[0].ends.is_none(), "what cannot be read comes first: {rows:?}");
     assert!(rows.iter().filter(|row| row.problem.is_some()).all(|row| row.is_due(0)));
 }

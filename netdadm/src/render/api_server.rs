@@ -32,6 +32,8 @@ fn unit(place: &Place<'_>) -> String {
          # Without etcd it ends after 20 seconds, and is started again.\n\
          Type=notify\nTimeoutStartSec=300s\n\
          ExecStart={program}{flags}\n\
+         # Open watches hold up its end, and nobody is served meanwhile: kubelets give kubeadm's as long.\n\
+         TimeoutStopSec=30s\n\
          {RESTART}LimitNOFILE=65536\n{CONFINED}{INSTALL}",
         head = unit::head("API server of Kubernetes", " etcd.service", true),
         program = place.program(Program::Kubernetes, "kube-apiserver"),

@@ -40,6 +40,19 @@ fn what_differs_is_made_anew_with_its_reason() {
     assert_eq!(again(&kubelet(), &kubelet(), 366).1, Some(Reason::Ended(NOW.plus_days(-1))));
 }
 
+/// As of a host whose clock was ahead.
+#[test]
+fn what_has_not_begun_is_made_anew() {
+    let folder = Folder::new();
+    write(folder.path(), &mut Store::open(None, None, NOW).unwrap(), &member());
+    let ahead = Store::open(Some(folder.path()), None, NOW.plus_days(1)).unwrap();
+    write(folder.path(), &mut ahead.renewing(Renewal::All), &member());
+    let mut store = Store::open(Some(folder.path()), None, NOW).unwrap();
+    store.issue(&member()).unwrap();
+    let reason = store.issued().first().map(|issued| issued.reason.to_string());
+    assert!(reason.as_ref().is_some_and(|reason| reason.starts_with("it is not valid before 2")), "{reason:?}");
+}
+
 #[test]
 fn half_a_pair_and_a_key_of_another_are_made_anew() {
     let folder = Folder::new();

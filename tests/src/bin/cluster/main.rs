@@ -15,8 +15,8 @@ use lab::kubernetes::tools;
 use lab::rendered::{NAME, Running, VIP};
 use lab::{RenderedCluster, bin};
 
-/// Hosts whose power is cut, one after the other: the control plane, a member of etcd, a node that is a member.
-const LOST: [&str; 3] = ["hdss7-11", "hdss7-12", "hdss7-22"];
+/// Hosts whose power is cut, one after the other: the control plane, a member of etcd, nodes that are members.
+const LOST: [&str; 4] = ["hdss7-11", "hdss7-12", "hdss7-21", "hdss7-22"];
 
 /// The topology, from the root of the tree.
 const FILE: &str = "configs/clusters/reference.yaml";
