@@ -24,6 +24,7 @@ pub(crate) mod state;
 
 // What `main` executes.
 pub use call::{Answer, serve};
+pub use roles::cleanup::{CLEANUP_USAGE, Cleanup};
 pub use roles::install::{Install, InstallError, USAGE};
 
 // What the tests that feed it anything (`tests/properties.rs`, `tests/fuzz`) read with.

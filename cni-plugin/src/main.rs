@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use std::path::Path;
 use std::process::ExitCode;
 
-use cni_plugin::{Install, InstallError, SpecVersion, USAGE};
+use cni_plugin::{CLEANUP_USAGE, Cleanup, Install, InstallError, SpecVersion, USAGE};
 use kernel::arena::Arena;
 
 /// A call is over before memory that was given back could be needed again.
@@ -20,8 +20,9 @@ fn main() -> ExitCode {
         None if env::var_os("CNI_COMMAND").is_none_or(|command| command.is_empty()) => about(),
         None => serve(&program),
         Some(word) if word == "install" => install(words),
+        Some(word) if word == "cleanup" => cleanup(words),
         Some(word) => {
-            eprintln!("unknown command {word}\n{USAGE}");
+            eprintln!("unknown command {word}\n{USAGE}\n{}", CLEANUP_USAGE);
             ExitCode::from(2)
         }
     }
@@ -44,6 +45,23 @@ fn about() -> ExitCode {
     eprintln!("netd-cni {}: CNI plugin, protocol versions {spoken}", env!("CARGO_PKG_VERSION"));
     eprintln!("A container runtime calls it with CNI_COMMAND set. {USAGE}");
     ExitCode::SUCCESS
+}
+
+fn cleanup(words: impl Iterator<Item = String>) -> ExitCode {
+    let Some(cleanup) = Cleanup::parse(words) else {
+        eprintln!("{}", CLEANUP_USAGE);
+        return ExitCode::from(2);
+    };
+    match cleanup.run() {
+        Ok(text) => {
+            print!("{text}");
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            eprintln!("netd-cni cleanup: {error}");
+            ExitCode::FAILURE
+        }
+    }
 }
 
 fn install(words: impl Iterator<Item = String>) -> ExitCode {

@@ -91,9 +91,11 @@ fn page_and_completions_of_the_plugin_know_its_usage() -> Result<()> {
         texts.push(fs::read_to_string(root().join(format!("configs/completions/netd-cni.{shell}")))?);
     }
     host.run(&["mkdir", "-p", "/tmp/bin"])?;
-    for name in ["install", "netd-cni", "flannel", "bridge", "host-local", "portmap", "bandwidth", "loopback"] {
+    for name in
+        ["install", "cleanup", "netd-cni", "flannel", "bridge", "host-local", "portmap", "bandwidth", "loopback"]
+    {
         ensure!(texts.iter().all(|text| text.contains(name)), "{name} is missing");
-        if name != "install" {
+        if !["install", "cleanup"].contains(&name) {
             host.command(bin("netd-cni")?).args(["install", "--as", name, "/tmp/bin"]).run().context(name)?;
         }
     }

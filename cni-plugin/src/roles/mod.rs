@@ -11,6 +11,7 @@
 
 pub(crate) mod bandwidth;
 pub(crate) mod bridge;
+pub(crate) mod cleanup;
 pub(crate) mod host_local;
 pub(crate) mod install;
 pub(crate) mod loopback;

@@ -112,7 +112,8 @@ impl Records {
         Self { levels }
     }
 
-    fn dir(&self) -> &Path {
+    /// The directory of the records.
+    pub(crate) fn dir(&self) -> &Path {
         self.levels.last().map_or(Path::new(""), PathBuf::as_path)
     }
 

@@ -11,6 +11,7 @@ mod bandwidth;
 mod bridge;
 mod chain;
 mod changed_list;
+mod cleanup;
 mod crash;
 mod environment;
 mod faults;
@@ -52,6 +53,7 @@ fn main() {
         bridge::vlan::TESTS,
         bridge::TESTS,
         chain::TESTS,
+        cleanup::TESTS,
         changed_list::TESTS,
         crash::TESTS,
         environment::TESTS,

@@ -1,0 +1,218 @@
+//! `netd-cni cleanup [--yes] LIST...`: takes away what this program has left on a node for the networks of these lists: the bridge, tables and
+//! folders that Pods shared, and what Pods left that nobody deleted.
+//!
+//! Invariants: without `--yes` nothing is changed; a network whose Pods are alive is left whole; one for which this program never attached a
+//! Pod, as the folder of its records shows, is somebody else's, whatever its list names.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use kernel::Rtnl;
+use kernel::nft::Nft;
+use netstate::nft::{Ruleset, TableKey};
+use netstate::{IfName, LinkKind};
+use serde_json::{Map, Value};
+
+use super::name::PluginName;
+use crate::plan::hostports::table;
+use crate::plan::{masquerade, spoof};
+use crate::protocol::error::{CniError, Code};
+use crate::protocol::netconf::NetConf;
+use crate::reclaim::leftovers::{bridge_names, is_vlan_link};
+use crate::reclaim::sweep;
+use crate::state::places::Places;
+use crate::state::records::Class;
+
+/// How the command is written.
+pub const CLEANUP_USAGE: &str = "usage: netd-cni cleanup [--yes] LIST...";
+
+/// What `cleanup` was asked to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cleanup {
+    /// Not only list it.
+    pub yes: bool,
+    /// Lists of plugins; one that is not there has no networks.
+    pub lists: Vec<PathBuf>,
+}
+
+/// One network of a list, as far as it is ours.
+struct Network {
+    conf: NetConf,
+    places: Places,
+    bridge: IfName,
+}
+
+impl Cleanup {
+    /// Reads the words behind `cleanup`; `None` for an option that there is not, and without a list.
+    #[must_use]
+    pub fn parse(words: impl IntoIterator<Item = String>) -> Option<Self> {
+        let (options, lists): (Vec<String>, Vec<String>) = words.into_iter().partition(|word| word.starts_with('-'));
+        let known = options.iter().all(|option| option == "--yes") && !lists.is_empty();
+        known.then(|| Self { yes: !options.is_empty(), lists: lists.into_iter().map(PathBuf::from).collect() })
+    }
+
+    /// Lists what there is of every network, and removes it if that is asked for; the text for the operator.
+    ///
+    /// # Errors
+    /// When a list cannot be read or is none, a Pod of a network is alive, or the kernel or a file refuses; networks before that one are done.
+    pub fn run(&self) -> Result<String, CniError> {
+        let mut text = String::new();
+        for network in self.networks()?.into_values() {
+            let found = network.found()?;
+            for line in &found {
+                // Writing into a text does not fail.
+                let _ = writeln!(text, "{line}");
+            }
+            if self.yes {
+                network.remove()?;
+            }
+        }
+        text.push_str(match (text.is_empty(), self.yes) {
+            (true, _) => "nothing of this program's is here\n",
+            (false, true) => "removed\n",
+            (false, false) => "nothing is removed yet: --yes does\n",
+        });
+        Ok(text)
+    }
+
+    /// By name; the first plugin of a network that is one of ours says where its things are.
+    fn networks(&self) -> Result<BTreeMap<String, Network>, CniError> {
+        let mut networks = BTreeMap::new();
+        for path in &self.lists {
+            let text = match fs::read(path) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                text => text.map_err(|error| CniError::io("read", path, &error))?,
+            };
+            for network in networks_of(&text).map_err(|error| error.details(path.display().to_string()))? {
+                networks.entry(network.conf.name.clone()).or_insert(network);
+            }
+        }
+        networks.retain(|_, network: &mut Network| network.places.records(Class::Attachment).dir().is_dir());
+        Ok(networks)
+    }
+}
+
+/// The networks that a list gives to plugins of ours which make a bridge.
+fn networks_of(text: &[u8]) -> Result<Vec<Network>, CniError> {
+    let list: Map<String, Value> = serde_json::from_slice(text)
+        .map_err(|error| CniError::new(Code::Decode, "no list of plugins").details(error.to_string()))?;
+    let mut networks = Vec::new();
+    for plugin in list.get("plugins").and_then(Value::as_array).into_iter().flatten() {
+        let Some(mut conf) = plugin.as_object().cloned() else { continue };
+        let kind = conf.get("type").and_then(Value::as_str).unwrap_or_default().to_owned();
+        let (place, usual) = match PluginName::of("", &kind) {
+            Ok(PluginName::Native) => ("/bridge", "cbr0"),
+            Ok(PluginName::Flannel) => ("/delegate/bridge", "cni0"),
+            Ok(PluginName::Bridge) => ("/bridge", "cni0"),
+            _ => continue,
+        };
+        let named = plugin.pointer(place).and_then(Value::as_str).filter(|name| !name.is_empty());
+        let bridge = IfName::new(named.unwrap_or(usual))
+            .map_err(|error| CniError::invalid_field("bridge", named.unwrap_or(usual), &error.to_string()))?;
+        for key in ["name", "cniVersion"] {
+            conf.extend(list.get(key).map(|value| (key.to_owned(), value.clone())));
+        }
+        let conf = NetConf::parse(Value::Object(conf).to_string().as_bytes())?;
+        let places = Places::of(&conf, None);
+        networks.push(Network { conf, places, bridge });
+    }
+    Ok(networks)
+}
+
+impl Network {
+    /// What there is, a line for each; a Pod that is alive is an error.
+    fn found(&self) -> Result<Vec<String>, CniError> {
+        let mut host = Rtnl::open()?;
+        let mut lines = Vec::new();
+        for attachment in self.places.records(Class::Attachment).attachments() {
+            if host.link(attachment.host_link())?.is_some() {
+                let msg = format!("container {} of network {} is alive", attachment.container, self.conf.name);
+                return Err(CniError::new(Code::TryAgainLater, msg)
+                    .details("delete the Pods of this node first; nothing of this network is removed"));
+            }
+            lines.push(format!("what container {} left on network {}", attachment.container, self.conf.name));
+        }
+        lines.extend(self.links(&mut host)?.iter().map(|link| format!("link {link}")));
+        let mut nft = Nft::open()?;
+        for key in self.tables() {
+            if nft.ruleset(&key)?.is_some_and(|found| may_go(&key, &found)) {
+                lines.push(format!("nft table {key}"));
+            }
+        }
+        lines.extend(
+            self.folders().filter(|folder| folder.is_dir()).map(|folder| format!("folder {}", folder.display())),
+        );
+        Ok(lines)
+    }
+
+    fn remove(&self) -> Result<(), CniError> {
+        sweep::sweep(&NetConf { valid_attachments: None, ..self.conf.clone() })?;
+        let mut host = Rtnl::open()?;
+        for link in self.links(&mut host)? {
+            host.delete_link(&link)?;
+        }
+        let mut nft = Nft::open()?;
+        for key in self.tables() {
+            nft.remove_table(&key, |found| may_go(&key, found))?;
+        }
+        for folder in self.folders() {
+            remove_folder(&folder).map_err(|error| CniError::io("remove", &folder, &error))?;
+        }
+        // flannel's files name their network inside: one of another network keeps the folder.
+        let _ = self.places.flannel_dir.as_ref().map(fs::remove_dir);
+        Ok(())
+    }
+
+    /// The bridge, unless something is plugged into it, and the links of its VLANs.
+    fn links(&self, host: &mut Rtnl) -> Result<Vec<IfName>, CniError> {
+        let all = host.links()?;
+        let is_used = all.iter().any(|link| link.link.master.as_ref() == Some(&self.bridge));
+        let bridges = bridge_names(&all).into_iter().filter(|name| *name == self.bridge && !is_used).collect();
+        let vlans = all.iter().filter(|link| link.link.kind != LinkKind::Veth && is_vlan_link(&link.name, &bridges));
+        Ok(vlans.map(|link| link.name.clone()).chain(bridges.iter().cloned()).collect())
+    }
+
+    /// The tables that Pods shared: those of the network, and that of the host ports of all networks.
+    fn tables(&self) -> impl Iterator<Item = TableKey> {
+        let masquerade = masquerade::ruleset(&self.conf.name, &[], &[]).map(|ruleset| ruleset.key);
+        [Some(table::key()), masquerade, spoof::table_key(&self.conf.name)].into_iter().flatten()
+    }
+
+    /// Records and reservations, the innermost first.
+    fn folders(&self) -> impl Iterator<Item = PathBuf> {
+        let records = [Class::HostPorts, Class::Bandwidth, Class::Attachment].map(|class| self.places.records(class));
+        let leases: Vec<_> = self.places.leases().collect();
+        let grants: Vec<PathBuf> = leases.iter().map(|(_, grants)| grants.dir().to_owned()).collect();
+        let reservations: Vec<PathBuf> = leases.iter().map(|(store, _)| store.dir().to_owned()).collect();
+        records.map(|records| records.dir().to_owned()).into_iter().chain(grants).chain(reservations)
+    }
+}
+
+/// Host ports of another network's Pods keep the table of all.
+fn may_go(key: &TableKey, found: &Ruleset) -> bool {
+    *key != table::key() || found.elements.is_empty()
+}
+
+/// Removes a folder of state with the files that outlive its Pods, and the folders above that are empty then; an absent one is fine.
+fn remove_folder(folder: &Path) -> io::Result<()> {
+    if !folder.is_dir() {
+        return Ok(());
+    }
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        if name == "lock" || name.starts_with("last_reserved_ip.") {
+            fs::remove_file(path)?;
+        }
+    }
+    fs::remove_dir(folder)?;
+    for above in folder.ancestors().skip(1).take(2) {
+        if fs::remove_dir(above).is_err() {
+            break;
+        }
+    }
+    Ok(())
+}

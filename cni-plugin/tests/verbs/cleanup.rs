@@ -1,0 +1,74 @@
+//! `netd-cni cleanup`: what Pods shared goes once they are gone, and nothing of somebody else's.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use kernel::Rtnl;
+use netstate::{IfName, Link, LinkKind};
+use serde_json::{Value, json};
+
+use crate::node::{Node, flannel, host_link, native};
+
+type Test = (&'static str, fn(&Node));
+
+pub(crate) const TESTS: &[Test] = &[
+    ("cleanup_lists_and_then_removes_what_pods_shared", removes),
+    ("cleanup_leaves_a_network_with_a_pod_that_is_alive", alive),
+    ("cleanup_leaves_what_is_somebody_elses", foreign),
+];
+
+const LIST: &str = "/run/10-test.conflist";
+
+/// Exit status and all that was printed.
+fn cleanup(node: &Node, conf: &Value, yes: bool) -> (Option<i32>, String) {
+    let list = json!({"cniVersion": conf["cniVersion"], "name": conf["name"], "plugins": [conf]});
+    fs::write(LIST, list.to_string()).unwrap();
+    let words: &[&str] = if yes { &["--yes", LIST] } else { &[LIST] };
+    let output = Command::new(node.plugin("netd-cni")).arg("cleanup").args(words).output().unwrap();
+    (output.status.code(), String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned())
+}
+
+fn removes(node: &Node) {
+    for (conf, bridge) in [(native(), "cbr0"), (flannel(), "cni0")] {
+        let (pod, _) = node.attached(&conf, "web");
+        node.attached(&conf, "forgotten");
+        node.del(&conf, "web", &pod).silent();
+        // As a crash leaves it: the Pod's network is gone, and nobody said DEL.
+        Rtnl::open().unwrap().delete_link(&IfName::new(host_link("forgotten")).unwrap()).unwrap();
+        let before = (node.links(), node.files());
+        let (status, said) = cleanup(node, &conf, false);
+        assert_eq!(status, Some(0), "{said}");
+        for line in [format!("link {bridge}\n"), "what container forgotten left".to_owned(), "--yes does".to_owned()] {
+            assert!(said.contains(&line), "{line} is not in {said}");
+        }
+        assert_eq!((node.links(), node.files()), before, "without --yes");
+        let (status, said) = cleanup(node, &conf, true);
+        assert!(status == Some(0) && said.ends_with("removed\n"), "{said}");
+        assert!(!node.links().iter().any(|link| link == bridge), "{:?}", node.links());
+        let name = conf["name"].as_str().unwrap();
+        for folder in ["/var/lib/cni/netd", "/var/lib/cni/networks"] {
+            assert!(!Path::new(folder).join(name).exists(), "{folder} still knows {name}");
+        }
+        assert!(cleanup(node, &conf, true).1.contains("nothing of this program's is here"));
+    }
+}
+
+fn alive(node: &Node) {
+    let conf = native();
+    node.attached(&conf, "web");
+    let before = (node.links(), node.files());
+    let (status, said) = cleanup(node, &conf, true);
+    assert!(status == Some(1) && said.contains("container web of network") && said.contains("is alive"), "{said}");
+    assert_eq!((node.links(), node.files()), before);
+}
+
+fn foreign(node: &Node) {
+    // A bridge of the name that a list gives, where this program never made anything.
+    let bridge = IfName::new("cbr0").unwrap();
+    let link = Link { kind: LinkKind::Bridge(Default::default()), mtu: None, mac: None, up: false, master: None };
+    Rtnl::open().unwrap().create_link(&bridge, &link).unwrap();
+    let (status, said) = cleanup(node, &native(), true);
+    assert!(status == Some(0) && said.contains("nothing of this program's is here"), "{said}");
+    assert!(Rtnl::open().unwrap().link(&bridge).unwrap().is_some());
+}
