@@ -48,6 +48,22 @@ fn units_are_what_systemd_accepts() -> Result<()> {
     Ok(())
 }
 
+/// What `systemd-analyze security` says of each unit is what docs/install.md promises, or less.
+fn units_expose_no_more_than_is_stated() -> Result<()> {
+    let host = Host::start("security")?;
+    let stated = fs::read_to_string(configs().join("../docs/install.md"))?;
+    for (name, path) in files("systemd") {
+        let text =
+            host.command("systemd-analyze").args(["security", "--no-pager", "--offline=true"]).arg(&path).run()?;
+        let rest = text.stdout.split_once("Overall exposure level for ").context("no level")?.1;
+        let found: f64 = rest.split(' ').nth(1).context("no figure")?.parse()?;
+        let promised = stated.split_once(&format!("{name} ")).with_context(|| format!("{name} is not stated"))?.1;
+        let promised: f64 = promised.split(' ').next().context("no figure")?.parse()?;
+        ensure!(found <= promised, "{name} exposes {found}, docs/install.md says {promised}: {}", text.stdout);
+    }
+    Ok(())
+}
+
 fn no_unit_holds_up_the_boot() -> Result<()> {
     for (name, path) in files("systemd") {
         let unit = fs::read_to_string(&path)?;
@@ -178,6 +194,7 @@ fn main() -> ExitCode {
         &[lab::Need::Nftables, lab::Need::Vxlan],
         lab::tests![
             units_are_what_systemd_accepts,
+            units_expose_no_more_than_is_stated,
             no_unit_holds_up_the_boot,
             conflists_attach_a_pod,
             net_conf_gives_the_reference_node_its_subnet,
