@@ -15,19 +15,21 @@ use std::process::{Command, ExitCode};
 use anyhow::{Context, Result, ensure};
 
 /// Packages that a minimal Debian has: `Essential: yes` or `Priority: required`.
-const ALWAYS_THERE: [(&str, &str); 15] = [
+const ALWAYS_THERE: [(&str, &str); 17] = [
     ("apt", "apt-cache apt-get"),
     ("bash", "bash"),
     (
         "coreutils",
-        "basename cat chmod chown chroot cp cut date df dirname env expand head id install ln ls mkdir mkfifo mktemp mv nice nproc numfmt paste printf pwd readlink realpath rm \
+        "basename cat chmod chown chroot cp cut date df dirname env expand head id install ln ls md5sum mkdir mkfifo mktemp mv nice nproc numfmt paste printf pwd readlink realpath rm \
          rmdir seq sha256sum sha512sum sleep sort stat stty sync tail tee timeout touch tr true uname",
     ),
     ("dash", "sh"),
-    ("dpkg", "dpkg dpkg-deb dpkg-query"),
+    ("dpkg", "dpkg dpkg-deb dpkg-divert dpkg-query"),
     ("findutils", "find xargs"),
     ("grep", "grep"),
+    ("gzip", "gzip"),
     ("hostname", "hostname"),
+    ("init-system-helpers", "deb-systemd-helper deb-systemd-invoke"),
     ("libc-bin", "ldd"),
     ("mawk", "awk mawk"),
     ("mount", "mount umount"),
@@ -41,7 +43,7 @@ const ALWAYS_THERE: [(&str, &str); 15] = [
 const INSTALLED: [(&str, &str); 42] = [
     ("bc", "bc"),
     ("bind9-dnsutils", "dig nslookup"),
-    ("binutils", "strip"),
+    ("binutils", "readelf strip"),
     ("bison", "bison"),
     ("bsdutils", "script"),
     ("conntrack", "conntrack"),
@@ -77,7 +79,7 @@ const INSTALLED: [(&str, &str); 42] = [
     ("python3-pip", "pip3"),
     ("qemu-system-x86", "qemu-system-x86_64"),
     ("strace", "strace"),
-    ("systemd", "journalctl systemctl systemd systemd-analyze"),
+    ("systemd", "journalctl systemctl systemd systemd-analyze systemd-run"),
     ("tinyproxy-bin", "tinyproxy"),
     ("ufw", "ufw"),
     ("unzip", "unzip"),
