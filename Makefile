@@ -88,6 +88,15 @@ install: ## Install what `make build` built (PREFIX=/usr/local DESTDIR=; packagi
 uninstall: ## Take away what the same `make install` installed; settings stay, and so does what is in the kernel
 	@$(INSTALL) -u
 
+.PHONY: deb
+deb: build ## Make a Debian package of each program, in target/packages
+	@PROGRAMS=$(PROGRAMS) packaging/deb $(TARGET)/packages
+
+.PHONY: release
+release: build ## Make what is published, in target/release-files: tarball, packages, list of crates, checksums (the same bytes from any folder)
+	cargo build --locked -p tests --bin sbom
+	@PROGRAMS=$(PROGRAMS) SBOM=$(TARGET)/debug/sbom packaging/release $(TARGET)/release-files
+
 # Static for an image without libraries: only the last step, the linking, is another one, so what was compiled for `make build` or for the
 # tests is used as it is. glibc in any case: what resolves names is part of it since 2.34.
 .PHONY: static

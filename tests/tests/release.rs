@@ -1,15 +1,15 @@
-//! What a release is made of, as files that are installed.
+//! What a release is made of: installed files, Debian packages, and that the same programs are packed into the same bytes.
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test may fail by panic")]
 
 mod packaged;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 use std::process::{Command, ExitCode};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use lab::{Host, bin};
 use packaged::{PROGRAMS, packaging, root, words};
 
@@ -86,12 +86,106 @@ fn settings_that_are_shipped_are_ones_that_the_programs_read() -> Result<()> {
     Ok(())
 }
 
+/// The files of a release by their names, made under this umask with scratch folders of its own. Its programs are the two smallest.
+fn release(place: &Path, umask: &str) -> Result<BTreeMap<String, Vec<u8>>> {
+    fs::create_dir_all(place)?;
+    let script = packaging("release")?;
+    let mut command = Command::new("bash");
+    command.args(["-euc", "umask \"$1\"; shift; exec \"$@\"", "bash", umask]);
+    command.arg(script.get_program()).arg(place.join("out")).args(["netdadm", "netd-cni"]);
+    for (name, value) in script.get_envs() {
+        command.env(name, value.context("a value")?);
+    }
+    command.env("SBOM", bin("sbom")?).env("GZIP_LEVEL", "1");
+    words(command.env("SOURCE_DATE_EPOCH", "1700000000").env("TMPDIR", place))?;
+    let mut made = BTreeMap::new();
+    for entry in fs::read_dir(place.join("out"))? {
+        let path = entry?.path();
+        made.insert(path.file_name().unwrap().to_string_lossy().into_owned(), fs::read(&path)?);
+    }
+    Ok(made)
+}
+
+fn releases_are_the_same_bytes_wherever_and_whenever_they_are_made() -> Result<()> {
+    let place = tempfile::tempdir()?;
+    let (one, another) = (place.path().join("one"), place.path().join("another/deeper"));
+    let (left, right) = (release(&one, "022")?, release(&another, "077")?);
+    ensure!(left.keys().eq(right.keys()) && left.len() == 5, "{:?} {:?}", left.keys(), right.keys());
+    for (name, bytes) in &left {
+        ensure!(right.get(name) == Some(bytes), "{name} differs");
+    }
+    words(Command::new("sha256sum").args(["--check", "--strict", "SHA256SUMS"]).current_dir(one.join("out")))?;
+    let sums = String::from_utf8_lossy(&left["SHA256SUMS"]).into_owned();
+    ensure!(sums.lines().count() == 4, "{sums}");
+    let version = env!("CARGO_PKG_VERSION");
+    for name in left.keys().filter(|name| name.ends_with(".deb")) {
+        ensure!(name.contains(&format!("_{version}_")), "{name}");
+        let shown = words(Command::new("dpkg-deb").arg("-c").arg(one.join("out").join(name)))?;
+        ensure!(shown.lines().all(|line| line.contains("root/root") && line.contains("2023-11-14")), "{shown}");
+    }
+    // What the tarball installs is what the packages and the tree install.
+    let tarball = left.keys().find(|name| name.ends_with(".tar.gz")).context("no tarball")?;
+    words(Command::new("tar").arg("-xzf").arg(one.join("out").join(tarball)).arg("-C").arg(&one))?;
+    let unpacked = one.join(tarball.trim_end_matches(".tar.gz")).join("packaging/install");
+    let from = |script: &Path, to: &str| -> Result<BTreeSet<String>> {
+        let mut command = packaging("install")?;
+        let programs =
+            command.get_envs().find(|(name, _)| *name == "PROGRAMS").and_then(|(_, value)| value).map(Into::into);
+        command = Command::new(script);
+        if script != unpacked {
+            command.envs(programs.map(|programs: std::ffi::OsString| ("PROGRAMS", programs)));
+        }
+        words(command.env("DESTDIR", place.path().join(to)).args(["netdadm", "netd-cni"]))?;
+        files(&place.path().join(to))
+    };
+    let (ours, theirs) = (from(&root().join("packaging/install"), "of-tree")?, from(&unpacked, "of-tarball")?);
+    ensure!(ours == theirs && ours.len() > 20, "{ours:?} {theirs:?}");
+    Ok(())
+}
+
+fn list_of_crates_names_what_is_linked_with_licence_and_checksum() -> Result<()> {
+    let print = || -> Result<String> {
+        let metadata = Command::new("cargo")
+            .args(["metadata", "--format-version", "1", "--locked", "--filter-platform", "x86_64-unknown-linux-gnu"])
+            .current_dir(root())
+            .output()?;
+        let host = Host::start("crates")?;
+        let sbom = host.command(bin("sbom")?).arg(root().join("Cargo.lock")).arg("2023-11-14T22:13:20Z");
+        Ok(sbom.input(String::from_utf8(metadata.stdout)?).run()?.stdout)
+    };
+    let list: serde_json::Value = serde_json::from_str(&print()?)?;
+    ensure!(list["bomFormat"] == "CycloneDX" && list["metadata"]["timestamp"] == "2023-11-14T22:13:20Z");
+    let components = list["components"].as_array().context("no components")?;
+    let named = |name: &str| components.iter().find(|component| component["name"] == name);
+    for name in PROGRAMS {
+        ensure!(named(name).is_some_and(|program| program["type"] == "application"), "{name} is missing");
+    }
+    let locked = fs::read_to_string(root().join("Cargo.lock"))?;
+    for component in components {
+        let licence = component["licenses"][0]["expression"].as_str();
+        ensure!(licence.is_some_and(|licence| !licence.is_empty() && !licence.contains('/')), "{component}");
+        // What the tree itself has has no checksum.
+        if let Some(sum) = component["hashes"][0]["content"].as_str() {
+            ensure!(locked.contains(&format!("checksum = \"{sum}\"")), "{component}");
+        }
+    }
+    let summed = components.iter().filter(|component| component["hashes"].is_array()).count();
+    ensure!(summed > 100 && components.len() - summed < 15, "{summed} of {}", components.len());
+    ensure!(named("tokio").is_some() && named("libtest-mimic").is_none() && named("proptest").is_none());
+    let needs = list["dependencies"].as_array().context("no dependencies")?;
+    let netd = needs.iter().find(|of| of["ref"].as_str().is_some_and(|name| name.starts_with("pkg:cargo/netd@")));
+    ensure!(netd.is_some_and(|netd| netd["dependsOn"].to_string().contains("pkg:cargo/kernel@")), "{needs:?}");
+    Ok(())
+}
+
 fn main() -> ExitCode {
     lab::harness::main(
         &[],
         lab::tests![
             installed_programs_are_started_from_where_they_are_and_go_but_their_settings,
             settings_that_are_shipped_are_ones_that_the_programs_read,
+            releases_are_the_same_bytes_wherever_and_whenever_they_are_made,
+            list_of_crates_names_what_is_linked_with_licence_and_checksum,
         ],
     )
 }

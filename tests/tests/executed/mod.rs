@@ -16,10 +16,20 @@ use crate::sources::rust_files;
 pub(crate) type Executed = BTreeMap<String, Vec<String>>;
 
 /// Shell scripts outside of Rust sources; a Makefile's recipes are shell as well.
-const SCRIPTS: [&str; 14] = [
+const SCRIPTS: [&str; 24] = [
     "Makefile",
     ".ci/run",
+    "packaging/deb",
     "packaging/install",
+    "packaging/release",
+    "packaging/version",
+    "packaging/debian/cluster.postrm",
+    "packaging/debian/daemon.postinst",
+    "packaging/debian/daemon.postrm",
+    "packaging/debian/daemon.prerm",
+    "packaging/debian/plugin.postrm",
+    "packaging/debian/plugin.preinst",
+    "packaging/debian/plugin.prerm",
     "tests/setup",
     "tests/systemd-host",
     "tests/systemd-machine",
