@@ -5,11 +5,14 @@
 
 use std::io::Read;
 
+use netstate::calls::Verb;
+
 use crate::protocol::args::Request;
 use crate::protocol::error::{CniError, Code};
 use crate::protocol::netconf::NetConf;
 use crate::protocol::version::SpecVersion;
 use crate::roles::{self, PluginName};
+use crate::state::calls::Counted;
 
 /// The most that is read from standard input, in bytes.
 const INPUT_MAX: u64 = 4 * 1024 * 1024;
@@ -21,14 +24,18 @@ pub struct Answer {
     pub stdout: String,
     /// Exit code.
     pub code: u8,
+    /// What is counted of the call.
+    pub counted: Option<Counted>,
 }
 
 /// Serves one call of a binary called as `program`. `var` answers environment variables.
 pub fn serve(program: &str, var: impl Fn(&str) -> Option<String>, input: &mut dyn Read) -> Answer {
     let mut version = SpecVersion::NEWEST;
+    let verb = var("CNI_COMMAND").and_then(|name| Verb::from_name(&name));
+    let counted = |error| verb.map(|verb| Counted { verb, error });
     match dispatch(program, var, input, &mut version) {
-        Ok(stdout) => Answer { stdout, code: 0 },
-        Err(error) => Answer { stdout: error.render(version), code: 1 },
+        Ok(stdout) => Answer { stdout, code: 0, counted: counted(None) },
+        Err(error) => Answer { stdout: error.render(version), code: 1, counted: counted(Some(error.code.number())) },
     }
 }
 

@@ -10,7 +10,7 @@
 //! | [`apply`] | steps into the kernel, and their undo | `plan`, `protocol` |
 //! | [`reclaim`] | what nobody deleted, and what the predecessor's chain left | `state`, `apply` |
 //! | [`roles`] | one plugin name per module: its verbs gather facts, plan, apply, return a result | all of them |
-//! | [`call`] | one execution: version gates, the role's verb, the answer | `roles` |
+//! | [`call`] | one execution: version gates, the role's verb, the answer | `roles`, `state` |
 
 pub(crate) mod apply;
 pub(crate) mod call;
@@ -26,6 +26,7 @@ pub(crate) mod state;
 pub use call::{Answer, serve};
 pub use roles::cleanup::{CLEANUP_USAGE, Cleanup};
 pub use roles::install::{Install, InstallError, USAGE};
+pub use state::calls::Counted;
 
 // What the tests that feed it anything (`tests/properties.rs`, `tests/fuzz`) read with.
 pub use plan::bandwidth::ifb_name;

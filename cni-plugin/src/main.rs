@@ -4,6 +4,7 @@ use std::env;
 use std::io::{self, Write};
 use std::path::Path;
 use std::process::ExitCode;
+use std::time::Instant;
 
 use cni_plugin::{CLEANUP_USAGE, Cleanup, Install, InstallError, SpecVersion, USAGE};
 use kernel::arena::Arena;
@@ -29,10 +30,16 @@ fn main() -> ExitCode {
 }
 
 fn serve(program: &str) -> ExitCode {
+    let begun = Instant::now();
     // A value that is no UTF-8 is refused by what reads it, not taken for missing.
     let variable = |name: &str| env::var_os(name).map(|value| value.to_string_lossy().into_owned());
     let answer = cni_plugin::serve(program, variable, &mut io::stdin().lock());
-    match io::stdout().lock().write_all(answer.stdout.as_bytes()) {
+    let printed = io::stdout().lock().write_all(answer.stdout.as_bytes());
+    if let Some(counted) = answer.counted {
+        // Numbers are worth no word in a runtime's log.
+        let _ = counted.count(Path::new(netstate::calls::PATH), begun.elapsed());
+    }
+    match printed {
         Ok(()) => ExitCode::from(answer.code),
         // The runtime closed its end: nobody is left to report more to.
         Err(_) => ExitCode::FAILURE,

@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, ensure};
+use lab::cni::Runtime;
 use lab::{Host, Need, Process, eventually};
 use netd_node::{HOST_GW, Net, SOON};
 use serde_json::Value;
@@ -155,7 +156,7 @@ fn ensure_documented(page: &str) -> Result<()> {
 }
 
 /// Which alerts each fault causes, on the node where it is.
-const EXPECTED: [(&str, &[&str]); 4] = [
+const EXPECTED: [(&str, &[&str]); 5] = [
     (
         "objects and rows",
         &[
@@ -169,6 +170,7 @@ const EXPECTED: [(&str, &[&str]); 4] = [
     ),
     ("tables deleted", &["NetdContested", "IpvsProxyContested"]),
     ("etcd away", &["NetdSourceLost", "IpvsProxySourceLost", "NetdNotReady", "IpvsProxyNotReady"]),
+    ("no address is free", &["NetdPodAddressesShort", "NetdCniErrors"]),
     ("daemons ended", &["NetdDown", "IpvsProxyDown"]),
 ];
 
@@ -304,6 +306,30 @@ fn tables_that_somebody_deletes_again_and_again_fire_their_alerts(watched: &Watc
     watched.resolved("tables deleted")
 }
 
+/// A list of the plugin alone.
+const LIST: &str = r#"{"cniVersion":"1.0.0","name":"cbr0","plugins":[{"type":"netd-cni"}]}"#;
+
+fn pods_without_a_free_address_fire_their_alerts(watched: &Watched) -> Result<()> {
+    let host = watched.net.host("hdss7-21")?;
+    let runtime = Runtime::new(host);
+    runtime.install(&lab::bin("netd-cni")?, &["netd-cni"])?;
+    runtime.configure("10-cbr0.conflist", LIST)?;
+    let pod = runtime.run_pod("first")?;
+    // As 252 other Pods leave them: host-local's files, of containers whose namespaces the plugin does not ask for.
+    let script = "cd /var/lib/cni/networks/cbr0; for n in $(seq 2 254); do \
+        [ -e 172.7.21.$n ] || printf 'pod%s\r\neth0' $n > 172.7.21.$n; done";
+    host.run(&["sh", "-ec", script])?;
+    for number in 0..4 {
+        let error = runtime.run_pod(&format!("late{number}")).err().context("a Pod without an address")?;
+        ensure!(format!("{error:#}").contains("no IP addresses available"), "{error:#}");
+    }
+    watched.fires("no address is free", "10.4.7.21")?;
+    watched.pages_are_documented("hdss7-21")?;
+    host.run(&["sh", "-ec", "rm $(grep -l ^pod /var/lib/cni/networks/cbr0/172.7.21.*)"])?;
+    watched.resolved("no address is free")?;
+    pod.stop()
+}
+
 /// Has Prometheus ask these nodes.
 fn ask(watched: &Watched, nodes: &[&str]) -> Result<()> {
     for (job, port) in [("netd", 10247), ("ipvs-proxy", 10249)] {
@@ -347,6 +373,7 @@ fn every_alert_fires_by_its_fault_and_resolves() -> Result<()> {
     watched.resolved("the start")?;
     objects_and_rows_that_do_not_fit_fire_their_alerts(&watched)?;
     tables_that_somebody_deletes_again_and_again_fire_their_alerts(&watched)?;
+    pods_without_a_free_address_fire_their_alerts(&watched)?;
     daemons_without_their_store_fire_their_alerts(&mut watched)?;
     for daemon in daemons {
         daemon.terminate(SOON)?;

@@ -1,5 +1,7 @@
-//! State on disk, under locks: the records of attachments, and the reservations of addresses in host-local's layout.
+//! State on disk, under locks: the records of attachments, the reservations of addresses in host-local's layout, and
+//! how often the plugin was called.
 
+pub(crate) mod calls;
 pub(crate) mod places;
 pub(crate) mod record;
 pub(crate) mod records;

@@ -9,6 +9,7 @@
 mod attach;
 mod bandwidth;
 mod bridge;
+mod calls;
 mod chain;
 mod changed_list;
 mod cleanup;
@@ -52,6 +53,7 @@ fn main() {
         bridge::table::TESTS,
         bridge::vlan::TESTS,
         bridge::TESTS,
+        calls::TESTS,
         chain::TESTS,
         cleanup::TESTS,
         changed_list::TESTS,

@@ -6,6 +6,7 @@
 
 pub mod address;
 pub mod address_plan;
+pub mod calls;
 pub mod family;
 #[cfg(any(test, feature = "fuzz"))]
 mod fuzz;

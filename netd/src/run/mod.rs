@@ -5,6 +5,7 @@
 //! is out of reach costs no repair; ending, in whatever way, leaves the kernel as it is.
 
 pub(crate) mod claim;
+mod counted;
 mod daemon;
 mod extension;
 mod external;
@@ -42,6 +43,7 @@ use ::daemon::shell::{self, Places, Program, seed};
 use anyhow::{Context, Result};
 
 use self::claim::Claimed;
+use self::counted::PluginCalls;
 use crate::command::args::Invocation;
 use crate::command::config::Config;
 
@@ -85,7 +87,11 @@ fn run(config: Config, seed: u64, log: Log) -> Result<()> {
     let places = Places { run_dir: config.run_dir.clone(), listeners: config.listeners.clone() };
     // Before anything of another daemon's is replaced, its socket in the folder included.
     let claimed = Claimed::take(&config.subnet_file, &config.run_dir)?;
-    shell::run(&PROGRAM, &places, log, |shell| start::run(config, seed, shell, claimed))
+    let calls = PluginCalls::open(&config.run_dir, &config.subnet_file);
+    shell::run(&PROGRAM, &places, log, |shell| {
+        shell.metrics.extend(|registry| registry.register_collector(Box::new(calls)));
+        start::run(config, seed, shell, claimed)
+    })
 }
 
 #[cfg(test)]
