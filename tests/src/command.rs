@@ -46,13 +46,10 @@ pub struct Output {
 
 impl Command {
     pub(crate) fn new(place: &str, namespaces: Option<Arc<Namespaces>>, program: impl AsRef<OsStr>) -> Self {
-        Self {
-            inner: std::process::Command::new(program),
-            namespaces,
-            place: place.to_owned(),
-            input: None,
-            limit: DEFAULT_LIMIT,
-        }
+        let mut inner = std::process::Command::new(program);
+        // Tests wait for lines as people read them; what a daemon takes by itself is `tests/logs.rs`'s.
+        inner.envs(["NETD_LOG_FORMAT", "IPVS_PROXY_LOG_FORMAT"].map(|name| (name, "text")));
+        Self { inner, namespaces, place: place.to_owned(), input: None, limit: DEFAULT_LIMIT }
     }
 
     /// Adds one argument.

@@ -86,8 +86,9 @@ impl fmt::Debug for EtcdFlags {
 /// Form and detail of the log.
 #[derive(Debug, Clone, Default, Args)]
 pub struct LogFlags {
-    /// Form of the log: `text` or `json` (one object a line, with the names of the Elastic Common Schema).
-    #[arg(long, global = true, alias = "logging-format", value_name = "NAME", default_value = "text")]
+    /// Form of the log: `text`, `json` (one object a line, with the names of the Elastic Common Schema), `journal` (fields of
+    /// journald), or `auto`: text on a terminal, journal under systemd, json elsewhere.
+    #[arg(long, global = true, alias = "logging-format", value_name = "NAME", default_value = "auto")]
     pub log_format: String,
     /// Detail of the log: 0 is normal, 1 adds debugging, 2 adds every step.
     #[arg(short = 'v', long = "v", global = true, value_name = "LEVEL", default_value = "0")]
@@ -98,11 +99,13 @@ impl LogFlags {
     /// Reads the flags; what is wrong goes to `problems`, and the normal log is taken.
     pub fn read(&self, problems: &mut Vec<Problem>) -> Settings {
         let form = match self.log_format.as_str() {
+            "auto" => Form::Auto,
             "text" => Form::Text,
             "json" => Form::Json,
+            "journal" => Form::Journal,
             other => {
-                problems.push(Problem::new("log-format", format!("{other:?}"), "text or json"));
-                Form::Text
+                problems.push(Problem::new("log-format", format!("{other:?}"), "auto, text, json or journal"));
+                Form::Auto
             }
         };
         // klog reads a number of 32 bits with a sign.
@@ -300,7 +303,10 @@ mod tests {
         let settings = read(&["--log-format=xml", "-v", "loud"]).log.read(&mut problems);
         assert_eq!(settings, Settings::default());
         let text: Vec<String> = problems.iter().map(ToString::to_string).collect();
-        assert_eq!(text, ["log-format: \"xml\"; accepted: text or json", "v: \"loud\"; accepted: a number such as 2"]);
+        assert_eq!(
+            text,
+            ["log-format: \"xml\"; accepted: auto, text, json or journal", "v: \"loud\"; accepted: a number such as 2"]
+        );
     }
 
     #[test]

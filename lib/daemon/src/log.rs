@@ -1,10 +1,12 @@
-//! The log of a daemon: one subscriber, on standard error, as text or as JSON.
+//! The log of a daemon: one subscriber, on standard error, as text or as JSON, or to journald ([`journal`]).
 //!
 //! JSON is one object a line with the names of the Elastic Common Schema (`@timestamp`, `log.level`, `message`,
 //! `service.name`, `error.message`); fields that the schema does not know stand below the program's own name. The
 //! detail changes while the daemon runs: SIGUSR1 adds detail, SIGUSR2 takes it back to what the flags say.
 //!
 //! Invariant: RUST_LOG, when set, says what instead of `--v`, until a signal asks for more.
+
+mod journal;
 
 use std::backtrace::Backtrace;
 use std::fmt;
@@ -24,6 +26,7 @@ use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
 use tracing_subscriber::{EnvFilter, Layer, Registry, reload};
 
+use self::journal::{Entry, Socket};
 use crate::glog::{Modules, SourceLine};
 
 /// Version of the Elastic Common Schema whose names are used.
@@ -35,17 +38,32 @@ const QUIET: &str = "netlink_proto=info,h2=info,hyper=info,tower=info,rustls=inf
 /// Form of the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Form {
-    /// For people.
+    /// What whoever reads standard error can use best: text for a terminal, fields for journald, JSON for everybody else.
     #[default]
+    Auto,
+    /// For people.
     Text,
     /// One object a line.
     Json,
+    /// Fields of their own in the journal.
+    Journal,
+}
+
+impl Form {
+    fn for_reader(self) -> Self {
+        match self {
+            Self::Auto if std::io::stderr().is_terminal() => Self::Text,
+            Self::Auto if journal::is_read_by_journald() => Self::Journal,
+            Self::Auto => Self::Json,
+            chosen => chosen,
+        }
+    }
 }
 
 /// Form and detail of the log.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Settings {
-    /// Text or JSON.
+    /// Text, JSON or the journal's fields.
     pub form: Form,
     /// 0 is normal, 1 adds debugging, 2 and more every step.
     pub verbosity: u8,
@@ -85,9 +103,12 @@ impl Log {
         let initial = EnvFilter::try_from_default_env().unwrap_or_else(|_| filter(settings.verbosity));
         let (initial, handle) = reload::Layer::new(initial);
         let lines = layer().with_writer(std::io::stderr);
-        let lines = match settings.form {
-            Form::Text => lines.with_ansi(std::io::stderr().is_terminal()).with_target(false).boxed(),
-            Form::Json => lines.event_format(Ecs { program, version }).boxed(),
+        let lines = match (settings.form.for_reader(), Socket::open()) {
+            (Form::Journal, Ok(socket)) => {
+                lines.with_writer(move || socket.clone()).with_ansi(false).event_format(Entry { program }).boxed()
+            }
+            (Form::Json, _) => lines.event_format(Ecs { program, version }).boxed(),
+            _ => lines.with_ansi(std::io::stderr().is_terminal()).with_target(false).boxed(),
         };
         let stacks = settings.backtrace_at.map(Stacks::layer);
         let lines = lines.with_filter(with_modules(initial, settings.modules));

@@ -91,7 +91,7 @@ pub(crate) static FIELDS: &[Field] = &[
     ),
     field("clientConnection.qps", "kube-api-qps", Form::Rate, "5", Needless(FEW_REQUESTS)),
     field("clientConnection.burst", "kube-api-burst", COUNT, "10", Needless(FEW_REQUESTS)),
-    field(path::LOG_FORMAT, "log-format", Form::OneOf(&["text", "json"]), "text", Start(ONE_LOG)),
+    field(path::LOG_FORMAT, "log-format", Form::OneOf(&["auto", "text", "json", "journal"]), "text", Start(ONE_LOG)),
     field(path::VERBOSITY, "v", Form::Number { least: 0, most: i32::MAX as i64 }, "0", Live),
     field(path::MODULES, "vmodule", Form::Modules, "", Start(ONE_LOG))
         .help("Detail of single modules of the log, PATTERN=N,..."),

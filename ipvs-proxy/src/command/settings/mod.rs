@@ -24,9 +24,10 @@ pub(crate) type Given = BTreeMap<&'static str, String>;
 /// Fields whose flag counts beside a file.
 const BESIDE_A_FILE: [&str; 5] = [path::MASTER, path::HOSTNAME, path::LOG_FORMAT, path::VERBOSITY, path::MODULES];
 
-/// Defaults of this program where it does not stand in for kube-proxy: nothing is served to other hosts, and parameters of
-/// the whole host stay as they are.
-const OWN_DEFAULTS: [(&str, &str); 6] = [
+/// Defaults of this program where it does not stand in for kube-proxy: nothing is served to other hosts, parameters of
+/// the whole host stay as they are, and the log has the form that its reader can use.
+const OWN_DEFAULTS: [(&str, &str); 7] = [
+    (path::LOG_FORMAT, "auto"),
     (path::HEALTHZ, "127.0.0.1:10256"),
     (path::OOM_SCORE, ""),
     (path::MAX_PER_CORE, "0"),
