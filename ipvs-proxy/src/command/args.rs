@@ -11,6 +11,7 @@ use clap::parser::ValueSource;
 use clap::{Arg, ArgAction, ArgMatches, Args, Command, CommandFactory, FromArgMatches, Parser, Subcommand};
 use daemon::flags::{self, EtcdFlags, LogFlags, RunFlags};
 use daemon::manual::{Completions, Pages};
+use daemon::terminal::Watch;
 
 use super::settings::{self, Given};
 use crate::explain::Target;
@@ -76,6 +77,9 @@ pub(crate) enum Verb {
         /// Print the file as it is.
         #[arg(long)]
         json: bool,
+        /// Whether again and again.
+        #[command(flatten)]
+        watch: Watch,
     },
     /// Show the rows of every kernel table, as they are desired and as the kernel holds them.
     Tables {

@@ -77,7 +77,7 @@ fn begin(invocation: &Invocation) -> anyhow::Result<Exit> {
         },
         Some(Verb::Completions(wanted)) => std::io::stdout().write_all(&wanted.render(args::command()))?,
         Some(Verb::Man(pages)) => pages.write(&args::command()).context("write the manual pages")?,
-        Some(Verb::Status { json }) => return commands::status(&config::run_dir(flags), *json),
+        Some(Verb::Status { json, watch }) => return commands::status(&config::run_dir(flags), *json, *watch),
         Some(Verb::Doctor { json }) => return doctor::act(invocation, *json),
         Some(Verb::Explain(asked)) => return explain::act(invocation, asked),
         Some(Verb::Tables { json }) => commands::tables(&config::run_dir(flags), *json)?,

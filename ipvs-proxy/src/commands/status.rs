@@ -5,20 +5,22 @@ use std::path::Path;
 use anyhow::Context;
 use daemon::lifecycle::Exit;
 use daemon::status::{FILE, Lines, Stored};
+use daemon::terminal::{self, COLUMNS, Shown, Tone, Watch};
 use serde::Deserialize;
 use serde_json::Value;
 
 use crate::run::NAME;
 use crate::run::status::{Conflict, ProxyStatus, ServiceNetwork};
 
-/// Width of a terminal that nobody has widened.
-const COLUMNS: usize = 80;
-
-/// Prints the status; the exit status is 0 when the daemon runs and all is well, 1 when not.
+/// Prints the status, once or again and again; the exit status is 0 when the daemon runs and all is well, 1 when not.
 ///
 /// # Errors
 /// When there is no status to read.
-pub(crate) fn status(run_dir: &Path, json: bool) -> anyhow::Result<Exit> {
+pub(crate) fn status(run_dir: &Path, json: bool, watch: Watch) -> anyhow::Result<Exit> {
+    terminal::show(watch, tone, || shown(run_dir, json))
+}
+
+fn shown(run_dir: &Path, json: bool) -> anyhow::Result<Shown> {
     let context = || format!("no status in {}; is the daemon running, with the same --run-dir?", run_dir.display());
     let mut stored = Stored::read(run_dir).with_context(context)?;
     let warning = stored.warning(NAME);
@@ -31,12 +33,18 @@ pub(crate) fn status(run_dir: &Path, json: bool) -> anyhow::Result<Exit> {
     if let Some(warning) = &warning {
         eprintln!("{warning}");
     }
-    if json {
-        println!("{:#}", stored.status);
-    } else {
-        print!("{}", render(&status));
+    let text = if json { format!("{:#}\n", stored.status) } else { render(&status) };
+    Ok(Shown { text, exit: if status.ok { Exit::Success } else { Exit::Failure } })
+}
+
+fn tone(line: &str) -> Tone {
+    let begins = |words: &[&str]| words.iter().any(|word| line.starts_with(word));
+    match line {
+        _ if begins(&["in place on "]) => Tone::Good,
+        _ if begins(&["NOT in place on ", "ALARM: ", "source: ", "refused: ", "conflict: "]) => Tone::Bad,
+        _ if begins(&["waiting for ", "load balancers: ", "left out: ", "not served yet: ", "advice: "]) => Tone::Note,
+        _ => Tone::Plain,
     }
-    Ok(if status.ok { Exit::Success } else { Exit::Failure })
 }
 
 /// A status for a terminal.

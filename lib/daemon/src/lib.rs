@@ -12,6 +12,7 @@
 //! | [`liveness`] | heartbeats of every loop: which makes no progress |
 //! | [`readiness`] | named gates: what is still awaited before the daemon is ready |
 //! | [`slot`] | room for one value between two loops |
+//! | [`terminal`] | what verbs print for people: colour, repetition |
 //! | [`worker`] | the thread that owns the kernel tables |
 //! | [`monitors`] | what the kernel says of itself, on its way to that thread |
 //! | [`status`] | tables, rows and the file that `status` reads |
@@ -38,6 +39,7 @@ pub mod readiness;
 pub mod shell;
 pub mod slot;
 pub mod status;
+pub mod terminal;
 pub mod worker;
 
 pub use cluster::problem;

@@ -288,7 +288,7 @@ mod tests {
             assert_eq!((flags.iface.as_slice(), flags.ip_masq.as_str()), (&["eth0".to_owned()][..], "false"));
         }
         let invocation = run_as("netd", &["status", "--json"], &variables).unwrap();
-        assert!(matches!(invocation.verb, Some(Verb::Status { json: true })));
+        assert!(matches!(invocation.verb, Some(Verb::Status { json: true, .. })));
     }
 
     #[test]

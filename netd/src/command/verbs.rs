@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 use daemon::manual::{Completions, Pages};
+use daemon::terminal::Watch;
 
 /// What to do instead of running the daemon.
 #[derive(Subcommand)]
@@ -15,6 +16,9 @@ pub(crate) enum Verb {
         /// Print the file as it is.
         #[arg(long)]
         json: bool,
+        /// Whether again and again.
+        #[command(flatten)]
+        watch: Watch,
     },
     /// Show the rows of every kernel table, as they are desired and as the kernel holds them.
     Tables {

@@ -22,6 +22,7 @@ mod reverse_path;
 
 use ::daemon::doctor::{self, Check, Finding, Trouble};
 use ::daemon::lifecycle::Exit;
+use ::daemon::terminal::Waiting;
 use anyhow::Result;
 
 use crate::command::args::Flags;
@@ -48,7 +49,9 @@ const CHECKS: [Check<Facts>; 12] = [
 /// # Errors
 /// When the kernel cannot be read.
 pub(crate) fn act(flags: &Flags, probe_port: Option<u16>, json: bool) -> Result<Exit> {
+    let waiting = Waiting::on("asking every node");
     let facts = facts::gather(flags, probe_port)?;
+    drop(waiting);
     Ok(doctor::print(&examine(&facts), json)?)
 }
 

@@ -32,7 +32,7 @@ pub(crate) const LIMIT: Duration = Duration::from_secs(15);
 pub(crate) fn act(verb: &Verb, flags: &Flags) -> Result<Exit> {
     let run_dir = &run_dir(flags);
     match verb {
-        Verb::Status { json } => status::show(run_dir, *json),
+        Verb::Status { json, watch } => status::show(run_dir, *json, *watch),
         Verb::Tables { json } => {
             print!("{}", ask(run_dir, if *json { "/tables?format=json" } else { "/tables" }, LIMIT)?);
             Ok(Exit::Success)

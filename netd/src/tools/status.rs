@@ -7,17 +7,22 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use daemon::http::ask;
 use daemon::lifecycle::Exit;
-use daemon::status::{FILE, Stored};
+use daemon::status::{FILE, Lines, Stored};
+use daemon::terminal::{self, COLUMNS, Shown, Tone, Watch};
 
 use super::LIMIT;
 use crate::doctor::kept;
 use crate::run::{NAME, status};
 
-/// Prints the status of the daemon whose run-time files are in `run_dir`.
+/// Prints the status of the daemon whose run-time files are in `run_dir`, once or again and again.
 ///
 /// # Errors
 /// When there is none, or it is not this program's.
-pub(super) fn show(run_dir: &Path, json: bool) -> Result<Exit> {
+pub(super) fn show(run_dir: &Path, json: bool, watch: Watch) -> Result<Exit> {
+    terminal::show(watch, tone, || shown(run_dir, json))
+}
+
+fn shown(run_dir: &Path, json: bool) -> Result<Shown> {
     let mut stored = read(run_dir)?;
     let warning = stored.warning(NAME);
     if let Some(warning) = &warning {
@@ -35,12 +40,30 @@ pub(super) fn show(run_dir: &Path, json: bool) -> Result<Exit> {
         }
     }
     let status = if warning.is_some() { status::outdated(stored.status) } else { stored.status };
-    if json {
-        println!("{status:#}");
-    } else {
-        print!("{}", status::text(&status));
+    let exit = if warning.is_none() { Exit::Success } else { Exit::Failure };
+    let text = match (json, status::text(&status)) {
+        (true, _) => format!("{status:#}\n"),
+        // Who searches a pipe finds each line whole.
+        (false, text) if terminal::is_terminal() => folded(&text),
+        (false, text) => text,
+    };
+    Ok(Shown { text, exit })
+}
+
+fn folded(text: &str) -> String {
+    let mut lines = Lines::new();
+    text.lines().for_each(|line| lines.push(format_args!("{line}")));
+    lines.into_folded(COLUMNS)
+}
+
+fn tone(line: &str) -> Tone {
+    match line {
+        _ if line.starts_with('!') => Tone::Bad,
+        _ if line.starts_with("node ") && line.ends_with(": in sync") => Tone::Good,
+        _ if line.starts_with("node ") => Tone::Bad,
+        _ if line.starts_with("repaired ") => Tone::Note,
+        _ => Tone::Plain,
     }
-    Ok(if warning.is_none() { Exit::Success } else { Exit::Failure })
 }
 
 fn read(run_dir: &Path) -> Result<Stored> {

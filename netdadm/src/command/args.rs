@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Command, CommandFactory, Parser, Subcommand};
 use daemon::manual::{Completions, Pages};
+use daemon::terminal::Watch;
 
 use crate::status::Component;
 
@@ -182,6 +183,9 @@ pub(super) struct Asked {
     /// Print the rows as JSON.
     #[arg(long)]
     pub(super) json: bool,
+    /// Whether again and again.
+    #[command(flatten)]
+    pub(super) watch: Watch,
 }
 
 /// What to do with a node.

@@ -9,17 +9,42 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::ValueEnum as _;
+use daemon::lifecycle::Exit;
+use daemon::terminal::{self, Shown, Tone, Waiting};
 
 use super::args::Asked;
 use super::{verify, written};
 use crate::check::{self, Checked};
 use crate::status::{self, Component, Keys, Question, State};
 
-/// Asks all of them.
+/// Asks all of them, once or again and again.
 ///
 /// # Errors
 /// When the topology or the keys cannot be read, or what was found cannot be written.
 pub(super) fn run(asked: &Asked, out: &mut impl Write) -> Result<ExitCode, String> {
+    let tone = if asked.json { |_: &str| Tone::Plain } else { tone };
+    if asked.watch.watch.is_some() {
+        return terminal::show(asked.watch, tone, || shown(asked)).map(ExitCode::from);
+    }
+    let waiting = Waiting::on("asking every component");
+    let Shown { text, exit } = shown(asked)?;
+    drop(waiting);
+    written(out, terminal::painted(text, tone).as_bytes())?;
+    Ok(exit.into())
+}
+
+/// A line of the table, by its third column.
+fn tone(line: &str) -> Tone {
+    match line.split_whitespace().nth(2) {
+        _ if line.starts_with(' ') => Tone::Plain,
+        Some("ok") => Tone::Good,
+        Some("waiting" | "?") => Tone::Note,
+        Some("FAILED") => Tone::Bad,
+        _ => Tone::Plain,
+    }
+}
+
+fn shown(asked: &Asked) -> Result<Shown, String> {
     let name = asked.file.display();
     let text = verify::read(&asked.file).map_err(|cause| format!("read {name}: {cause}"))?;
     let Checked { topology, .. } = check::text(&text);
@@ -35,7 +60,6 @@ pub(super) fn run(asked: &Asked, out: &mut impl Write) -> Result<ExitCode, Strin
     } else {
         status::table(&rows)
     };
-    written(out, text.as_bytes())?;
     let is_well = rows.iter().all(|row| matches!(row.state, State::Ok | State::Unknown));
-    Ok(if is_well { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(Shown { text, exit: if is_well { Exit::Success } else { Exit::Failure } })
 }

@@ -1,0 +1,173 @@
+//! What verbs print for people: colour and repetition on a terminal, neither elsewhere.
+//!
+//! Invariants: text for a pipe or a file has no escape sequence; `NO_COLOR` (no-color.org) and `TERM=dumb` are respected; a verb that is
+//! repeated goes on when what it asks is away for a while.
+
+use std::fmt::Display;
+use std::io::{self, IsTerminal as _, Write};
+use std::time::Duration;
+
+use clap::Args;
+
+use crate::lifecycle::Exit;
+
+/// Width of a terminal that nobody has widened.
+pub const COLUMNS: usize = 80;
+
+/// Shows it again and again.
+#[derive(Debug, Clone, Copy, Default, Args)]
+pub struct Watch {
+    /// Show it again every 2 seconds, or every SECONDS, until interrupted.
+    #[arg(
+        long,
+        value_name = "SECONDS",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "2",
+        value_parser = clap::value_parser!(u16).range(1..=3600)
+    )]
+    pub watch: Option<u16>,
+}
+
+/// How a line is to be taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Tone {
+    /// As it should be.
+    Good,
+    /// Worth knowing.
+    Note,
+    /// Something does not work.
+    Bad,
+    /// None of these.
+    Plain,
+}
+
+/// A text that can be shown, and the exit status with which it is shown once.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Shown {
+    /// The text.
+    pub text: String,
+    /// The exit status.
+    pub exit: Exit,
+}
+
+/// Whether whoever reads `stream` wants colour.
+fn wants_colour(is_terminal: bool) -> bool {
+    let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
+    is_terminal && set("NO_COLOR").is_none() && set("TERM").is_none_or(|term| term != "dumb")
+}
+
+/// True when standard output is a terminal.
+#[must_use]
+pub fn is_terminal() -> bool {
+    io::stdout().is_terminal()
+}
+
+/// `text` with each line in the colour of its tone.
+#[must_use]
+pub fn coloured(text: &str, tone: fn(&str) -> Tone) -> String {
+    let mut coloured = String::with_capacity(text.len() + 64);
+    for line in text.lines() {
+        let code = match tone(line) {
+            Tone::Good => "32",
+            Tone::Note => "33",
+            Tone::Bad => "31",
+            Tone::Plain => {
+                coloured.extend([line, "\n"]);
+                continue;
+            }
+        };
+        coloured.extend(["\u{1b}[", code, "m", line, "\u{1b}[0m\n"]);
+    }
+    coloured
+}
+
+/// The same where standard output is a terminal whose user wants colour, and `text` as it is elsewhere.
+#[must_use]
+pub fn painted(text: String, tone: fn(&str) -> Tone) -> String {
+    if wants_colour(is_terminal()) { coloured(&text, tone) } else { text }
+}
+
+/// Prints what `make` makes, once, or with `watch` until somebody interrupts it: on a terminal each in the place of the one before,
+/// elsewhere below it. Returns the exit status of the only one.
+///
+/// # Errors
+/// What `make` fails with, if it is asked once.
+pub fn show<E: Display>(
+    watch: Watch,
+    tone: fn(&str) -> Tone,
+    mut make: impl FnMut() -> Result<Shown, E>,
+) -> Result<Exit, E> {
+    let Some(seconds) = watch.watch else {
+        let Shown { text, exit } = make()?;
+        print!("{}", painted(text, tone));
+        return Ok(exit);
+    };
+    loop {
+        // What is asked may be away for as long as an upgrade takes.
+        let text = make().map_or_else(|error| format!("{error:#}\n"), |shown| shown.text);
+        let frame = frame(&painted(text, tone), is_terminal());
+        let mut out = io::stdout().lock();
+        if out.write_all(frame.as_bytes()).and_then(|()| out.flush()).is_err() {
+            // Nobody reads any more.
+            return Ok(Exit::Success);
+        }
+        drop(out);
+        std::thread::sleep(Duration::from_secs(seconds.into()));
+    }
+}
+
+/// One of several texts: a terminal is cleared behind each line and below the last one, so that nothing flickers.
+fn frame(text: &str, is_terminal: bool) -> String {
+    if is_terminal { format!("\u{1b}[H{}\u{1b}[J", text.replace('\n', "\u{1b}[K\r\n")) } else { format!("{text}\n") }
+}
+
+/// A line on standard error that says what is waited for, while it is: on a terminal only.
+#[derive(Debug)]
+pub struct Waiting(bool);
+
+impl Waiting {
+    /// Says what is waited for; the line goes with the value.
+    #[must_use]
+    pub fn on(what: impl Display) -> Self {
+        let is_terminal = io::stderr().is_terminal();
+        if is_terminal {
+            eprint!("{what} …");
+        }
+        Self(is_terminal)
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        if self.0 {
+            eprint!("\r\u{1b}[K");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_has_the_colour_of_its_tone_and_ends_with_none() {
+        let tone = |line: &str| match line {
+            "a" => Tone::Good,
+            "b" => Tone::Bad,
+            _ => Tone::Plain,
+        };
+        assert_eq!(coloured("a\nb\nc\n", tone), "\u{1b}[32ma\u{1b}[0m\n\u{1b}[31mb\u{1b}[0m\nc\n");
+    }
+
+    #[test]
+    fn nothing_of_the_text_before_stays_beside_or_below_the_next_one() {
+        assert_eq!(frame("a\nb\n", true), "\u{1b}[Ha\u{1b}[K\r\nb\u{1b}[K\r\n\u{1b}[J");
+        assert_eq!(frame("a\n", false), "a\n\n");
+    }
+
+    #[test]
+    fn pipes_have_no_colour() {
+        assert!(!wants_colour(false));
+    }
+}
