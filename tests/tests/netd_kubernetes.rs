@@ -452,9 +452,7 @@ fn each_right_that_is_missing_is_named_with_what_grants_it() -> Result<()> {
 }
 
 fn main() -> ExitCode {
-    // They wait more than they work.
-    let suite = Suite::new(&[Need::Vxlan, Need::Nftables]).with_kubernetes(Release::V1_20).side_by_side(3);
-    suite.run(lab::tests![
+    Suite::new(&[Need::Vxlan, Need::Nftables]).with_kubernetes(Release::V1_20).run(lab::tests![
         nodes_of_netd_and_of_flannel_are_one_network,
         what_is_missing_is_waited_for_and_named,
         what_is_taken_from_the_own_node_is_written_again,

@@ -310,7 +310,5 @@ fn main() -> ExitCode {
         a_version_that_is_gone_is_listed_anew_without_a_moment_of_emptiness,
         services_are_those_of_a_state_that_was_restored,
     ];
-    // They wait more than they work.
-    let suite = Suite::new(&[Need::Nftables]).with_kubernetes(Release::V1_20).with_kubernetes(Release::Modern);
-    suite.side_by_side(3).run(tests)
+    Suite::new(&[Need::Nftables]).with_kubernetes(Release::V1_20).with_kubernetes(Release::Modern).run(tests)
 }

@@ -1,10 +1,9 @@
-//! API servers for the tests of a binary, each for one test after the other.
+//! One API server for the tests of a binary, one after the other.
 //!
-//! Invariant: a test that gets one finds it serving, and without the Nodes, Services, endpoints, Pods and events of the tests before. There are
-//! never more than two of a release: most of a test is waiting, and a server takes as much memory as all else of one.
+//! Invariant: a test that gets it finds it serving, and without the Nodes, Services, endpoints, Pods and events of the tests before.
 
 use std::ops::{Deref, DerefMut};
-use std::sync::{Condvar, Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Result, ensure};
 use serde_json::Value;
@@ -13,98 +12,44 @@ use super::Release;
 use super::api_server::ApiServer;
 use crate::host::Host;
 
-/// Servers of a release, at most.
-const MOST: usize = 2;
-
-/// The servers of one release.
+/// The server that tests of a binary share; the next test gets it when this value ends.
 #[derive(Debug)]
-struct Pool {
-    servers: Mutex<Servers>,
-    returned: Condvar,
-}
-
-#[derive(Debug)]
-struct Servers {
-    free: Vec<ApiServer>,
-    taken: usize,
-}
-
-static OLD: Pool = Pool::new();
-static MODERN: Pool = Pool::new();
-
-impl Pool {
-    const fn new() -> Self {
-        Self { servers: Mutex::new(Servers { free: Vec::new(), taken: 0 }), returned: Condvar::new() }
-    }
-
-    const fn of(release: Release) -> &'static Self {
-        match release {
-            Release::V1_20 => &OLD,
-            Release::Modern => &MODERN,
-        }
-    }
-
-    /// A place for a server, with one that is free where there is one.
-    fn take(&self) -> Option<ApiServer> {
-        let servers = self.servers.lock().unwrap_or_else(PoisonError::into_inner);
-        let full = |servers: &mut Servers| servers.taken >= MOST;
-        let mut servers = self.returned.wait_while(servers, full).unwrap_or_else(PoisonError::into_inner);
-        servers.taken += 1;
-        servers.free.pop()
-    }
-
-    fn give_back(&self, server: Option<ApiServer>) {
-        let mut servers = self.servers.lock().unwrap_or_else(PoisonError::into_inner);
-        servers.taken -= 1;
-        servers.free.extend(server);
-        self.returned.notify_one();
-    }
-}
-
-/// A server that tests of a binary share; another test gets it when this value ends.
-#[derive(Debug)]
-pub struct Shared {
-    server: Option<ApiServer>,
-    pool: &'static Pool,
-}
+pub struct Shared(MutexGuard<'static, Option<ApiServer>>);
 
 impl Deref for Shared {
     type Target = ApiServer;
 
-    #[allow(clippy::unreachable, reason = "handed out with a server in it, which its end alone takes out")]
+    #[allow(clippy::unreachable, reason = "made with a server in it, and nothing takes it out")]
     fn deref(&self) -> &ApiServer {
-        self.server.as_ref().unwrap_or_else(|| unreachable!())
+        self.0.as_ref().unwrap_or_else(|| unreachable!())
     }
 }
 
 impl DerefMut for Shared {
-    #[allow(clippy::unreachable, reason = "handed out with a server in it, which its end alone takes out")]
+    #[allow(clippy::unreachable, reason = "made with a server in it, and nothing takes it out")]
     fn deref_mut(&mut self) -> &mut ApiServer {
-        self.server.as_mut().unwrap_or_else(|| unreachable!())
-    }
-}
-
-impl Drop for Shared {
-    fn drop(&mut self) {
-        self.pool.give_back(self.server.take());
+        self.0.as_mut().unwrap_or_else(|| unreachable!())
     }
 }
 
 impl ApiServer {
-    /// One that tests of this binary share, each for itself: started on a machine of its own by the first that needs it, without the
+    /// The one that tests of this binary share, one after the other: started by the first on a machine of its own, without the
     /// objects of the tests before. [`Faults`](super::Faults) bring it to a machine of the test.
     ///
     /// # Errors
     /// As [`ApiServer::start`].
     pub fn shared(release: Release) -> Result<Shared> {
-        let pool = Pool::of(release);
-        let mut shared = Shared { server: pool.take(), pool };
-        let is_usable = |server: &ApiServer| server.check().is_ok() && server.clear().is_ok();
-        if !shared.server.as_ref().is_some_and(is_usable) {
-            shared.server = None;
-            shared.server = Some(Self::start_with(&Host::start("kubernetes")?, release, &[])?);
+        static OLD: Mutex<Option<ApiServer>> = Mutex::new(None);
+        static MODERN: Mutex<Option<ApiServer>> = Mutex::new(None);
+        let kept = if release == Release::Modern { &MODERN } else { &OLD };
+        let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let usable = kept.as_ref().is_some_and(|server| server.check().is_ok() && server.clear().is_ok());
+        if !usable {
+            *kept = None;
+            let server = Self::start_with(&Host::start("kubernetes")?, release, &[])?;
+            *kept = Some(server);
         }
-        Ok(shared)
+        Ok(Shared(kept))
     }
 
     /// Deletes what tests have put.
