@@ -35,7 +35,9 @@ fn kube_proxy(host: &Host) -> Result<Command> {
     let own = lab::bin("ipvs-proxy")?;
     let own = own.to_string_lossy();
     host.run(&["ln", "-sf", &own, "/run/kube-proxy"])?;
-    Ok(host.command("/run/kube-proxy").arg(format!("--config={FILE}")).arg(format!("--services-dir={SERVICES}")))
+    // The form of the log is the file's.
+    let command = host.command("/run/kube-proxy").env_remove("IPVS_PROXY_LOG_FORMAT");
+    Ok(command.arg(format!("--config={FILE}")).arg(format!("--services-dir={SERVICES}")))
 }
 
 fn start(nodes: &Nodes) -> Result<Process> {
