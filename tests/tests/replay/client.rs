@@ -44,6 +44,8 @@ pub(crate) enum End {
     Odd(String),
 }
 
+const SILENT: End = End::Not(Outcome::Timeout, None);
+
 /// A connection's own address, where it has one, and what became of it.
 pub(crate) type Ended = (Option<SocketAddr>, End);
 
@@ -55,6 +57,8 @@ enum Socket {
 struct Attempt {
     target: usize,
     socket: Socket,
+    /// Its end where nothing more is seen of it in time.
+    otherwise: End,
 }
 
 /// Asks all targets at once and waits for each at most `limit`. The ends stand in the order of the targets.
@@ -64,8 +68,7 @@ pub(crate) fn ask_all(targets: &[Target], limit: Duration) -> Vec<Vec<Ended>> {
     for (number, target) in targets.iter().enumerate() {
         for _ in 0..target.count {
             match open(*target) {
-                Ok(Ok(socket)) => waiting.push(Attempt { target: number, socket }),
-                Ok(Err(end)) => ends[number].push((None, end)),
+                Ok((socket, otherwise)) => waiting.push(Attempt { target: number, socket, otherwise }),
                 Err(error) => ends[number].push((None, failed(&error, None))),
             }
         }
@@ -91,7 +94,7 @@ pub(crate) fn ask_all(targets: &[Target], limit: Duration) -> Vec<Vec<Ended>> {
         });
     }
     for attempt in waiting {
-        ends[attempt.target].push((attempt.socket.local(), End::Not(Outcome::Timeout, None)));
+        ends[attempt.target].push((attempt.socket.local(), attempt.otherwise));
     }
     ends
 }
@@ -111,8 +114,8 @@ pub(crate) fn open_alone(to: SocketAddr, limit: Duration) -> io::Result<TcpStrea
     Ok(fd.into())
 }
 
-/// Opens a connection and sends; the end, where the packet did not leave.
-fn open(target: Target) -> io::Result<Result<Socket, End>> {
+/// Opens a connection and sends. With it comes its end where nothing more is seen of it.
+fn open(target: Target) -> io::Result<(Socket, End)> {
     let family = if target.to.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
     let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
     let (kind, protocol) = match target.transport {
@@ -132,7 +135,7 @@ fn open(target: Target) -> io::Result<Result<Socket, End>> {
         Err(errno) => return Err(errno.into()),
     }
     if target.transport == Transport::Tcp {
-        return Ok(Ok(Socket::Stream(fd.into())));
+        return Ok((Socket::Stream(fd.into()), SILENT));
     }
     let socket = UdpSocket::from(fd);
     let request: &[u8] = match target.transport {
@@ -141,14 +144,10 @@ fn open(target: Target) -> io::Result<Result<Socket, End>> {
         Transport::Ping => &[128, 0, 0, 0, 0, 0, 0, 1],
         _ => b"who are you?\n",
     };
-    let sent = socket.send(request);
-    let socket = Socket::Datagram(socket);
-    let Err(error) = sent else { return Ok(Ok(socket)) };
-    // A packet that the own output hook rejects is dropped there as well; the message about it is in the queue by now.
-    Ok(Err(match socket.reported() {
-        Some(reported) => failed(&Errno::ECONNREFUSED.into(), Some(reported)),
-        None => failed(&error, None),
-    }))
+    // A packet that the own output hook rejects is dropped there as well. The message about it comes by way of the loopback device,
+    // which a busy kernel leaves to a thread of its own: until then a rejection and a drop are the same to the sender.
+    let otherwise = socket.send(request).map_or_else(|error| failed(&error, None), |_| SILENT);
+    Ok((Socket::Datagram(socket), otherwise))
 }
 
 impl Socket {
@@ -187,7 +186,10 @@ impl Socket {
                 let is_ping = matches!(bytes[0], 0 | 129);
                 Some(End::Answered(if is_ping { "echo-reply".to_owned() } else { text }))
             }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => None,
+            // A message whose error the call that sent has returned already.
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                self.reported().map(|reported| failed(&Errno::ECONNREFUSED.into(), Some(reported)))
+            }
             Err(error) => Some(failed(&error, self.reported())),
         }
     }
