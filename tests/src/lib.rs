@@ -63,6 +63,7 @@ mod booted;
 mod cluster;
 pub mod cni;
 mod command;
+pub mod confined;
 mod deadline;
 pub mod echo;
 mod etcd;

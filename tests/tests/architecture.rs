@@ -122,7 +122,8 @@ fn words_are_the_fields() -> Result<()> {
 fn programs_execute_no_program() -> Result<()> {
     let mut found = Vec::new();
     for source in product().iter().flat_map(|folder| sources(folder)) {
-        let code = source.code();
+        // The numbers of the calls that the daemons have the kernel refuse them.
+        let code = source.code().replace("libc::SYS_execve", "");
         let names = ["Command::new", "execv", "posix_spawn"].into_iter().filter(|name| code.contains(name));
         found.extend(names.map(|name| format!("{} has {name}", source.path)));
     }

@@ -7,6 +7,7 @@ mod netd_node;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, ensure};
+use lab::confined::ensure_confined;
 use lab::{Host, Need, Output, echo, eventually};
 use netd_node::{Net, SOON, VXLAN};
 use serde_json::Value;
@@ -216,6 +217,12 @@ fn signals_change_the_log_and_compare_everything() -> Result<()> {
     Ok(())
 }
 
+fn daemon_of_root_gives_up_all_but_the_network() -> Result<()> {
+    let net = Net::start(VXLAN)?;
+    let netd = net.netd("hdss7-21")?;
+    eventually(SOON, || ensure_confined(&netd))
+}
+
 fn main() -> ExitCode {
     lab::harness::main(
         &[Need::Nftables, Need::Vxlan],
@@ -227,6 +234,7 @@ fn main() -> ExitCode {
             health_is_served_where_flannels_flags_say_and_metrics_on_loopback,
             netd_without_a_store_is_well_but_not_ready_and_says_what_it_awaits,
             address_that_is_taken_hinders_no_lease,
+            daemon_of_root_gives_up_all_but_the_network,
             tables_show_desired_and_actual_rows,
             signals_change_the_log_and_compare_everything,
         ],

@@ -6,6 +6,7 @@ mod proxy;
 use std::process::ExitCode;
 
 use anyhow::{Result, ensure};
+use lab::confined::ensure_confined;
 use lab::{Host, Need, Output, eventually};
 use proxy::{Nodes, SOON, WEB_YAML, servers};
 use serde_json::Value;
@@ -111,6 +112,13 @@ fn proxy_whose_source_is_not_listed_is_not_ready_and_says_what_it_awaits() -> Re
     Ok(())
 }
 
+fn daemon_of_root_gives_up_all_but_the_network() -> Result<()> {
+    let nodes = Nodes::start()?;
+    nodes.publish("web.yaml", WEB_YAML)?;
+    let proxy = nodes.proxy()?;
+    eventually(SOON, || ensure_confined(&proxy))
+}
+
 fn main() -> ExitCode {
     lab::harness::main(
         &[Need::IpVs, Need::Nftables, Need::Dummy],
@@ -118,6 +126,7 @@ fn main() -> ExitCode {
             status_of_a_dead_daemon_says_so_and_exits_1,
             daemon_answers_curl_on_loopback_and_nobody_else,
             tables_show_what_the_kernel_holds_and_what_it_lacks,
+            daemon_of_root_gives_up_all_but_the_network,
             proxy_whose_source_is_not_listed_is_not_ready_and_says_what_it_awaits,
         ],
     )

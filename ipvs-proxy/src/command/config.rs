@@ -246,7 +246,7 @@ impl Reader<'_> {
                 Err(problem) => self.problems.push(problem),
             }
         }
-        Places { run_dir: run_dir(flags), listeners }
+        Places { run_dir: run_dir(flags), written: Vec::new(), listeners }
     }
 
     fn log(&mut self) -> log::Settings {

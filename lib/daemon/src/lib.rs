@@ -2,6 +2,7 @@
 //!
 //! | module | noun |
 //! |---|---|
+//! | [`mod@confine`] | what a daemon gives up before its first thread |
 //! | [`doctor`] | checks that judge facts, and their findings |
 //! | [`flags`] | flags that both command lines have, with their environment |
 //! | [`log`] | the subscriber: text or JSON, its detail changeable while running |
@@ -22,6 +23,7 @@
 //!
 //! Invariant: nothing here knows a lease or a Service. The plugin does not link this crate.
 
+pub mod confine;
 pub mod doctor;
 pub mod flags;
 pub mod followed;

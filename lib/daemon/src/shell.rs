@@ -1,7 +1,7 @@
 //! The frame that both daemons run in: runtime, signals, service manager, status file, HTTP.
 //!
 //! The daemon's own loops run on the first thread, what serves others on one of its own: a page that takes long or a disk
-//! that hangs delays no lease, and a loop that blocks its thread is named by the pages all the same. Invariants: ending, in
+//! that hangs delays no lease, and a loop that blocks its thread is named by the pages all the same. Invariants: no thread runs that is not confined ([`crate::confine`]); ending, in
 //! whatever way, leaves the kernel as it is; a pass that is running is finished before the process ends, within
 //! [`END_LIMIT`]; whatever the frame cannot do (write a file, bind an address) hinders no data path.
 
@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use tokio::sync::{Notify, watch};
 
+use crate::confine::confine;
 use crate::http::{self, Address, Board, Health, Page, Probe, Routes, Site, Vitals};
 use crate::lifecycle::{self, Notice, Signal, Signals};
 use crate::liveness::{Condition, Heartbeat, Liveness, Progress};
@@ -55,6 +56,8 @@ pub struct Program {
 pub struct Places {
     /// Folder of run-time files.
     pub run_dir: PathBuf,
+    /// Other folders in which the daemon writes files.
+    pub written: Vec<PathBuf>,
     /// Addresses for HTTP; the unix socket in the run-time folder is always there.
     pub listeners: Vec<(Address, Routes)>,
 }
@@ -251,6 +254,8 @@ where
 {
     kernel::heap::share();
     lifecycle::exit_on_panic();
+    // No thread runs yet.
+    confine(&[std::slice::from_ref(&places.run_dir), &places.written].concat()).log();
     tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
         let signals = Signals::open()?;
         let shell = Shell::new(program);

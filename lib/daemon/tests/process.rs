@@ -61,7 +61,11 @@ fn run_a_loop() {
         render: |status| status.to_string(),
         health: |_, _| Page::text(200, "ok"),
     };
-    let places = Places { run_dir: PathBuf::from(std::env::var_os(FOLDER).unwrap()), listeners: Vec::new() };
+    let places = Places {
+        run_dir: PathBuf::from(std::env::var_os(FOLDER).unwrap()),
+        written: Vec::new(),
+        listeners: Vec::new(),
+    };
     let ended = shell::run(&program, &places, log, |shell| async move {
         let heartbeat = shell.liveness.heartbeat("the loop", Duration::from_millis(50));
         let (orders, mut waiting) = tokio::sync::mpsc::unbounded_channel();

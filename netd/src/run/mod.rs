@@ -37,6 +37,8 @@ mod vrf;
 mod witness;
 mod worker;
 
+use std::path::Path;
+
 use ::daemon::log::Log;
 use ::daemon::monitors::{NFTABLES, RTNETLINK};
 use ::daemon::shell::{self, Places, Program, seed};
@@ -84,7 +86,8 @@ pub(crate) fn serve(invocation: &Invocation) -> Result<()> {
 /// # Errors
 /// When it cannot start: the configuration of the network, the interface or the kernel is not as needed.
 fn run(config: Config, seed: u64, log: Log) -> Result<()> {
-    let places = Places { run_dir: config.run_dir.clone(), listeners: config.listeners.clone() };
+    let written = config.subnet_file.parent().map(Path::to_path_buf).into_iter().collect();
+    let places = Places { run_dir: config.run_dir.clone(), written, listeners: config.listeners.clone() };
     // Before anything of another daemon's is replaced, its socket in the folder included.
     let claimed = Claimed::take(&config.subnet_file, &config.run_dir)?;
     let calls = PluginCalls::open(&config.run_dir, &config.subnet_file);

@@ -1,0 +1,244 @@
+//! `confine`: what a daemon gives up before its first thread.
+//!
+//! | given up | by |
+//! |---|---|
+//! | every capability but CAP_NET_ADMIN, for ever | capabilities(7), PR_SET_NO_NEW_PRIVS |
+//! | executing a program, and every other call of [`REFUSED`] | seccomp(2): EPERM |
+//! | writing files anywhere but where the daemon has to, and executing any | landlock(7): EACCES |
+//!
+//! Invariants: what the kernel or the service manager refuses of it is named and hinders nothing: a daemon that cannot be confined works as
+//! well as another. It holds for the thread that calls and all that it starts later, so it is called before the first one.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use caps::{CapSet, Capability, CapsHashSet};
+use landlock::{
+    ABI, AccessFs, CompatLevel, Compatible, PathBeneath, PathFd, Ruleset, RulesetAttr, RulesetCreatedAttr,
+    RulesetStatus,
+};
+use seccompiler::{BpfProgram, SeccompAction, SeccompFilter};
+
+/// What the kernel's network takes (capabilities(7)).
+const KEPT: Capability = Capability::CAP_NET_ADMIN;
+
+/// Where the kernel's parameters are, and where a container has those of its host.
+const PARAMETERS: [&str; 2] = ["/proc/sys", "/host/proc/sys"];
+
+/// The newest interface of landlock that is asked for (Linux 6.2); an older kernel gives what it has.
+const INTERFACE: ABI = ABI::V3;
+
+/// Calls that no part of a daemon makes, and that whoever took one over would want.
+const REFUSED: [i64; 36] = [
+    // Other programs.
+    libc::SYS_execve,
+    libc::SYS_execveat,
+    // Other processes.
+    libc::SYS_ptrace,
+    libc::SYS_process_vm_readv,
+    libc::SYS_process_vm_writev,
+    libc::SYS_kcmp,
+    libc::SYS_pidfd_getfd,
+    // Other file systems and namespaces.
+    libc::SYS_mount,
+    libc::SYS_umount2,
+    libc::SYS_move_mount,
+    libc::SYS_open_tree,
+    libc::SYS_fsopen,
+    libc::SYS_fsmount,
+    libc::SYS_mount_setattr,
+    libc::SYS_pivot_root,
+    libc::SYS_chroot,
+    libc::SYS_setns,
+    libc::SYS_unshare,
+    // The kernel itself.
+    libc::SYS_init_module,
+    libc::SYS_finit_module,
+    libc::SYS_delete_module,
+    libc::SYS_kexec_load,
+    libc::SYS_kexec_file_load,
+    libc::SYS_bpf,
+    libc::SYS_perf_event_open,
+    libc::SYS_userfaultfd,
+    libc::SYS_reboot,
+    libc::SYS_swapon,
+    libc::SYS_swapoff,
+    libc::SYS_acct,
+    libc::SYS_add_key,
+    libc::SYS_request_key,
+    libc::SYS_keyctl,
+    // Its clock.
+    libc::SYS_settimeofday,
+    libc::SYS_clock_settime,
+    libc::SYS_adjtimex,
+];
+
+/// What came of it.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Confined {
+    /// What could not be given up, and why.
+    pub refused: Vec<String>,
+}
+
+impl Confined {
+    fn note(&mut self, what: &str, done: Result<(), String>) {
+        if let Err(why) = done {
+            self.refused.push(format!("{what}: {why}"));
+        }
+    }
+
+    /// Logs it.
+    pub fn log(&self) {
+        if self.refused.is_empty() {
+            tracing::debug!("confined: CAP_NET_ADMIN alone, no programs, no files elsewhere");
+        } else {
+            tracing::info!(refused = self.refused.join("; "), "not confined in every way; a service manager may do it");
+        }
+    }
+}
+
+/// Confines the calling thread and all that it will start: below `folders`, which are made where they are missing, and in the
+/// kernel's parameters it may write. A folder that somebody removes can be made again.
+#[must_use]
+pub fn confine(folders: &[PathBuf]) -> Confined {
+    let mut confined = Confined::default();
+    confined.note("files", files(folders));
+    confined.note("capabilities", capabilities());
+    confined.note("calls", calls());
+    confined
+}
+
+/// Gives up what no rule of landlock grants.
+fn files(folders: &[PathBuf]) -> Result<(), String> {
+    let written = AccessFs::from_write(INTERFACE);
+    let ruleset = Ruleset::default()
+        .set_compatibility(CompatLevel::BestEffort)
+        .handle_access(written | AccessFs::Execute)
+        .and_then(Ruleset::create)
+        .map_err(|error| error.to_string())?;
+    let granted = folders.iter().flat_map(|folder| grants(folder)).chain(PARAMETERS.map(PathBuf::from));
+    let rules = granted.filter_map(|path| PathFd::new(path).ok()).map(|fd| PathBeneath::new(fd, written));
+    let restricted = ruleset
+        .add_rules(rules.map(Ok::<_, landlock::RulesetError>))
+        .and_then(landlock::RulesetCreated::restrict_self)
+        .map_err(|error| error.to_string())?;
+    match restricted.ruleset {
+        RulesetStatus::NotEnforced => Err("this kernel has no landlock".to_owned()),
+        RulesetStatus::FullyEnforced | RulesetStatus::PartiallyEnforced => Ok(()),
+    }
+}
+
+/// The folder, wherever a link leads, and the one that it is made in anew.
+fn grants(folder: &Path) -> Vec<PathBuf> {
+    // Whoever writes into it says so if it cannot be made.
+    let _ = fs::create_dir_all(folder);
+    let above = folder.parent().filter(|above| above.parent().is_some());
+    above.into_iter().chain([folder]).map(Path::to_path_buf).collect()
+}
+
+/// Gives up all capabilities but [`KEPT`] of those that there are.
+fn capabilities() -> Result<(), String> {
+    let kept: CapsHashSet = [KEPT].into();
+    let read = |set| caps::read(None, set).map_err(|error| error.to_string());
+    for set in [CapSet::Ambient, CapSet::Bounding] {
+        for capability in read(set)?.difference(&kept) {
+            caps::drop(None, set, *capability).map_err(|error| error.to_string())?;
+        }
+    }
+    for set in [CapSet::Effective, CapSet::Permitted, CapSet::Inheritable] {
+        let (held, wanted) = (read(set)?, read(set)?.intersection(&kept).copied().collect::<CapsHashSet>());
+        if held != wanted {
+            caps::set(None, set, &wanted).map_err(|error| error.to_string())?;
+        }
+    }
+    Ok(())
+}
+
+/// Has the kernel refuse the calls of [`REFUSED`].
+fn calls() -> Result<(), String> {
+    let rules: BTreeMap<_, _> = REFUSED.iter().map(|call| (*call, Vec::new())).collect();
+    let refusal = SeccompAction::Errno(libc::EPERM.cast_unsigned());
+    let arch = std::env::consts::ARCH.try_into().map_err(|error: seccompiler::BackendError| error.to_string())?;
+    let filter = SeccompFilter::new(rules, SeccompAction::Allow, refusal, arch).map_err(|error| error.to_string())?;
+    let program = BpfProgram::try_from(filter).map_err(|error| error.to_string())?;
+    seccompiler::apply_filter(&program).map_err(|error| error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::ErrorKind;
+    use std::process::Command;
+
+    use super::*;
+
+    /// Does it on a thread of its own: what it gives up is gone for that alone.
+    fn confined<T: Send>(folders: &[PathBuf], work: impl FnOnce(Confined) -> T + Send) -> T {
+        std::thread::scope(|scope| scope.spawn(|| work(confine(folders))).join().unwrap())
+    }
+
+    fn has_landlock(confined: &Confined) -> bool {
+        !confined.refused.iter().any(|refused| refused.starts_with("files"))
+    }
+
+    #[test]
+    fn no_program_is_executed_and_files_are_written_in_the_own_folders_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let (own, other) = (folder.path().join("run/own"), folder.path().join("other"));
+        fs::create_dir(&other).unwrap();
+        fs::write(other.join("file"), "as it was").unwrap();
+        let work = |confined: Confined| {
+            let executed = Command::new("/bin/true").status();
+            assert_eq!(executed.unwrap_err().kind(), ErrorKind::PermissionDenied);
+            fs::write(own.join("file"), "new").unwrap();
+            fs::rename(own.join("file"), own.join("renamed")).unwrap();
+            // An operator who cleans up.
+            fs::remove_dir_all(&own).unwrap();
+            fs::create_dir(&own).unwrap();
+            fs::write(own.join("file"), "again").unwrap();
+            assert_eq!(fs::read_to_string(other.join("file")).unwrap(), "as it was");
+            if !has_landlock(&confined) {
+                eprintln!("skipped in part: {:?}", confined.refused);
+                return;
+            }
+            for written in [fs::write(other.join("file"), "new"), fs::write(other.join("new"), "new")] {
+                assert_eq!(written.unwrap_err().kind(), ErrorKind::PermissionDenied);
+            }
+            assert_eq!(fs::remove_file(other.join("file")).unwrap_err().kind(), ErrorKind::PermissionDenied);
+        };
+        confined(std::slice::from_ref(&own), work);
+    }
+
+    #[test]
+    fn of_the_capabilities_one_is_left_and_none_comes_back() {
+        confined(&[], |_| {
+            for set in [CapSet::Effective, CapSet::Permitted, CapSet::Bounding] {
+                assert!(caps::read(None, set).unwrap().iter().all(|capability| *capability == KEPT), "{set:?}");
+            }
+            for set in [CapSet::Inheritable, CapSet::Ambient] {
+                assert!(caps::read(None, set).unwrap().is_empty(), "{set:?}");
+            }
+            assert!(caps::raise(None, CapSet::Effective, Capability::CAP_SYS_ADMIN).is_err());
+            assert!(nix::sys::prctl::get_no_new_privs().unwrap());
+        });
+    }
+
+    #[test]
+    fn threads_and_sockets_begin_as_before() {
+        confined(&[], |_| {
+            assert_eq!(std::thread::spawn(|| 1).join().unwrap(), 1);
+            std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        });
+    }
+
+    #[test]
+    fn a_second_time_costs_nothing_and_refuses_nothing() {
+        confined(&[], |first| assert_eq!(confine(&[]), first));
+    }
+
+    #[test]
+    fn a_folder_below_the_root_does_not_grant_the_whole_file_system() {
+        assert_eq!(grants(Path::new("/proc")), [Path::new("/proc")]);
+        assert_eq!(grants(Path::new("/proc/self")), [Path::new("/proc"), Path::new("/proc/self")]);
+    }
+}
