@@ -5,13 +5,11 @@
 //! takes back when that ends, in whatever way.
 
 use std::fs;
-use std::io;
-use std::os::linux::net::SocketAddrExt;
 use std::os::unix::fs::MetadataExt;
-use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::path::Path;
 
 use anyhow::{Context, bail};
+use kernel::name::{self, Name, Taken};
 
 /// Name of the lock in the namespace's abstract sockets (unix(7)).
 const NAME: &str = "ipvs-proxy";
@@ -22,7 +20,7 @@ const BALANCERS: [&str; 4] = ["keepalived", "kube-router", "kube-vip", "ldirecto
 /// The lock; it is held as long as this exists.
 #[derive(Debug)]
 pub(crate) struct Lock {
-    _socket: UnixDatagram,
+    _name: Option<Name>,
 }
 
 impl Lock {
@@ -31,21 +29,20 @@ impl Lock {
     /// # Errors
     /// When another process holds it, with the processes that may be it; when the kernel refuses.
     pub(crate) fn take() -> anyhow::Result<Self> {
-        match Self::named(NAME).context("lock this network namespace")? {
-            Some(lock) => Ok(lock),
-            None => bail!(
+        match name::take(NAME).context("lock this network namespace")? {
+            Taken::Own(name) => Ok(Self { _name: Some(name) }),
+            Taken::Other => bail!(
                 "another ipvs-proxy{} works in this network namespace: two of them would undo each other's rows",
                 text(&processes(NAME))
             ),
-        }
-    }
-
-    /// The lock of that name, `None` when somebody holds it.
-    fn named(name: &str) -> io::Result<Option<Self>> {
-        match UnixDatagram::bind_addr(&SocketAddr::from_abstract_name(name)?) {
-            Ok(socket) => Ok(Some(Self { _socket: socket })),
-            Err(error) if error.kind() == io::ErrorKind::AddrInUse => Ok(None),
-            Err(error) => Err(error),
+            Taken::Stranger(uid) => {
+                tracing::warn!(
+                    name = NAME,
+                    uid,
+                    "a process of this user holds the daemon's name, for nothing: find it with `ss -xlp`"
+                );
+                Ok(Self { _name: None })
+            }
         }
     }
 }
@@ -98,16 +95,6 @@ fn text(processes: &[u32]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_lock_is_one_processs_at_a_time_and_free_when_that_is_gone() {
-        let name = format!("ipvs-proxy-test-{}", std::process::id());
-        let first = Lock::named(&name).unwrap();
-        assert!(first.is_some());
-        assert!(Lock::named(&name).unwrap().is_none());
-        drop(first);
-        assert!(Lock::named(&name).unwrap().is_some());
-    }
 
     #[test]
     fn processes_are_named_and_none_is_no_word() {

@@ -98,8 +98,8 @@ impl Confined {
     }
 }
 
-/// Confines the calling thread and all that it will start: below `folders`, which are made where they are missing, and in the
-/// kernel's parameters it may write. A folder that somebody removes can be made again.
+/// Confines the calling thread and all that it will start: below `folders`, which need not be there yet, and in the kernel's
+/// parameters it may write. A folder that somebody removes can be made again.
 #[must_use]
 pub fn confine(folders: &[PathBuf]) -> Confined {
     let mut confined = Confined::default();
@@ -129,11 +129,13 @@ fn files(folders: &[PathBuf]) -> Result<(), String> {
     }
 }
 
-/// The folder, wherever a link leads, and the one that it is made in anew.
+/// The folder, wherever a link leads, and the one that it is made in, now or anew.
 fn grants(folder: &Path) -> Vec<PathBuf> {
-    // Whoever writes into it says so if it cannot be made.
-    let _ = fs::create_dir_all(folder);
-    let above = folder.parent().filter(|above| above.parent().is_some());
+    let above = folder.ancestors().skip(1).find(|above| above.exists()).filter(|above| above.parent().is_some());
+    if above.is_none() {
+        // Nothing but the root would be left to grant. Whoever writes into it says so if it cannot be made.
+        let _ = fs::create_dir_all(folder);
+    }
     above.into_iter().chain([folder]).map(Path::to_path_buf).collect()
 }
 
@@ -186,10 +188,12 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let (own, other) = (folder.path().join("run/own"), folder.path().join("other"));
         fs::create_dir(&other).unwrap();
+        fs::create_dir(folder.path().join("run")).unwrap();
         fs::write(other.join("file"), "as it was").unwrap();
         let work = |confined: Confined| {
             let executed = Command::new("/bin/true").status();
             assert_eq!(executed.unwrap_err().kind(), ErrorKind::PermissionDenied);
+            fs::create_dir_all(&own).unwrap();
             fs::write(own.join("file"), "new").unwrap();
             fs::rename(own.join("file"), own.join("renamed")).unwrap();
             // An operator who cleans up.
@@ -240,5 +244,6 @@ mod tests {
     fn a_folder_below_the_root_does_not_grant_the_whole_file_system() {
         assert_eq!(grants(Path::new("/proc")), [Path::new("/proc")]);
         assert_eq!(grants(Path::new("/proc/self")), [Path::new("/proc"), Path::new("/proc/self")]);
+        assert_eq!(grants(Path::new("/proc/none/such")), [Path::new("/proc"), Path::new("/proc/none/such")]);
     }
 }

@@ -9,11 +9,13 @@
 use netstate::Protocol;
 
 use crate::socket::{Frame, acknowledgement, split};
-use crate::{address, attribute, bridge, conntrack, genl, ipset, ipvs, link, neighbour, nft, qdisc, route, wireguard};
+use crate::{
+    address, attribute, bridge, conntrack, genl, ipset, ipvs, link, name, neighbour, nft, qdisc, route, wireguard,
+};
 
 /// Every parser by the name of its corpus.
 #[allow(unreachable_pub, clippy::type_complexity, reason = "public with the feature, and a pair is no noun")]
-pub const TARGETS: [(&str, fn(&[u8])); 13] = [
+pub const TARGETS: [(&str, fn(&[u8])); 14] = [
     ("attributes", attributes),
     ("conntrack", flows),
     ("datagram", datagram),
@@ -22,6 +24,7 @@ pub const TARGETS: [(&str, fn(&[u8])); 13] = [
     ("ipset", sets),
     ("ipvs", ipvs_answers),
     ("legacy", crate::legacy::fuzz_table),
+    ("names", names),
     ("nft", nft_listings),
     ("nft_notifications", nft::fuzz::notifications),
     ("notifications", notifications),
@@ -96,6 +99,13 @@ fn sets(input: &[u8]) {
     for frame in frames(input) {
         let (name, entries) = (ipset::name(&frame), ipset::entries(&frame));
         assert!(name.unwrap_or_default().len() <= 4 * input.len() && entries.len() <= input.len());
+    }
+}
+
+fn names(input: &[u8]) {
+    for frame in frames(input) {
+        let name = name::read(&frame).map(|bound| bound.name);
+        assert!(name.unwrap_or_default().len() <= 4 * input.len());
     }
 }
 

@@ -26,6 +26,7 @@
 //! | [`bound`] | none: which interfaces UDP sockets are bound to | any |
 //! | [`legacy`] | reads the chains FORWARD and INPUT of iptables-legacy | any |
 //! | [`listener`] | none: sockets that wait for clients | any |
+//! | [`name`] | none: abstract unix sockets that one process holds | any |
 //! | [`netns`] | network namespaces | 3.8 |
 //! | [`clock`] | none: whether anything keeps the clock | any |
 //! | [`writer`] | none: names whoever else writes into a table | 4.15 |
@@ -59,6 +60,7 @@ pub mod ipvs;
 pub mod legacy;
 pub mod link;
 pub mod listener;
+pub mod name;
 pub mod neighbour;
 #[cfg(feature = "watch")]
 pub mod netconf;

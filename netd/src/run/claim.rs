@@ -23,7 +23,7 @@ use self::namespace::Names;
 use crate::command::instance::normal;
 
 /// Where all daemons of this host look, whatever their flags say.
-const FOLDER: &str = "/run/netd/claims";
+pub(super) const FOLDER: &str = "/run/netd/claims";
 
 /// File that is locked while the others are read.
 const LOCK: &str = "lock";

@@ -86,7 +86,9 @@ pub(crate) fn serve(invocation: &Invocation) -> Result<()> {
 /// # Errors
 /// When it cannot start: the configuration of the network, the interface or the kernel is not as needed.
 fn run(config: Config, seed: u64, log: Log) -> Result<()> {
-    let written = config.subnet_file.parent().map(Path::to_path_buf).into_iter().collect();
+    let files = [&config.subnet_file, &config.wireguard_key_file];
+    let folders = files.into_iter().filter_map(|file| file.parent()).chain([Path::new(claim::FOLDER)]);
+    let written = folders.map(Path::to_path_buf).collect();
     let places = Places { run_dir: config.run_dir.clone(), written, listeners: config.listeners.clone() };
     // Before anything of another daemon's is replaced, its socket in the folder included.
     let claimed = Claimed::take(&config.subnet_file, &config.run_dir)?;

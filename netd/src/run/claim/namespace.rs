@@ -6,13 +6,9 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::os::linux::net::SocketAddrExt as _;
-use std::os::unix::net::{SocketAddr, UnixListener};
 
+use kernel::name::{self, Name, Taken};
 use netstate::Prefix;
-
-/// Where the kernel lists the sockets of this network namespace.
-const SOCKETS: &str = "/proc/self/net/unix";
 
 /// What every name begins with.
 const NETWORK: &str = "network/";
@@ -23,7 +19,7 @@ const DEVICE: &str = "device/";
 pub(super) struct Names {
     /// What they begin with: `netd/`.
     root: String,
-    held: BTreeMap<String, UnixListener>,
+    held: BTreeMap<String, Option<Name>>,
 }
 
 impl Default for Names {
@@ -50,34 +46,40 @@ impl Names {
                 return Ok(Some(name.replacen(DEVICE, "device ", 1)));
             }
         }
-        let theirs = self.others(&std::fs::read_to_string(SOCKETS)?);
+        let theirs = self.others()?;
         let overlap = |own: &Prefix| theirs.iter().find(|their| own.overlaps(their)).map(|their| (*own, *their));
         let found = networks.iter().find_map(overlap);
         Ok(found.map(|(own, their)| format!("Pod network {their}, which overlaps {own},")))
     }
 
-    /// Holds `name`; false when another daemon does.
+    /// Holds `name`; false when another daemon does. A name that a user without rights has bound is as good as held.
     fn bind(&mut self, name: &str) -> io::Result<bool> {
         if self.held.contains_key(name) {
             return Ok(true);
         }
-        let address = SocketAddr::from_abstract_name(format!("{}{name}", self.root))?;
-        match UnixListener::bind_addr(&address) {
-            Ok(socket) => {
-                self.held.insert(name.to_owned(), socket);
-                Ok(true)
+        let whole = format!("{}{name}", self.root);
+        let held = match name::take(&whole)? {
+            Taken::Own(own) => Some(own),
+            Taken::Other => return Ok(false),
+            Taken::Stranger(uid) => {
+                tracing::warn!(
+                    name = whole,
+                    uid,
+                    "a process of this user holds the daemon's name, for nothing: find it with `ss -xlp`"
+                );
+                None
             }
-            Err(error) if error.kind() == io::ErrorKind::AddrInUse => Ok(false),
-            Err(error) => Err(error),
-        }
+        };
+        self.held.insert(name.to_owned(), held);
+        Ok(true)
     }
 
-    /// The Pod networks of others in the kernel's list of sockets.
-    fn others(&self, sockets: &str) -> Vec<Prefix> {
-        let paths = sockets.lines().filter_map(|line| line.split_whitespace().last());
-        let names = paths.filter_map(|path| path.strip_prefix('@')?.strip_prefix(&self.root)?.strip_prefix(NETWORK));
-        let others = names.filter(|name| !self.held.contains_key(&format!("{NETWORK}{name}")));
-        others.filter_map(|name| name.parse().ok()).collect()
+    /// The Pod networks of other daemons.
+    fn others(&self) -> io::Result<Vec<Prefix>> {
+        let names = name::taken(&format!("{}{NETWORK}", self.root))?;
+        let names = names.iter().filter_map(|name| name.strip_prefix(&self.root));
+        let others = names.filter(|name| !self.held.contains_key(*name));
+        Ok(others.filter_map(|name| name.strip_prefix(NETWORK)?.parse().ok()).collect())
     }
 }
 
