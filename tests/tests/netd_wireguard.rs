@@ -4,6 +4,7 @@
 mod netd_node;
 
 use std::net::SocketAddr;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::PermissionsExt;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -11,6 +12,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use lab::{Host, Need, echo, eventually, throughout};
 use netd_node::{Conversation, Net, SOON, VXLAN, pod};
+use nix::sys::socket::{AddressFamily, LinkAddr, SockFlag, SockProtocol, SockType, recvfrom, socket};
 
 const WIREGUARD: &str = r#"{"Network":"172.7.0.0/16","Backend":{"Type":"wireguard"}}"#;
 
@@ -105,6 +107,34 @@ fn pods_on_two_nodes_talk_through_the_tunnel_with_their_own_addresses() -> Resul
         public_key(here)?
     );
     ensure!(lease(&net, 21)? == expected, "{}", lease(&net, 21)?);
+    Ok(())
+}
+
+fn what_crosses_the_link_between_pods_is_encrypted() -> Result<()> {
+    const NAME: &str = "a-name-in-the-clear";
+    let net = Net::start(WIREGUARD)?;
+    let _netd = net.both()?;
+    let here = net.host("hdss7-21")?;
+    let (first, second) = (pod(here, "172.7.21")?, pod(net.host("hdss7-22")?, "172.7.22")?);
+    let _server = echo::serve(&second, NAME, 80)?;
+    let card: usize = here.read("/sys/class/net/eth0/ifindex")?.trim().parse()?;
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let open = || socket(AddressFamily::Packet, SockType::Datagram, flags, SockProtocol::EthAll);
+    let reader = here.within(open)??;
+    ensure!(echo::ask_tcp(&first, "172.7.22.2:80".parse()?, SOON)?.name == NAME);
+    let (mut tunnelled, mut clear, mut bytes) = (0, 0, [0; 2048]);
+    while let Ok((length, Some(from))) = recvfrom::<LinkAddr>(reader.as_raw_fd(), &mut bytes) {
+        let packet = &bytes[..length];
+        let is_clear = packet.windows(NAME.len()).any(|part| part == NAME.as_bytes());
+        let is_on_the_link = from.ifindex() == card;
+        ensure!(!(is_clear && is_on_the_link), "{packet:02x?} crosses the link");
+        clear += u32::from(is_clear);
+        // UDP to or from the tunnel's port.
+        tunnelled += u32::from(
+            is_on_the_link && packet.get(9) == Some(&17) && packet.get(22..24) == Some(&51820_u16.to_be_bytes()),
+        );
+    }
+    ensure!(clear > 0 && tunnelled > 0, "{clear} packets in the clear inside the node, {tunnelled} on the link");
     Ok(())
 }
 
@@ -367,6 +397,7 @@ fn main() -> ExitCode {
         &[Need::WireGuard, Need::Nftables],
         lab::tests![
             pods_on_two_nodes_talk_through_the_tunnel_with_their_own_addresses,
+            what_crosses_the_link_between_pods_is_encrypted,
             key_outlives_restart_and_reboot_and_is_shown_to_nobody,
             what_is_changed_by_hand_is_back_after_the_next_listing,
             session_of_a_peer_goes_on_while_others_come_change_and_go,

@@ -61,6 +61,10 @@ fn every_counterpart_of_a_test_of_kube_proxy_exists() -> Result<()> {
     ensure_counterparts("docs/kube-proxy-tests.md", 100)
 }
 
+fn every_claim_about_security_has_its_test() -> Result<()> {
+    ensure_counterparts("docs/security.md", 45)
+}
+
 /// The page on conformance has a line for each case of the lists, in their order, and each line a test with real Pods or a reason; and every test
 /// with real Pods has its line.
 fn every_case_of_the_conformance_lists_has_its_line() -> Result<()> {
@@ -189,6 +193,7 @@ fn main() -> ExitCode {
             every_promise_is_shown_by_a_test_or_a_benchmark,
             every_counterpart_of_a_test_of_flannel_exists,
             every_counterpart_of_a_test_of_kube_proxy_exists,
+            every_claim_about_security_has_its_test,
             every_case_of_the_conformance_lists_has_its_line,
             every_member_of_the_networks_configuration_is_in_the_documents,
         ],
