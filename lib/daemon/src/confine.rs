@@ -93,7 +93,10 @@ impl Confined {
         if self.refused.is_empty() {
             tracing::debug!("confined: CAP_NET_ADMIN alone, no programs, no files elsewhere");
         } else {
-            tracing::info!(refused = self.refused.join("; "), "not confined in every way; a service manager may do it");
+            tracing::info!(
+                "not confined by itself in every way ({}); a service manager may do it",
+                self.refused.join("; ")
+            );
         }
     }
 }
