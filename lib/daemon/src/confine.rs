@@ -127,7 +127,7 @@ fn files(folders: &[PathBuf]) -> Result<(), String> {
         .and_then(landlock::RulesetCreated::restrict_self)
         .map_err(|error| error.to_string())?;
     match restricted.ruleset {
-        RulesetStatus::NotEnforced => Err("this kernel has no landlock".to_owned()),
+        RulesetStatus::NotEnforced => Err("landlock is missing or forbidden here".to_owned()),
         RulesetStatus::FullyEnforced | RulesetStatus::PartiallyEnforced => Ok(()),
     }
 }
