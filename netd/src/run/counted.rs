@@ -11,13 +11,13 @@ use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
+use daemon::metrics::counters;
 use daemon::slot::locked;
 use netstate::calls::{BOUNDS, CODES, Calls, LENGTH, NAME, OfVerb, Verb};
 use netstate::subnet_file::SubnetFile;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, NoLabelSet};
 use prometheus_client::metrics::MetricType;
-use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 
 /// Where the plugin keeps which Pod has which address, a folder for each network, unless it is configured otherwise.
@@ -148,19 +148,6 @@ fn seconds(microseconds: u64) -> f64 {
 fn buckets(of: &OfVerb) -> Vec<(f64, u64)> {
     // The last one, of all longer times, is added by whoever writes them.
     BOUNDS.iter().map(|bound| seconds(*bound)).zip(of.times).collect()
-}
-
-/// Writes counters of one name.
-fn counters<L: prometheus_client::encoding::EncodeLabelSet>(
-    encoder: &mut DescriptorEncoder<'_>,
-    (name, help): (&str, &str),
-    counted: impl Iterator<Item = (L, u64)>,
-) -> fmt::Result {
-    let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
-    for (labels, count) in counted {
-        ConstCounter::new(count).encode(family.encode_family(&labels)?)?;
-    }
-    Ok(())
 }
 
 #[cfg(test)]

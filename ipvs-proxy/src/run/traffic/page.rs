@@ -6,10 +6,10 @@
 use std::fmt;
 use std::sync::{Arc, Mutex};
 
+use daemon::metrics::counters;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
 use prometheus_client::metrics::MetricType;
-use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 
 use super::{Sample, ServicePlace, locked};
@@ -78,19 +78,6 @@ impl Collector for ServicePage {
         let gauge = encoder.encode_descriptor(LEFT_OUT, help, None, MetricType::Gauge)?;
         ConstGauge::new(i64::try_from(left_out).unwrap_or(i64::MAX)).encode(gauge)
     }
-}
-
-/// Writes counters of one name.
-fn counters(
-    encoder: &mut DescriptorEncoder,
-    (name, help): (&str, &str),
-    counted: impl Iterator<Item = (Labels, u64)>,
-) -> fmt::Result {
-    let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
-    for (labels, count) in counted {
-        ConstCounter::new(count).encode(family.encode_family(&labels)?)?;
-    }
-    Ok(())
 }
 
 #[cfg(test)]
