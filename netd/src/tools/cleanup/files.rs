@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use daemon::http::SOCKET;
 use daemon::status::FILE;
+use netstate::calls;
 
 use crate::doctor::kept;
 use crate::run::start::FILES;
@@ -24,7 +25,8 @@ const EVENTS: &str = "extension/subnets";
 /// Those that are there: in the `folder` of run-time files, and `others` by path.
 #[must_use]
 pub(super) fn present(folder: &Path, others: &[&str]) -> Vec<PathBuf> {
-    let names = FILES.into_iter().chain([FILE, ALIVE, SOCKET, kept::FILE, NODE]).map(|name| folder.join(name));
+    let names =
+        FILES.into_iter().chain([FILE, ALIVE, SOCKET, kept::FILE, NODE, calls::NAME]).map(|name| folder.join(name));
     let events = fs::read_dir(folder.join(EVENTS)).into_iter().flatten().flatten().map(|entry| entry.path());
     let files = names.chain(events).chain(others.iter().map(PathBuf::from));
     files.filter(|file| file.symlink_metadata().is_ok_and(|found| !found.is_dir())).collect()
