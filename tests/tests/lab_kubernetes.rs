@@ -13,6 +13,8 @@ use lab::{Host, eventually};
 use serde_json::{Value, json};
 
 const SOON: Duration = Duration::from_secs(30);
+/// An API server's client of etcd waits longer before each attempt to connect, and a request meanwhile is given up after a minute.
+const RECONNECTED: Duration = Duration::from_secs(200);
 const MAPS: &str = "/api/v1/namespaces/default/configmaps";
 
 fn map(name: &str, value: &str) -> Value {
@@ -318,7 +320,7 @@ fn a_server_lives_through_the_loss_of_its_etcd_and_serves_an_older_state() -> Re
     let lost = server.ask("GET", &format!("{MAPS}/state"), None);
     ensure!(lost.as_ref().map_or(true, |answer| answer.code >= 500), "without its store: {lost:?}");
     server.bring_etcd_back()?;
-    eventually(SOON, || {
+    eventually(RECONNECTED, || {
         let is = server.get(&format!("{MAPS}/state"))?;
         ensure!(is["data"]["key"] == "c", "{is}");
         Ok(())
