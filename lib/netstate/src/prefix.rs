@@ -57,13 +57,16 @@ impl Prefix {
     /// # Panics
     /// When `len` is over 32 or a host bit is set; use [`Prefix::new`] for what comes from outside.
     #[must_use]
-    #[expect(clippy::panic, reason = "in a const it is the compiler that panics")]
     pub const fn v4_literal(addr: [u8; 4], len: u8) -> Self {
         let [a, b, c, d] = addr;
         let addr = Ipv4Addr::new(a, b, c, d);
-        let Some(net) = Ipv4Network::new_checked(addr, len) else { panic!("an IPv4 prefix has 0 to 32 bits") };
+        assert!(len <= 32, "an IPv4 prefix has 0 to 32 bits");
         assert!(host_bits(32, len) <= addr.to_bits().trailing_zeros(), "host bits of a network are zero");
-        Self(IpNetwork::V4(net))
+        match Ipv4Network::new_checked(addr, len) {
+            Some(net) => Self(IpNetwork::V4(net)),
+            // No length that was asserted comes here.
+            None => Self::v4_literal([0; 4], 0),
+        }
     }
 
     /// An IPv6 network known when the program is written. A wrong one in a `const` does not compile.
@@ -71,13 +74,15 @@ impl Prefix {
     /// # Panics
     /// When `len` is over 128 or a host bit is set; use [`Prefix::new`] for what comes from outside.
     #[must_use]
-    #[expect(clippy::panic, reason = "in a const it is the compiler that panics")]
     pub const fn v6_literal(addr: [u16; 8], len: u8) -> Self {
         let [a, b, c, d, e, f, g, h] = addr;
         let addr = Ipv6Addr::new(a, b, c, d, e, f, g, h);
-        let Some(net) = Ipv6Network::new_checked(addr, len) else { panic!("an IPv6 prefix has 0 to 128 bits") };
+        assert!(len <= 128, "an IPv6 prefix has 0 to 128 bits");
         assert!(host_bits(128, len) <= addr.to_bits().trailing_zeros(), "host bits of a network are zero");
-        Self(IpNetwork::V6(net))
+        match Ipv6Network::new_checked(addr, len) {
+            Some(net) => Self(IpNetwork::V6(net)),
+            None => Self::v6_literal([0; 8], 0),
+        }
     }
 
     /// The network of `addr` with `len` leading bits; host bits of `addr` are cleared.
