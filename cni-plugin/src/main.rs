@@ -23,7 +23,7 @@ fn main() -> ExitCode {
         Some(word) if word == "install" => install(words),
         Some(word) if word == "cleanup" => cleanup(words),
         Some(word) => {
-            eprintln!("unknown command {word}\n{USAGE}\n{}", CLEANUP_USAGE);
+            eprintln!("unknown command {word}\n{USAGE}\n{CLEANUP_USAGE}");
             ExitCode::from(2)
         }
     }
@@ -56,7 +56,7 @@ fn about() -> ExitCode {
 
 fn cleanup(words: impl Iterator<Item = String>) -> ExitCode {
     let Some(cleanup) = Cleanup::parse(words) else {
-        eprintln!("{}", CLEANUP_USAGE);
+        eprintln!("{CLEANUP_USAGE}");
         return ExitCode::from(2);
     };
     match cleanup.run() {
