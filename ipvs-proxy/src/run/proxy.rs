@@ -216,8 +216,8 @@ impl Proxy {
         // Not the time on a processor, which some kernels count in ticks of 10 ms.
         let begun = Instant::now();
         self.tables.audit();
-        if self.whole {
-            // A listing needs megabytes for a moment. What that costs counts with it.
+        if self.whole && occasions::is_large(begun.elapsed()) {
+            // It needed megabytes for a moment. What giving them back costs counts with it.
             kernel::heap::trim();
         }
         self.occasions.listed(now, begun.elapsed());

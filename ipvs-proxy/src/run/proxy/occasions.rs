@@ -1,7 +1,7 @@
 //! `Occasions`: when virtual servers are counted and listed, of which IPVS announces nothing.
 //!
 //! Invariants: what changes their number is found within a second. What does not, within [`SELDOM`], and as much sooner as listings then take no
-//! more than a two-thousandth of a processor: one of ten thousand virtual servers takes a millisecond or two. Nothing of it is done while changes
+//! more than a five-thousandth of a processor: one of ten thousand virtual servers takes a millisecond or two. Nothing of it is done while changes
 //! come that somebody waits for.
 
 use std::time::Duration;
@@ -13,7 +13,7 @@ const OFTEN: Duration = Duration::from_millis(850);
 const LATEST: Duration = Duration::from_millis(950);
 
 /// How many times longer than a listing takes is the time to the next, up to [`SELDOM`].
-const SHARE: u32 = 2000;
+const SHARE: u32 = 5000;
 
 /// The longest time between two listings: kube-proxy's `syncPeriod`.
 const SELDOM: Duration = Duration::from_secs(30);
@@ -62,6 +62,11 @@ pub(in crate::run) fn pause(took: Duration) -> Duration {
     took.saturating_mul(SHARE).min(SELDOM)
 }
 
+/// Whether a listing that took so long is one of many virtual servers: it is done more rarely than the count.
+pub(super) fn is_large(took: Duration) -> bool {
+    pause(took) > OFTEN
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -69,8 +74,7 @@ mod tests {
     #[test]
     fn a_look_waits_for_changes_but_never_for_a_second_and_listings_take_their_share() {
         let micros = Duration::from_micros;
-        for (every, took, expected) in
-            [(1_u64, 2_000, 4..=6), (7, 600, 12..=17), (20, 100, 20..=24), (3, 90_000, 1..=1)]
+        for (every, took, expected) in [(1_u64, 2_000, 2..=3), (7, 600, 6..=8), (20, 100, 20..=24), (3, 90_000, 1..=1)]
         {
             let (mut occasions, mut last, mut counts, mut listings) = (Occasions::default(), Duration::ZERO, 0, 0);
             for now in (0..20_000).map(Duration::from_millis) {
