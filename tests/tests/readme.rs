@@ -1,7 +1,7 @@
 //! The commands of the README, run in the order a reader would, on the reference cluster.
 //!
-//! Only two kinds of line are not run: `make` (building is what led here) and what needs a running systemd; the daemons are started
-//! as their units would start them, with the environment files that the commands wrote.
+//! Only two kinds of line are not run: those that build (that is what led here; `make install` takes the programs of the tests) and
+//! what needs a running systemd; the daemons are started as their units would start them, with the environment files that the commands wrote.
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test may fail by panic")]
 
@@ -36,8 +36,9 @@ fn blocks(heading: &str) -> Result<Vec<Vec<String>>> {
 fn follow(host: &Host, lines: &[String]) -> Result<String> {
     let programs = bin_dir()?;
     let mut shown = String::new();
-    for line in lines.iter().filter(|line| !line.starts_with("make")) {
-        let line = line.replace("target/programs/", &format!("{}/", programs.display()));
+    let builds = |line: &str| line.starts_with("make ") && !line.starts_with("make install");
+    for line in lines.iter().filter(|line| !builds(line)) {
+        let line = line.replace("make install", &format!("make install PROGRAMS='{}'", programs.display()));
         // Each may be done twice: what a busy machine does not answer in a client's own time is asked for again.
         let run = || host.command("bash").args(["-euc", &line]).current_dir(root()).run();
         shown += &eventually(ready(), run).with_context(|| line.clone())?.stdout;
@@ -56,9 +57,11 @@ fn a_reader_sets_up_a_node_and_a_cluster() -> Result<()> {
     let etcd = Etcd::start(cluster.with_role("etcd"))?;
     let node = cluster.host("hdss7-21")?;
     // A machine's /usr is the real one: what the reader installs there goes into a file system of its own.
-    node.run(&["mount", "-t", "tmpfs", "tmpfs", "/usr/local/bin"])?;
+    node.run(&["mount", "-t", "tmpfs", "tmpfs", "/usr/local"])?;
     let a_node = blocks("A node")?;
-    let [install, environment, status] = a_node.as_slice() else { panic!("three blocks below `A node`: {a_node:?}") };
+    let [install, environment, _packages, status] = a_node.as_slice() else {
+        panic!("four blocks below `A node`: {a_node:?}")
+    };
     let a_cluster = blocks("A cluster")?;
     let [config, services] = a_cluster.as_slice() else { panic!("two blocks below `A cluster`: {a_cluster:?}") };
     follow(node, install)?;
