@@ -9,8 +9,9 @@ use tokio::net::UnixStream;
 use tokio::sync::Semaphore;
 
 use crate::glog::{Modules, SourceLine};
-use crate::http::{Board, Page, Routes, Site, Vitals, parse, talk};
+use crate::http::{Board, OwnPages, Page, Reach, Routes, Site, Vitals, parse, talk};
 use crate::liveness::Liveness;
+use crate::log::Recent;
 use crate::metrics::Metrics;
 use crate::readiness::Readiness;
 
@@ -42,7 +43,7 @@ fn http_answer(input: &[u8]) {
     }
 }
 
-fn site() -> Site {
+pub(crate) fn site() -> Site {
     let readiness = Readiness::new(["sources listed"]);
     Site {
         readiness: readiness.clone(),
@@ -51,6 +52,8 @@ fn site() -> Site {
         board: Board::new(ToString::to_string),
         tables: Box::new(|_| Box::pin(async { Ok(Vec::new()) })),
         vitals: Arc::new(Mutex::new(Vitals { pages: [("/proxyMode", "ipvs")].into(), ..Vitals::default() })),
+        own: OwnPages::default(),
+        recent: Recent::default(),
         health: |_, health| Page::text(if health.ready { 200 } else { 500 }, "ok"),
     }
 }
@@ -72,7 +75,8 @@ fn http_request(input: &[u8]) {
         };
         let mut text = Vec::new();
         let receive = answers.read_to_end(&mut text);
-        let (_, _, ()) = tokio::join!(send, receive, talk(server, Routes::All, Arc::new(site()), permit));
+        let (_, _, ()) =
+            tokio::join!(send, receive, talk(server, (Routes::All, Reach::Loopback), Arc::new(site()), permit));
         assert!(text.len() <= ANSWERS, "{} bytes of answers", text.len());
         assert!(text.is_empty() || text.starts_with(b"HTTP/1."), "{:?}", String::from_utf8_lossy(&text));
     });

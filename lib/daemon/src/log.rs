@@ -7,6 +7,7 @@
 //! Invariant: RUST_LOG, when set, says what instead of `--v`, until a signal asks for more.
 
 mod journal;
+mod recent;
 
 use std::backtrace::Backtrace;
 use std::fmt;
@@ -27,6 +28,7 @@ use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
 use tracing_subscriber::{EnvFilter, Layer, Registry, reload};
 
 use self::journal::{Entry, Socket};
+pub use self::recent::{Entry as RecentEntry, KEPT, Kind, Recent};
 use crate::glog::{Modules, SourceLine};
 
 /// Version of the Elastic Common Schema whose names are used.
@@ -78,6 +80,7 @@ pub struct Settings {
 pub struct Log {
     filter: reload::Handle<EnvFilter, Registry>,
     detail: Arc<Detail>,
+    recent: Recent,
 }
 
 /// The detail of the log, for all its clones.
@@ -112,8 +115,15 @@ impl Log {
         };
         let stacks = settings.backtrace_at.map(Stacks::layer);
         let lines = lines.with_filter(with_modules(initial, settings.modules));
-        tracing_subscriber::registry().with(lines).with(stacks).try_init()?;
-        Ok(Self { filter: handle, detail: Arc::new(Detail::new(settings.verbosity)) })
+        let recent = Recent::default();
+        tracing_subscriber::registry().with(lines).with(stacks).with(recent.layer()).try_init()?;
+        Ok(Self { filter: handle, detail: Arc::new(Detail::new(settings.verbosity)), recent })
+    }
+
+    /// The last lines.
+    #[must_use]
+    pub fn recent(&self) -> Recent {
+        self.recent.clone()
     }
 
     /// Adds detail: debugging first, then every step.
@@ -328,7 +338,7 @@ mod tests {
         let (layer_, handle) = reload::Layer::new(filter(0));
         let subscriber = Registry::default().with(layer_).with(layer().with_writer(lines.clone()).with_ansi(false));
         tracing::subscriber::with_default(subscriber, || {
-            let log = Log { filter: handle, detail: Arc::new(Detail::new(0)) };
+            let log = Log { filter: handle, detail: Arc::new(Detail::new(0)), recent: Recent::default() };
             tracing::debug!("first");
             log.raise();
             tracing::debug!("second");

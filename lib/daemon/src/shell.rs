@@ -15,10 +15,10 @@ use serde_json::Value;
 use tokio::sync::{Notify, watch};
 
 use crate::confine::confine;
-use crate::http::{self, Address, Board, Health, Page, Probe, Routes, Site, Vitals};
+use crate::http::{self, Address, Board, Health, OwnPages, Page, Probe, Routes, Site, Vitals};
 use crate::lifecycle::{self, Notice, Signal, Signals};
 use crate::liveness::{Condition, Heartbeat, Liveness, Progress};
-use crate::log::Log;
+use crate::log::{Log, Recent};
 use crate::metrics::Metrics;
 use crate::readiness::Readiness;
 use crate::status::TableRows;
@@ -87,6 +87,10 @@ pub struct Shell {
     pub liveness: Liveness,
     /// What the program says of itself.
     pub vitals: Arc<Mutex<Vitals>>,
+    /// Pages that only this program has.
+    pub own_pages: OwnPages,
+    /// The last lines of the log.
+    pub recent: Recent,
     listeners: Arc<watch::Sender<Vec<(Address, Routes)>>>,
     attached: Arc<Mutex<Option<Attached>>>,
 }
@@ -102,6 +106,8 @@ impl Shell {
             board: Board::new(program.render),
             liveness: Liveness::default(),
             vitals: Arc::default(),
+            own_pages: OwnPages::default(),
+            recent: Recent::default(),
             listeners: Arc::default(),
             attached: Arc::default(),
         }
@@ -175,6 +181,8 @@ impl Shell {
             }),
             health: program.health,
             vitals: Arc::clone(&self.vitals),
+            own: self.own_pages.clone(),
+            recent: self.recent.clone(),
         }
     }
 
@@ -258,7 +266,7 @@ where
     confine(&[std::slice::from_ref(&places.run_dir), &places.written].concat()).log();
     tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
         let signals = Signals::open()?;
-        let shell = Shell::new(program);
+        let shell = Shell { recent: log.recent(), ..Shell::new(program) };
         let judge = shell.serve(program, places)?;
         tokio::spawn(beat(shell.liveness.heartbeat("main thread", BLOCKED), judge));
         tracing::info!(version = program.version, "{} starts", program.name);

@@ -11,8 +11,12 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use daemon::http::{Address, AskError, Board, Page, Probe, Routes, SOCKET, Site, Vitals, ask, serve_wherever};
+use daemon::http::{
+    Address, Answer, AskError, Board, Events, OwnPages, Page, Probe, Routes, SOCKET, Site, Vitals, ask, ask_some,
+    serve_wherever,
+};
 use daemon::liveness::Liveness;
+use daemon::log::Recent;
 use daemon::metrics::Metrics;
 use daemon::readiness::Readiness;
 use daemon::status::{RowText, TableRows};
@@ -55,6 +59,25 @@ struct Server {
     folder: tempfile::TempDir,
 }
 
+/// A page that repeats its question, and a stream of three events.
+fn own_pages() -> OwnPages {
+    let pages = OwnPages::default();
+    pages.show("/own", |asked| async move {
+        let headers = vec![("cache-control", "no-cache".to_owned())];
+        Answer::Page(Page { headers, ..Page::text(200, format!("{} {:?}\n", asked.query, asked.reach)) })
+    });
+    pages.show("/events", |_| async {
+        let (sender, events) = Events::open();
+        tokio::spawn(async move {
+            for number in 0..3 {
+                let _ = sender.send(format!("data: {number}\n\n").into()).await;
+            }
+        });
+        Answer::Events(events)
+    });
+    pages
+}
+
 fn site(readiness: &Readiness) -> Arc<Site> {
     let board = Board::new(|status| format!("node {}\n", status["node"].as_str().unwrap()));
     board.set(&json!({"node": "n1"}));
@@ -70,6 +93,8 @@ fn site(readiness: &Readiness) -> Arc<Site> {
             Box::pin(async move { Ok(tables) })
         }),
         vitals: Arc::new(Mutex::new(Vitals { pages: [("/proxyMode", "ipvs")].into(), ..Vitals::default() })),
+        own: own_pages(),
+        recent: Recent::default(),
         health: |probe, health| match probe {
             Probe::Ready if !health.ready => Page::text(503, format!("waits for {}\n", health.awaited.join(", "))),
             _ => Page::text(200, "well\n"),
@@ -131,6 +156,37 @@ fn every_page_is_there_for_a_real_client() {
     assert_eq!(body[0]["rows"][0]["desired"], "route a");
     let (_, text) = curl(&server, "/proxyMode", &[]);
     assert!(text.ends_with("\r\n\r\nipvs"), "{text}");
+}
+
+#[test]
+fn a_program_has_pages_and_streams_of_its_own() {
+    let server = start(Routes::All);
+    let (code, text) = curl(&server, "/own?a=b", &[]);
+    assert!(code == 200 && text.ends_with("\r\n\r\na=b Loopback\n"), "{text}");
+    assert!(text.contains("cache-control: no-cache\r\n") && !text.contains("no-store"), "{text}");
+    let (code, text) = curl(&server, "/events", &[]);
+    assert!(code == 200 && text.contains("content-type: text/event-stream\r\n"), "{text}");
+    assert!(text.ends_with("\r\n\r\ndata: 0\n\ndata: 1\n\ndata: 2\n\n"), "{text}");
+    let (code, text) = curl(&server, "/events", &["--head"]);
+    assert!(code == 200 && text.ends_with("\r\n\r\n"), "{text}");
+    assert!(ask(server.folder.path(), "/own?x", LIMIT).unwrap().ends_with("x Unix\n"));
+    assert!(ask_some(server.folder.path(), "/own?x", LIMIT, 20).is_err(), "cut within its header");
+    assert_eq!(curl(&start(Routes::Health), "/own", &[]).0, 404);
+}
+
+#[test]
+fn a_page_of_somebody_elses_site_cannot_read_what_is_on_loopback() {
+    let server = start(Routes::All);
+    for (host, code) in
+        [("localhost", 200), ("127.0.0.1:1", 200), ("evil.example", 403), ("localhost.evil.example", 403)]
+    {
+        let header = format!("Host: {host}");
+        for path in ["/own", "/events", "/status", "/tables", "/changes"] {
+            assert_eq!(curl(&server, path, &["-H", &header]).0, code, "{host} {path}");
+        }
+        assert_eq!(curl(&server, "/healthz", &["-H", &header]).0, 200, "{host}");
+        assert_eq!(curl(&server, "/metrics", &["-H", &header]).0, 200, "{host}");
+    }
 }
 
 #[test]

@@ -47,8 +47,16 @@ pub enum AskError {
 /// # Errors
 /// When there is no daemon, it does not answer within `limit`, or there is no such page.
 pub fn ask(folder: &Path, page: &str, limit: Duration) -> Result<String, AskError> {
+    ask_some(folder, page, limit, MOST)
+}
+
+/// The same, of an answer that is longer than `most` bytes no more.
+///
+/// # Errors
+/// As [`ask`]; also when it is longer and ends in the midst of a letter.
+pub fn ask_some(folder: &Path, page: &str, limit: Duration, most: u64) -> Result<String, AskError> {
     let path = folder.join(SOCKET);
-    let answer = talk(&path, page, limit).map_err(|source| match source.kind() {
+    let answer = talk(&path, page, limit, most).map_err(|source| match source.kind() {
         io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => AskError::Absent(path.clone()),
         io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => AskError::Late { path: path.clone(), limit },
         _ => AskError::Io { path: path.clone(), source },
@@ -67,13 +75,13 @@ pub(crate) fn parse(answer: &str) -> Option<(u16, &str)> {
     Some((head.split(' ').nth(1)?.parse().ok()?, body))
 }
 
-fn talk(path: &Path, page: &str, limit: Duration) -> io::Result<String> {
+fn talk(path: &Path, page: &str, limit: Duration, most: u64) -> io::Result<String> {
     let mut stream = UnixStream::connect(path)?;
     stream.set_read_timeout(Some(limit))?;
     stream.set_write_timeout(Some(limit))?;
     // HTTP/1.0: the answer ends with the connection and is in one piece.
     write!(stream, "GET {page} HTTP/1.0\r\nHost: localhost\r\n\r\n")?;
     let mut answer = String::new();
-    stream.take(MOST).read_to_string(&mut answer)?;
+    stream.take(most).read_to_string(&mut answer)?;
     Ok(answer)
 }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use serde_json::{Map, Value};
-use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 use crate::liveness::Liveness;
 use crate::status::File;
@@ -36,6 +36,8 @@ pub struct Board {
 struct Shared {
     status: Mutex<Value>,
     changed: Notify,
+    /// How many were put up, for those who wait for the next.
+    count: watch::Sender<u64>,
     render: fn(&Value) -> String,
     details: Mutex<Option<mpsc::Sender<Question>>>,
 }
@@ -51,7 +53,7 @@ impl Board {
     #[must_use]
     pub fn new(render: fn(&Value) -> String) -> Self {
         let (status, changed, details) = (Mutex::new(Value::Null), Notify::new(), Mutex::new(None));
-        Self { shared: Arc::new(Shared { status, changed, render, details }) }
+        Self { shared: Arc::new(Shared { status, changed, count: watch::Sender::new(0), render, details }) }
     }
 
     /// Puts `status` up.
@@ -60,9 +62,16 @@ impl Board {
             Ok(status) => {
                 *self.shared.status.lock().unwrap_or_else(PoisonError::into_inner) = status;
                 self.shared.changed.notify_one();
+                self.shared.count.send_modify(|count| *count = count.wrapping_add(1));
             }
             Err(error) => tracing::error!(%error, "the status cannot be written as JSON"),
         }
+    }
+
+    /// How many were put up, which changes with each.
+    #[must_use]
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.shared.count.subscribe()
     }
 
     /// The questions for details from now on, each to be answered by the one who calls this.

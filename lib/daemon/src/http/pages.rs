@@ -6,8 +6,10 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
+use super::own::{Answer as Answered, Asked, OwnPages};
 use super::{Address, Board, Routes};
 use crate::liveness::Liveness;
+use crate::log::{Kind, Recent, RecentEntry};
 use crate::metrics::{self, Metrics};
 use crate::readiness::Readiness;
 use crate::status::{Lines, TableRows};
@@ -135,6 +137,10 @@ pub struct Site {
     pub health: fn(Probe, &Health) -> Page,
     /// What the program says of itself.
     pub vitals: Arc<Mutex<Vitals>>,
+    /// Pages that only this program has.
+    pub own: OwnPages,
+    /// The last lines of the log.
+    pub recent: Recent,
 }
 
 impl fmt::Debug for Site {
@@ -171,8 +177,37 @@ impl Site {
             "/status" if json => Some(Page::json(200, format!("{:#}\n", self.board.whole().await))),
             "/status" => Some(Page::text(200, self.board.text().await)),
             "/tables" => Some(self.rows(json).await),
+            "/changes" => Some(self.changes(json)),
             _ => self.vitals().pages.get(path).map(|text| Page::text(200, *text)),
         }
+    }
+
+    /// True when `path` says more than whether the daemon is well, and what nobody may read without its operator.
+    pub(super) fn is_guarded(&self, path: &str) -> bool {
+        ["/status", "/tables", "/changes"].contains(&path) || self.own.provider(path).is_some()
+    }
+
+    /// What only this program has at `path`.
+    pub(super) async fn own(&self, path: &str, asked: Asked) -> Option<Answered> {
+        let provider = self.own.provider(path)?;
+        Some(provider(asked).await)
+    }
+
+    fn changes(&self, json: bool) -> Page {
+        let entries = self.recent.entries();
+        if json {
+            return Page::json(200, format!("{}\n", serde_json::json!(entries)));
+        }
+        let mut lines = Lines::new();
+        for RecentEntry { number, at, kind, text } in entries {
+            let kind = match kind {
+                Kind::Change => "change",
+                Kind::Repair => "repair",
+                Kind::Warning => "warning",
+            };
+            lines.push(format_args!("{number:>6} {at} {kind:<8} {text}"));
+        }
+        Page::text(200, lines.into_text())
     }
 
     fn state(&self) -> Health {

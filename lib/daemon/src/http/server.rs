@@ -22,6 +22,9 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpSocket, UnixListener};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use super::body::{Body, Deadline};
+use super::host::Reach;
+use super::own::{Answer, Asked};
 use super::pages::{Page, Site};
 use crate::liveness::Heartbeat;
 
@@ -45,6 +48,9 @@ const BACKLOG: u32 = 64;
 
 /// Pages that are of the moment, and that kube-proxy has no word about caching for.
 const PROBES: [&str; 2] = ["/healthz", "/livez"];
+
+/// Content type of server-sent events.
+const EVENTS: &str = "text/event-stream";
 
 /// Pause before a listener is opened again.
 const PAUSE: Duration = Duration::from_secs(5);
@@ -129,7 +135,7 @@ pub async fn serve_page(listener: TcpListener, page: Arc<dyn Fn() -> Page + Send
         match listener.accept().await {
             Ok((stream, _)) => {
                 let page = Arc::clone(&page);
-                tokio::spawn(converse(stream, permit, move |_| std::future::ready(respond(page()))));
+                tokio::spawn(converse(stream, permit, move |_, _| std::future::ready(respond(page()))));
             }
             Err(error) => {
                 tracing::debug!(%error, "a connection could not be accepted");
@@ -173,10 +179,11 @@ async fn accept(listener: Listener, routes: Routes, site: &Arc<Site>, room: &Arc
         heartbeat.idle();
         let accepted = match &listener {
             Listener::Tcp(listener) => listener.accept().await.map(|(stream, _)| {
-                tokio::spawn(talk(stream, routes, Arc::clone(site), permit));
+                let reach = Reach::of(stream.local_addr().ok());
+                tokio::spawn(talk(stream, (routes, reach), Arc::clone(site), permit));
             }),
             Listener::Unix(listener) => listener.accept().await.map(|(stream, _)| {
-                tokio::spawn(talk(stream, routes, Arc::clone(site), permit));
+                tokio::spawn(talk(stream, (routes, Reach::Unix), Arc::clone(site), permit));
             }),
         };
         if let Err(error) = accepted {
@@ -187,25 +194,26 @@ async fn accept(listener: Listener, routes: Routes, site: &Arc<Site>, room: &Arc
     }
 }
 
-pub(crate) async fn talk<S>(stream: S, routes: Routes, site: Arc<Site>, permit: OwnedSemaphorePermit)
+pub(crate) async fn talk<S>(stream: S, at: (Routes, Reach), site: Arc<Site>, permit: OwnedSemaphorePermit)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let answer = move |request: Request<Incoming>| {
+    let answer = move |request: Request<Incoming>, deadline| {
         let site = Arc::clone(&site);
-        async move { answer(&request, routes, &site).await }
+        async move { answer(&request, at, &site, deadline).await }
     };
     converse(stream, permit, answer).await;
 }
 
 /// Answers the requests of one connection.
-async fn converse<S, F>(stream: S, permit: OwnedSemaphorePermit, answer: impl Fn(Request<Incoming>) -> F)
+async fn converse<S, F>(stream: S, permit: OwnedSemaphorePermit, answer: impl Fn(Request<Incoming>, Arc<Deadline>) -> F)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    F: Future<Output = Response<Full<Bytes>>>,
+    F: Future<Output = Response<Body>>,
 {
+    let deadline = Deadline::after(CONNECTION_LIMIT);
     let service = service_fn(|request| {
-        let answer = answer(request);
+        let answer = answer(request, Arc::clone(&deadline));
         async move { Ok::<_, Infallible>(answer.await) }
     });
     let connection = http1::Builder::new()
@@ -214,33 +222,54 @@ where
         .max_buf_size(HEADER_BYTES)
         .serve_connection(TokioIo::new(stream), service);
     // A client that breaks off or takes too long is not worth a line.
-    let _ = tokio::time::timeout(CONNECTION_LIMIT, connection).await;
+    tokio::select! {
+        _ = connection => {}
+        () = deadline.passed() => {}
+    }
     drop(permit);
 }
 
-async fn answer(request: &Request<Incoming>, routes: Routes, site: &Site) -> Response<Full<Bytes>> {
-    let uri = request.uri();
-    let page = if matches!(*request.method(), Method::GET | Method::HEAD) {
-        let found = site.page(uri.path(), uri.query().unwrap_or_default(), routes == Routes::All).await;
-        found.unwrap_or_else(|| Page::text(404, "no such page\n"))
-    } else {
-        Page::text(405, "only GET and HEAD\n")
-    };
-    let is_refused = page.code == 405;
-    let is_about_health = PROBES.contains(&uri.path());
-    let mut response = respond(page);
-    if !is_about_health {
-        response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    }
-    if is_refused {
+async fn answer(
+    request: &Request<Incoming>,
+    (routes, reach): (Routes, Reach),
+    site: &Site,
+    deadline: Arc<Deadline>,
+) -> Response<Body> {
+    let (path, query) = (request.uri().path(), request.uri().query().unwrap_or_default());
+    if !matches!(*request.method(), Method::GET | Method::HEAD) {
+        let mut response = uncached(Page::text(405, "only GET and HEAD\n"));
         response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+        return response;
     }
+    let all = routes == Routes::All;
+    if all && site.is_guarded(path) && !reach.admits(request) {
+        return uncached(Page::text(403, "ask for localhost or an address, not by another name\n"));
+    }
+    if all && let Some(answer) = site.own(path, Asked { query: query.to_owned(), reach }).await {
+        return match answer {
+            Answer::Page(page) => uncached(page),
+            Answer::Events(events) => {
+                let mut response = respond(Page { content_type: EVENTS, ..Page::text(200, "") });
+                response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+                *response.body_mut() = Body::Events(events.frames, deadline);
+                response
+            }
+        };
+    }
+    let page = site.page(path, query, all).await.unwrap_or_else(|| Page::text(404, "no such page\n"));
+    if PROBES.contains(&path) { respond(page) } else { uncached(page) }
+}
+
+/// An answer that is of the moment; a page that says otherwise keeps its word.
+fn uncached(page: Page) -> Response<Body> {
+    let mut response = respond(page);
+    response.headers_mut().entry(CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
     response
 }
 
-fn respond(page: Page) -> Response<Full<Bytes>> {
+fn respond(page: Page) -> Response<Body> {
     // hyper sends no body to HEAD.
-    let mut response = Response::new(Full::new(Bytes::from(page.body)));
+    let mut response = Response::new(Body::Whole(Full::new(Bytes::from(page.body))));
     *response.status_mut() = StatusCode::from_u16(page.code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(page.content_type));
