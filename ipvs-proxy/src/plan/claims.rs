@@ -165,6 +165,11 @@ impl Claims {
         self.claims.keys().filter_map(|key| Some((key, self.served(key)?)))
     }
 
+    /// The plans of all Services, by name.
+    pub(crate) fn plans(&self) -> impl Iterator<Item = (&ObjectName, &ServicePlan)> {
+        self.plans.iter()
+    }
+
     /// Every node port that is served, with whose it is.
     pub(crate) fn node_ports(&self) -> impl Iterator<Item = (&FrontendKey, &ObjectName)> {
         let key = |protocol, family, port| FrontendKey { protocol, place: Place::AnyNode(family), port };

@@ -25,6 +25,7 @@ mod reload;
 mod reported;
 mod routed;
 mod running;
+mod served;
 mod service_cidrs;
 mod spared;
 pub(crate) mod status;
@@ -129,6 +130,7 @@ async fn receive(config: Config, opened: Opened, mut reload: Reload, shell: Shel
     let mailbox = Mailbox::new(shell.liveness.clone());
     shell.attach(&mailbox);
     traffic::show(config.service_metrics, &mailbox, &shell.metrics);
+    served::show(&mailbox, &shell.own_pages);
     let mut running = Running::new(config, (origin, numbers), mailbox.clone(), shell.clone());
     // That of rtnetlink before the first listing, which the thread begins with; that of nftables behind the first rows.
     let (begun, first_rows) = oneshot::channel();
