@@ -46,6 +46,7 @@ use super::proxy::occasions::pause;
 use super::status::ProxyStatus;
 use super::tables::{Tables, Touched};
 use super::targets::{Balance, Flows, Servers, Stale, Sweeper, Targets, VirtualAddresses};
+use super::worker::audit_pause;
 use crate::dataplane::drain::Drains;
 use crate::dataplane::{DataPlane, Guards, Mode, NodeAddresses, Options, record, since, vip};
 use crate::object::key::ObjectKey;

@@ -34,8 +34,14 @@ const MIN_INTERVAL: Duration = Duration::from_millis(200);
 /// The same for tables of others, which a kubelet or Docker may write again and again.
 const FOREIGN_INTERVAL: Duration = Duration::from_millis(800);
 
-/// Time between audits of the tables that announce changes, whether somebody has said something or not.
+/// Shortest time between audits of the tables that announce changes, whether somebody has said something or not.
 const AUDIT: Duration = Duration::from_secs(60);
+
+/// How many times longer than an audit takes is the time to the next: at ten thousand Services it takes a tenth of a second.
+const AUDIT_SHARE: u32 = 5000;
+
+/// Longest time between two audits.
+const SELDOM: Duration = Duration::from_secs(600);
 
 /// Shortest time between two reports: the status of thousands of Services takes milliseconds to put together.
 const PAUSE: Duration = Duration::from_millis(500);
@@ -230,6 +236,11 @@ impl ProxyWork {
     }
 }
 
+/// The time to the next audit behind one that took so long.
+pub(super) fn audit_pause(took: Duration) -> Duration {
+    took.saturating_mul(AUDIT_SHARE).clamp(AUDIT, SELDOM)
+}
+
 impl Work for ProxyWork {
     type Order = Order;
     type Change = Touched;
@@ -242,8 +253,8 @@ impl Work for ProxyWork {
         }
     }
 
-    fn audit_period(&self) -> Duration {
-        AUDIT
+    fn audit_period(&self, took: Duration) -> Duration {
+        audit_pause(took)
     }
 
     fn take(&mut self, order: Order, _: Duration) {

@@ -314,7 +314,7 @@ mod tests {
         fn min_interval(_: u8) -> Duration {
             Duration::ZERO
         }
-        fn audit_period(&self) -> Duration {
+        fn audit_period(&self, _: Duration) -> Duration {
             Duration::from_secs(3600)
         }
         fn take(&mut self, (): (), _: Duration) {}

@@ -67,7 +67,7 @@ impl Work for TableWork {
         LISTING_PAUSE
     }
 
-    fn audit_period(&self) -> Duration {
+    fn audit_period(&self, _: Duration) -> Duration {
         AUDIT
     }
 

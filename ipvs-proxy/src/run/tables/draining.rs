@@ -100,13 +100,12 @@ impl Tables {
         let Some(servers) = self.servers_mut() else { return Pass::default() };
         let pass = servers.list(now);
         let (listings, desired) = (servers.listings(), servers.desired());
-        let Some(mirror) = servers.mirror() else { return pass };
+        let Some(mirror) = servers.mirror().filter(|_| kept != listings) else { return pass };
         let has_more = |(key, row): &(&VirtualServerKey, &reconcile::Observed<Row>)| {
             let wanted = desired.get(*key).filter(|_| row.owner == Owner::Ours);
             wanted.is_some_and(|wanted| wanted.reals != row.value.reals)
         };
-        let listed = mirror.iter().filter(|_| kept != listings);
-        let more: Vec<_> = listed.filter(has_more).map(|(key, row)| (*key, row.value.clone())).collect();
+        let more: Vec<_> = mirror.iter().filter(has_more).map(|(key, row)| (*key, row.value.clone())).collect();
         self.kept = listings;
         for (key, row) in more {
             self.keep(key, &row.reals);

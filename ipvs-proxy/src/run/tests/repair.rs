@@ -31,6 +31,12 @@ fn virtual_servers_are_listed_for_little_of_the_processor_and_every_half_minute_
 }
 
 #[test]
+fn tables_that_announce_changes_are_audited_for_little_of_the_processor_and_every_ten_minutes_at_least() {
+    let pauses = [0, 12, 80, 120, 9_000].map(|took| audit_pause(Duration::from_millis(took)));
+    assert_eq!(pauses, [60, 60, 400, 600, 600].map(Duration::from_secs));
+}
+
+#[test]
 fn one_that_is_gone_is_back_within_a_second_also_while_endpoints_change_all_the_time() {
     let mut rig = Rig::web();
     rig.work();

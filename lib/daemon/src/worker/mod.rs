@@ -73,8 +73,8 @@ pub trait Work: Send + 'static {
     /// Shortest time between two listings that `change` asks for.
     fn min_interval(change: Self::Change) -> Duration;
 
-    /// Time between two audits.
-    fn audit_period(&self) -> Duration;
+    /// Time to the next audit behind one for which the thread worked `took`, zero before the first.
+    fn audit_period(&self, took: Duration) -> Duration;
 
     /// Takes in an order.
     fn take(&mut self, order: Self::Order, now: Duration);

@@ -22,6 +22,7 @@ pub(super) struct Rounds<W: Work> {
     work: W,
     mailbox: Mailbox<W>,
     reports: Arc<Slot<W::Report>>,
+    /// When an audit begins that nobody has asked for; one that is under way sets it at its end.
     next_audit: Duration,
     /// End of the last pass.
     passed: Duration,
@@ -35,11 +36,13 @@ pub(super) struct Rounds<W: Work> {
     auditors: Vec<oneshot::Sender<()>>,
     /// Who waits for the end of the audit that is under way, if one is.
     audit: Option<Vec<oneshot::Sender<()>>>,
+    /// How long the thread has worked for that audit.
+    auditing: Duration,
 }
 
 impl<W: Work> Rounds<W> {
     pub(super) fn new(work: W, mailbox: Mailbox<W>, reports: Arc<Slot<W::Report>>) -> Self {
-        let next_audit = mailbox.now() + work.audit_period();
+        let next_audit = mailbox.now() + work.audit_period(Duration::ZERO);
         Self {
             work,
             mailbox,
@@ -51,6 +54,7 @@ impl<W: Work> Rounds<W> {
             ordered: None,
             auditors: Vec::new(),
             audit: None,
+            auditing: Duration::ZERO,
         }
     }
 
@@ -136,7 +140,7 @@ impl<W: Work> Rounds<W> {
         let now = self.mailbox.now();
         let mut came = self.ordered.take();
         if now >= self.next_audit && self.audit.is_none() {
-            self.next_audit = now + self.work.audit_period();
+            (self.next_audit, self.auditing) = (Duration::MAX, Duration::ZERO);
             self.audit = Some(std::mem::take(&mut self.auditors));
             self.work.begin_audit();
         }
@@ -166,15 +170,24 @@ impl<W: Work> Rounds<W> {
         if self.audit.is_none() {
             return;
         }
-        match self.work.audit() {
-            Some(Audited::Due) => self.pass(Cause::Timer),
-            Some(Audited::More | Audited::Same) => {}
-            None => {
-                for waiting in self.audit.take().into_iter().flatten() {
-                    // Whoever asked may have gone away meanwhile.
-                    let _ = waiting.send(());
-                }
-            }
+        let begun = self.mailbox.now();
+        let audited = self.work.audit();
+        if audited == Some(Audited::Due) {
+            self.pass(Cause::Timer);
+        }
+        let now = self.mailbox.now();
+        self.auditing += now.saturating_sub(begun);
+        if audited.is_none() {
+            self.end_audit(now);
+        }
+    }
+
+    fn end_audit(&mut self, now: Duration) {
+        // One that was asked for meanwhile is due already.
+        self.next_audit = self.next_audit.min(now + self.work.audit_period(self.auditing));
+        for waiting in self.audit.take().into_iter().flatten() {
+            // Whoever asked may have gone away meanwhile.
+            let _ = waiting.send(());
         }
     }
 }

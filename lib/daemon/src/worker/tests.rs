@@ -42,7 +42,7 @@ impl Work for Fake {
         Duration::from_millis(300)
     }
 
-    fn audit_period(&self) -> Duration {
+    fn audit_period(&self, _: Duration) -> Duration {
         self.audit
     }
 
@@ -244,7 +244,7 @@ impl Work for Timed {
     fn min_interval(_: u8) -> Duration {
         Duration::ZERO
     }
-    fn audit_period(&self) -> Duration {
+    fn audit_period(&self, _: Duration) -> Duration {
         Duration::from_secs(3600)
     }
     fn take(&mut self, _: Instant, _: Duration) {}
@@ -284,6 +284,8 @@ struct Parted {
     log: Sender<&'static str>,
     go: Receiver<()>,
     parts: usize,
+    /// The time to the next audit, for one that took so long.
+    period: fn(Duration) -> Duration,
 }
 
 impl Work for Parted {
@@ -297,8 +299,8 @@ impl Work for Parted {
     fn min_interval(_: u8) -> Duration {
         Duration::ZERO
     }
-    fn audit_period(&self) -> Duration {
-        Duration::from_secs(3600)
+    fn audit_period(&self, took: Duration) -> Duration {
+        (self.period)(took)
     }
     fn take(&mut self, _: u32, _: Duration) {}
     fn invalidate(&mut self, _: u8) {}
@@ -327,11 +329,35 @@ impl Work for Parted {
     }
 }
 
+fn parted(period: fn(Duration) -> Duration) -> (Worker<Parted>, Receiver<&'static str>, Sender<()>) {
+    let ((log, done), (go, let_go)) = (channel(), channel());
+    let work = Parted { log, go: let_go, parts: 0, period };
+    (Worker::start("worker", work, Mailbox::new(Liveness::default())).unwrap(), done, go)
+}
+
+#[test]
+fn time_to_the_next_audit_is_counted_from_the_end_of_one_and_follows_from_the_work_for_it() {
+    let (_worker, done, go) = parted(|took| took * 2);
+    let next = || done.recv_timeout(LIMIT).unwrap();
+    assert_eq!([next(), next()], ["timer", "part"], "the first audit is due at once here");
+    let begun = Instant::now();
+    while begun.elapsed() < Duration::from_millis(20) {
+        std::thread::yield_now();
+    }
+    let held = begun.elapsed();
+    for expected in [&["part"][..], &["part"], &["timer", "part"]] {
+        go.send(()).unwrap();
+        expected.iter().for_each(|expected| assert_eq!(next(), *expected));
+    }
+    let end = Instant::now();
+    go.send(()).unwrap();
+    assert_eq!(next(), "timer", "the next audit");
+    assert!(end.elapsed() >= held * 2, "{:?} behind an audit of more than {held:?}", end.elapsed());
+}
+
 #[tokio::test]
 async fn order_that_comes_during_an_audit_is_worked_on_before_the_next_part_and_the_audit_goes_on_to_its_end() {
-    let ((log, done), (go, let_go)) = (channel(), channel());
-    let worker =
-        Worker::start("worker", Parted { log, go: let_go, parts: 0 }, Mailbox::new(Liveness::default())).unwrap();
+    let (worker, done, go) = parted(|_| Duration::from_secs(3600));
     let next = || done.recv_timeout(LIMIT).unwrap();
     assert_eq!(next(), "timer", "the first pass");
     let mailbox = worker.mailbox();

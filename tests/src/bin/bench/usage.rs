@@ -67,10 +67,10 @@ pub(crate) fn executed(pid: i32) -> Result<Duration> {
 }
 
 /// How long a process is watched that has nothing to do, and in a rehearsal.
-const QUIET: Duration = Duration::from_secs(20);
+const QUIET: Duration = Duration::from_secs(60);
 const REHEARSED: Duration = Duration::from_secs(1);
 
-/// The part of a processor that a process needs in the next 20 seconds. A kernel without the scheduler's account counts it in ticks.
+/// The part of a processor that a process needs in the next minute. A kernel without the scheduler's account counts it in ticks.
 ///
 /// # Errors
 /// When the process is gone.
