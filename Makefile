@@ -13,6 +13,8 @@ SHELL := /bin/bash
 BACKEND ?= vxlan
 PROXY ?= auto
 KEEP ?=
+MINUTES ?= 5
+SEED ?=
 MUSL := x86_64-unknown-linux-musl
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 # Where `make build` puts the three programs as they are released.
@@ -140,6 +142,11 @@ demo: setup $(if $(filter ipvs,$(PROXY)),lab-kernel-if-needed) ## Show the main 
 cluster: setup kubernetes ## Show a whole cluster from configs/clusters/reference.yaml, with real Kubernetes on machines that boot, and each host without power (KEEP=1 leaves it up)
 	cargo build --locked -p netd -p ipvs-proxy -p cni-plugin -p netdadm -p tests --bins
 	@$(TARGET)/debug/cluster $(if $(KEEP),--keep)
+
+.PHONY: soak
+soak: setup $(if $(filter ipvs,$(PROXY)),lab-kernel-if-needed) ## Break a cluster of five nodes all the time and verify what must hold (MINUTES=5 SEED= BACKEND= PROXY=)
+	cargo build --locked -p netd -p ipvs-proxy -p cni-plugin -p tests --bins
+	@$(TARGET)/debug/soak --minutes $(MINUTES) --backend $(BACKEND) --proxy $(PROXY) $(if $(SEED),--seed $(SEED))
 
 .PHONY: test
 test: setup lab-kernel kubernetes ## Pass every test

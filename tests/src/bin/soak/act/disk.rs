@@ -1,0 +1,27 @@
+//! State that has no room: `/run` and `/var/lib/cni` of a node are filled to the last byte.
+//!
+//! Invariant: no path is disturbed. A Pod that is asked for meanwhile either gets its network or an error, and leaves nothing behind.
+
+use anyhow::{Context, Result};
+
+use super::{Heal, pods, some_node};
+use crate::world::World;
+
+const FILL: &str = "for folder in /run /var/lib/cni; do cat /dev/zero >$folder/filler 2>/dev/null || true; done; ! (echo more >/run/probe) 2>/dev/null";
+
+pub(super) fn fill(world: &mut World) -> Result<(String, Option<Heal>)> {
+    let name = some_node(world, true).context("a node whose disk may be full")?;
+    world.node(&name)?.sh(FILL)?;
+    world.busy.insert(name.clone());
+    let outcome = match pods::attempt(world, &name) {
+        Ok(pod) => format!("{pod} got its network all the same"),
+        Err(error) => format!("a Pod is refused: {}", format!("{error:#}").lines().next().unwrap_or_default()),
+    };
+    Ok((format!("{name}; {outcome}"), Some(Heal::Free(name))))
+}
+
+pub(super) fn free(world: &mut World, name: &str) -> Result<()> {
+    world.node(name)?.sh("rm -f /run/filler /var/lib/cni/filler /run/probe")?;
+    world.busy.remove(name);
+    Ok(())
+}

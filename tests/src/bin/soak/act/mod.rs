@@ -1,0 +1,188 @@
+//! What happens to the cluster: one action at each step, drawn by chance, and what an earlier one began ends some steps later.
+//!
+//! Invariant: an action depends on the seed and on earlier actions only, never on the time. Each says in the ledger what it disturbs before
+//! it begins; one that disturbs nothing (a daemon is killed, etcd loses members, a disk is full) is the proof that nothing breaks.
+
+mod daemons;
+mod disk;
+mod etcd;
+mod membership;
+mod network;
+pub(crate) mod pods;
+pub(crate) mod services;
+
+use anyhow::Result;
+
+use crate::node::Daemon;
+use crate::world::World;
+
+/// What can happen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Action {
+    AddPod,
+    RemovePod,
+    LosePod,
+    CollectGarbage,
+    ChangeService,
+    AddService,
+    RemoveService,
+    LoseMember,
+    LoseQuorum,
+    KillNetd,
+    KillProxy,
+    PullCable,
+    FlushRules,
+    DeleteTable,
+    DeleteRows,
+    Leave,
+    Crash,
+    Reboot,
+    ChangeAddress,
+    FillDisk,
+}
+
+use Action::*;
+
+/// Each with its chance, whether it is a fault, and its title.
+const ACTIONS: [(Action, u32, bool, &str); 20] = [
+    (AddPod, 8, false, "Pod added (ADD, CHECK)"),
+    (RemovePod, 6, false, "Pod removed (DEL twice)"),
+    (LosePod, 3, false, "Pod lost without DEL"),
+    (CollectGarbage, 2, false, "GC"),
+    (ChangeService, 6, false, "endpoints changed"),
+    (AddService, 3, false, "Service added"),
+    (RemoveService, 3, false, "Service removed"),
+    (LoseMember, 3, true, "member of etcd killed"),
+    (LoseQuorum, 2, true, "etcd without quorum"),
+    (KillNetd, 4, true, "netd killed"),
+    (KillProxy, 4, true, "ipvs-proxy killed"),
+    (PullCable, 3, true, "uplink down and up"),
+    (FlushRules, 3, true, "all nftables rules flushed"),
+    (DeleteTable, 3, true, "table deleted"),
+    (DeleteRows, 5, true, "rows deleted by a stranger"),
+    (Leave, 2, true, "node leaves (drain, cleanup)"),
+    (Crash, 2, true, "node crashes"),
+    (Reboot, 2, true, "node reboots"),
+    (ChangeAddress, 2, true, "node changes its address"),
+    (FillDisk, 3, true, "/run and /var/lib/cni full"),
+];
+
+/// The end of something that is held.
+#[derive(Debug, Clone)]
+pub(crate) enum Heal {
+    Members(Vec<&'static str>),
+    Restart(String, Daemon),
+    Plug(String),
+    Free(String),
+    Join { node: String, after_crash: bool },
+}
+
+impl Action {
+    /// All of them, in the order of the report.
+    pub(crate) fn all() -> impl Iterator<Item = Self> {
+        ACTIONS.iter().map(|(action, ..)| *action)
+    }
+
+    pub(crate) fn title(self) -> &'static str {
+        ACTIONS.iter().find(|(action, ..)| *action == self).map_or("", |(.., title)| title)
+    }
+
+    /// Whether daemons may complain of it.
+    pub(crate) fn is_fault(self) -> bool {
+        ACTIONS.iter().any(|(action, _, fault, _)| *action == self && *fault)
+    }
+
+    /// Whether the state of the cluster allows it.
+    fn is_possible(self, world: &World) -> bool {
+        let services = world.shared.lock().services.len();
+        let (quorum, idle) = (world.has_quorum(), world.idle());
+        let others = idle.iter().filter(|name| *name != crate::world::VETERAN).count();
+        match self {
+            AddPod => world.pods(None).len() < 20 && !idle.is_empty(),
+            RemovePod | LosePod => quorum && world.pods(None).len() > 6,
+            CollectGarbage | FlushRules | DeleteTable | DeleteRows => !idle.is_empty(),
+            ChangeService => quorum && services > 0,
+            AddService => quorum && services < 6,
+            RemoveService => quorum && services > 2,
+            LoseMember | LoseQuorum => world.down.is_empty(),
+            KillNetd | KillProxy => others > 0,
+            PullCable => world.busy.len() < 2 && !idle.is_empty(),
+            FillDisk => world.busy.len() < 2 && others > 0,
+            Leave | Crash => quorum && others > 2 && world.joined().len() > 3,
+            Reboot | ChangeAddress => quorum && others > 0,
+        }
+    }
+
+    /// One that is possible now, by chance.
+    pub(crate) fn draw(world: &mut World) -> Option<Self> {
+        let possible: Vec<(Self, u32)> = ACTIONS
+            .iter()
+            .filter(|(action, ..)| action.is_possible(world))
+            .map(|(action, chance, ..)| (*action, *chance))
+            .collect();
+        let mut lot = world.random.u32(..possible.iter().map(|(_, chance)| chance).sum::<u32>().max(1));
+        possible
+            .into_iter()
+            .find(|(_, chance)| {
+                let drawn = lot < *chance;
+                lot = lot.saturating_sub(*chance);
+                drawn
+            })
+            .map(|(action, _)| action)
+    }
+
+    /// Does it; gives what it was done to, and what ends it where it goes on.
+    pub(crate) fn run(self, world: &mut World) -> Result<(String, Option<Heal>)> {
+        match self {
+            AddPod => pods::add_somewhere(world),
+            RemovePod => pods::remove_some(world, pods::Farewell::InOrder),
+            LosePod => pods::remove_some(world, pods::Farewell::Lost),
+            CollectGarbage => pods::collect_garbage_somewhere(world),
+            ChangeService => services::change_some(world),
+            AddService => services::add(world),
+            RemoveService => services::remove_some(world),
+            LoseMember => etcd::lose(world, 1),
+            LoseQuorum => etcd::lose(world, 2),
+            KillNetd => daemons::kill(world, Daemon::Netd),
+            KillProxy => daemons::kill(world, Daemon::Proxy),
+            PullCable => network::pull_cable(world),
+            FlushRules => network::flush_rules(world),
+            DeleteTable => network::delete_table(world),
+            DeleteRows => network::delete_rows(world),
+            Leave => membership::leave(world),
+            Crash => membership::crash(world),
+            Reboot => membership::reboot(world),
+            ChangeAddress => network::change_address(world),
+            FillDisk => disk::fill(world),
+        }
+    }
+}
+
+impl Heal {
+    /// Whether it can be done now: a daemon is ready only where etcd serves.
+    pub(crate) fn is_possible(&self, world: &World) -> bool {
+        match self {
+            Self::Restart(..) | Self::Join { .. } => world.has_quorum(),
+            _ => true,
+        }
+    }
+
+    /// Ends what is held.
+    pub(crate) fn run(self, world: &mut World) -> Result<String> {
+        let text = format!("{self:?}");
+        match self {
+            Self::Members(names) => etcd::bring_back(world, &names)?,
+            Self::Restart(node, daemon) => daemons::restart(world, &node, daemon)?,
+            Self::Plug(node) => network::plug(world, &node)?,
+            Self::Free(node) => disk::free(world, &node)?,
+            Self::Join { node, after_crash } => membership::join(world, &node, after_crash)?,
+        }
+        Ok(text)
+    }
+}
+
+/// One of the nodes at which nothing is held; with `spare` one whose daemons may be ended.
+fn some_node(world: &mut World, spare: bool) -> Option<String> {
+    let idle = world.idle().into_iter().filter(|name| !spare || name != crate::world::VETERAN).collect();
+    world.choose(idle)
+}

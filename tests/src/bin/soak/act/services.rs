@@ -1,0 +1,136 @@
+//! Services and their endpoints, written with `ipvs-proxy apply` and `delete` as an operator does.
+//!
+//! Invariant: an endpoint is a Pod that runs, but for those that were lost a moment ago.
+
+use std::collections::BTreeSet;
+use std::fmt::Write as _;
+use std::net::SocketAddr;
+
+use anyhow::{Context, Result};
+use lab::bin;
+
+use super::Heal;
+use crate::bounds::CHANGE;
+use crate::ledger::Element;
+use crate::shared::Service;
+use crate::world::World;
+
+const CAUSE: &str = "Service changed";
+
+/// Services that stay, with the number of their endpoints at a quiet point.
+pub(crate) const STANDING: [(&str, usize); 2] = [("s1", 3), ("s2", 2)];
+
+/// Draws endpoints anew for one.
+pub(super) fn change_some(world: &mut World) -> Result<(String, Option<Heal>)> {
+    let names: Vec<String> = world.shared.lock().services.keys().cloned().collect();
+    let name = world.choose(names).context("a Service")?;
+    let count = world.random.usize(1..=4);
+    let endpoints: BTreeSet<String> = draw(world, count).into_iter().collect();
+    publish(world, &name, endpoints.clone())?;
+    Ok((format!("{name}: {endpoints:?}"), None))
+}
+
+pub(super) fn add(world: &mut World) -> Result<(String, Option<Heal>)> {
+    let taken: Vec<String> = world.shared.lock().services.keys().cloned().collect();
+    let name = (1..).map(|number| format!("s{number}")).find(|name| !taken.contains(name)).unwrap_or_default();
+    let endpoints: BTreeSet<String> = draw(world, 2).into_iter().collect();
+    publish(world, &name, endpoints.clone())?;
+    Ok((format!("{name}: {endpoints:?}"), None))
+}
+
+pub(super) fn remove_some(world: &mut World) -> Result<(String, Option<Heal>)> {
+    let standing = |name: &String| STANDING.iter().any(|(standing, _)| standing == name);
+    let names = world.shared.lock().services.keys().filter(|name| !standing(name)).cloned().collect();
+    let Some(name) = world.choose(names) else { return Ok(("none to remove".to_owned(), None)) };
+    remove(world, &name)?;
+    Ok((name, None))
+}
+
+pub(crate) fn remove(world: &mut World, name: &str) -> Result<()> {
+    {
+        let mut state = world.shared.lock();
+        state.services.remove(name);
+        state.ledger.forget(&Element::Service(name.to_owned()));
+    }
+    let operator = &world.node(crate::world::VETERAN)?.host;
+    let delete = operator.command(bin("ipvs-proxy")?).args(["delete", &format!("service/{name}")]);
+    let delete = delete.args([&format!("endpointslice/{name}-1"), "--etcd-endpoints", &world.etcd.endpoints()]);
+    delete.run().map(drop)
+}
+
+/// Endpoints by chance.
+pub(crate) fn draw(world: &mut World, count: usize) -> Vec<String> {
+    let mut pods = world.pods(None);
+    world.random.shuffle(&mut pods);
+    pods.truncate(count);
+    pods
+}
+
+/// Writes a Service with these endpoints.
+pub(crate) fn publish(world: &mut World, name: &str, endpoints: BTreeSet<String>) -> Result<()> {
+    let element = [Element::Service(name.to_owned())];
+    let manifest = {
+        let scale = crate::bounds::scale();
+        let now = world.shared.now();
+        let mut state = world.shared.lock();
+        let changes = state.ledger.due(&element, scale).is_none_or(|due| now < due);
+        state.ledger.hold(CAUSE, &element, now);
+        let address = address(name)?;
+        let before = state.services.get(name).cloned();
+        let mut previous = before.as_ref().map(|service| service.endpoints.clone()).unwrap_or_default();
+        if changes {
+            previous.extend(before.into_iter().flat_map(|service| service.previous));
+        }
+        let addresses: Vec<String> =
+            endpoints.iter().filter_map(|pod| Some(state.stations.get(pod)?.address()?.to_string())).collect();
+        state.services.insert(name.to_owned(), Service { address, endpoints, previous });
+        manifest(name, address, &addresses)
+    };
+    let operator = &world.node(crate::world::VETERAN)?.host;
+    let apply = operator.command(bin("ipvs-proxy")?).args(["apply", "-f", "-", "--etcd-endpoints"]);
+    apply.arg(world.etcd.endpoints()).input(manifest).run()?;
+    let now = world.shared.now();
+    world.shared.lock().ledger.release(CAUSE, &element, CHANGE, now);
+    Ok(())
+}
+
+/// Takes a Pod out of all Services, as it is about to go.
+pub(crate) fn withdraw(world: &mut World, pod: &str) -> Result<()> {
+    for (name, endpoints) in with_endpoint(world, pod) {
+        let mut left: BTreeSet<String> = endpoints.into_iter().filter(|endpoint| endpoint != pod).collect();
+        if left.is_empty() {
+            let others: Vec<String> = world.pods(None).into_iter().filter(|other| other != pod).collect();
+            left.extend(world.choose(others));
+        }
+        publish(world, &name, left)?;
+    }
+    Ok(())
+}
+
+/// The Services that a Pod is an endpoint of.
+pub(crate) fn with_endpoint(world: &World, pod: &str) -> Vec<(String, BTreeSet<String>)> {
+    let state = world.shared.lock();
+    let services = state.services.iter().filter(|(_, service)| service.endpoints.contains(pod));
+    services.map(|(name, service)| (name.clone(), service.endpoints.clone())).collect()
+}
+
+/// The Service `s3` is at 192.168.0.13.
+fn address(name: &str) -> Result<SocketAddr> {
+    let number: u8 = name.trim_start_matches('s').parse().with_context(|| format!("the number of {name}"))?;
+    Ok(SocketAddr::from(([192, 168, 0, 10 + number], 80)))
+}
+
+fn manifest(name: &str, address: SocketAddr, endpoints: &[String]) -> String {
+    let ip = address.ip();
+    let mut text = format!(
+        "apiVersion: v1\nkind: Service\nmetadata: {{name: {name}}}\nspec: {{clusterIP: {ip}, ports: [{{name: tcp, port: 80}}, \
+         {{name: udp, port: 80, protocol: UDP}}]}}\n---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\naddressType: IPv4\n\
+         metadata: {{name: {name}-1, labels: {{kubernetes.io/service-name: {name}}}}}\n\
+         ports: [{{name: tcp, port: 80}}, {{name: udp, port: 80, protocol: UDP}}]\nendpoints:\n"
+    );
+    for endpoint in endpoints {
+        // Writing to a String cannot fail.
+        let _ = writeln!(text, "- addresses: [{endpoint}]");
+    }
+    text
+}

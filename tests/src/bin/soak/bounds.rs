@@ -1,0 +1,34 @@
+//! How long what was disturbed may take to work again.
+//!
+//! Invariant: each bound is a promise of SPECIFICATION.md and what a probe itself may cost. They hold on an idle machine and grow with
+//! what shares its processors.
+
+use std::time::Duration;
+
+/// A row that somebody deleted, a rule set, a table: back within one second; the next request may have to ask for a hardware address anew.
+pub(crate) const ROW: Duration = Duration::from_secs(3);
+
+/// A new Pod, a changed Service: milliseconds behind the store's write, and the program that writes.
+pub(crate) const CHANGE: Duration = Duration::from_secs(5);
+
+/// A cable that was out: its carrier, and hardware addresses that are asked for each second.
+pub(crate) const LINK: Duration = Duration::from_secs(8);
+
+/// A node that comes, reboots or has another address: it is ready when its own rows stand; the others follow the store's watch, and leave
+/// a member that lies behind after 10.5 s.
+pub(crate) const NODE: Duration = Duration::from_secs(15);
+
+/// A store that was away: besides that, a listing that goes back is not believed for 30 s.
+pub(crate) const STORE: Duration = Duration::from_secs(45);
+
+/// How long a program may take to be ready, or to end.
+pub(crate) const PROGRAM: Duration = Duration::from_secs(30);
+
+/// The most by which bounds grow.
+const MOST: f64 = 4.0;
+
+/// How much longer bounds are on this machine now: most of what they are made of is waiting, a third is work that shares the processors.
+pub(crate) fn scale() -> f64 {
+    let crowding = lab::allowing_for_load(Duration::from_secs(1)).as_secs_f64();
+    (1.0 + (crowding - 1.0) / 3.0).min(MOST)
+}

@@ -1,0 +1,104 @@
+//! What is counted at a quiet point: memory, descriptors and threads of the veteran's daemons, and on all nodes together files of state,
+//! namespaces, links, and what nftables holds of ours.
+//!
+//! Invariant: connections that are tracked are not counted; the kernel forgets them in its own time.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use lab::Process;
+
+use crate::world::{VETERAN, World};
+
+/// Folders of state.
+const FOLDERS: [&str; 6] =
+    ["/run/netd", "/run/flannel", "/run/ipvs-proxy", "/var/lib/cni", "/var/lib/netd", "/var/lib/ipvs-proxy"];
+
+pub(crate) fn all(world: &World) -> Result<BTreeMap<String, u64>> {
+    let mut counts = BTreeMap::new();
+    let veteran = world.node(VETERAN)?;
+    for (name, process) in [("netd", &veteran.netd), ("ipvs-proxy", &veteran.proxy)] {
+        if let Some(process) = process {
+            of_process(name, process, &mut counts)?;
+        }
+    }
+    let mut add = |what: &str, count: u64| *counts.entry(what.to_owned()).or_default() += count;
+    for name in world.joined() {
+        let node = world.node(&name)?;
+        add("files of state", FOLDERS.iter().map(|folder| files(&node.host.path(folder))).sum());
+        add("namespaces of Pods", entries(&node.host.path("/run/netns")));
+        add("links", node.sh("ls /sys/class/net")?.lines().count() as u64);
+        let rules: serde_json::Value = serde_json::from_str(&node.sh("nft -j list ruleset")?)?;
+        let (elements, others) = of_rules(&rules);
+        add("nftables elements", elements);
+        add("nftables tables, chains, sets and rules", others);
+    }
+    Ok(counts)
+}
+
+fn of_process(name: &str, process: &Process, counts: &mut BTreeMap<String, u64>) -> Result<()> {
+    let folder = format!("/proc/{}", process.pid());
+    let status =
+        std::fs::read_to_string(format!("{folder}/status")).with_context(|| format!("read {folder}/status"))?;
+    let field = |key: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(key));
+        line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok()).unwrap_or_default()
+    };
+    counts.insert(format!("{name} on {VETERAN}: KiB"), field("VmRSS:"));
+    counts.insert(format!("{name} on {VETERAN}: threads"), field("Threads:"));
+    counts.insert(format!("{name} on {VETERAN}: descriptors"), entries(Path::new(&format!("{folder}/fd"))));
+    Ok(())
+}
+
+fn entries(folder: &Path) -> u64 {
+    std::fs::read_dir(folder).map_or(0, |entries| entries.count() as u64)
+}
+
+/// Files in a folder and those below it.
+fn files(folder: &Path) -> u64 {
+    let Ok(entries) = std::fs::read_dir(folder) else { return 0 };
+    let count = |entry: std::fs::DirEntry| match entry.file_type() {
+        Ok(kind) if kind.is_dir() => files(&entry.path()),
+        _ => 1,
+    };
+    entries.flatten().map(count).sum()
+}
+
+/// Elements, and everything else, of all tables but the foreign one.
+fn of_rules(ruleset: &serde_json::Value) -> (u64, u64) {
+    let (mut elements, mut others) = (0, 0);
+    let items = ruleset.get("nftables").and_then(serde_json::Value::as_array).into_iter().flatten();
+    for (kind, item) in items.filter_map(serde_json::Value::as_object).flatten() {
+        let table = item.get(if kind == "table" { "name" } else { "table" }).and_then(serde_json::Value::as_str);
+        if table.is_none_or(|table| table == "theirs") {
+            continue;
+        }
+        others += 1;
+        // What packets put in leaves by itself.
+        let flags = item.get("flags").map(ToString::to_string).unwrap_or_default();
+        if flags.contains("timeout") {
+            continue;
+        }
+        elements += item.get("elem").and_then(serde_json::Value::as_array).map_or(0, |elem| elem.len() as u64);
+    }
+    (elements, others)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn elements_of_our_tables_are_counted_and_foreign_ones_are_not() {
+        let ruleset = serde_json::json!({"nftables": [
+            {"metainfo": {"version": "1.0.6"}},
+            {"table": {"family": "ip", "name": "ipvs-proxy", "handle": 1}},
+            {"map": {"family": "ip", "name": "endpoints", "table": "ipvs-proxy", "elem": [[1, 2], [3, 4]]}},
+            {"set": {"family": "ip", "name": "itself", "table": "ipvs-proxy", "flags": ["timeout", "dynamic"], "elem": [1]}},
+            {"rule": {"family": "ip", "table": "ipvs-proxy", "chain": "c", "expr": []}},
+            {"table": {"family": "inet", "name": "theirs", "handle": 2}},
+            {"set": {"family": "inet", "name": "denied", "table": "theirs", "elem": ["203.0.113.7"]}}]});
+        assert_eq!(of_rules(&ruleset), (2, 4));
+    }
+}
