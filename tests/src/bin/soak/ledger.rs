@@ -104,7 +104,8 @@ impl Ledger {
     /// Something begins to disturb `elements`, and goes on until it is released.
     pub(crate) fn hold(&mut self, cause: &'static str, elements: &[Element], now: Duration) {
         for element in elements {
-            let mark = self.marks.entry(element.clone()).or_insert(Mark { cause, held: 0, ended: now, bound: now });
+            let mark =
+                self.marks.entry(element.clone()).or_insert(Mark { cause, held: 0, ended: now, bound: Duration::ZERO });
             mark.cause = cause;
             mark.held += 1;
         }
@@ -146,6 +147,11 @@ impl Ledger {
         let recovery = self.recoveries.entry(absence.cause).or_default();
         recovery.disturbed += 1;
         recovery.bound = bound;
+    }
+
+    /// Every path has answered: nothing is excused by what was before.
+    pub(crate) fn settle(&mut self) {
+        self.marks.values_mut().filter(|mark| mark.held == 0).for_each(|mark| mark.bound = Duration::ZERO);
     }
 
     /// An element is gone for good, with the paths that need it.
@@ -278,7 +284,7 @@ mod tests {
         ledger.release("a flap", &[uplink("b")], BOUND, at(101));
         assert!(ledger.judge(&probe(107, silence()), 1.0).is_some());
         ledger.disturb("another flap", &[uplink("c")], BOUND, at(120));
-        assert!(ledger.judge(&probe(121, silence()), 1.0).is_some());
+        assert!(ledger.judge(&Probe { path: "p to r".to_owned(), ..probe(121, silence()) }, 1.0).is_some());
     }
 
     #[test]
@@ -314,6 +320,14 @@ mod tests {
         assert!(ledger.judge(&asked("one", 21), 1.0).is_some());
         ledger.come_back(&Element::Store, BOUND, at(30));
         assert!(ledger.judge(&asked("two", 31), 1.0).is_some());
+    }
+
+    #[test]
+    fn nothing_is_excused_once_every_path_has_answered() {
+        let mut ledger = Ledger::default();
+        ledger.disturb("a flap", &[uplink("a")], BOUND, at(10));
+        ledger.settle();
+        assert!(ledger.judge(&probe(11, silence()), 1.0).is_some());
     }
 
     #[test]

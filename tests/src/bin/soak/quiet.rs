@@ -18,6 +18,9 @@ use crate::world::{PREFIX, World};
 /// Pods of each node.
 const PODS: usize = 2;
 
+/// Broken paths after which no further one is asked.
+const ENOUGH: usize = 5;
+
 /// How often the paths that failed are asked again.
 const PAUSE: Duration = Duration::from_millis(300);
 
@@ -57,14 +60,20 @@ fn normalize(world: &mut World) -> Result<()> {
     Ok(())
 }
 
-/// Asks every path once, and again until it answers; what does not within its bound is judged where it is asked.
+/// Asks every path, and again until it answers; what does not within its bound is judged where it is asked.
 fn sweep(world: &World) {
-    let paths = world.shared.lock().paths();
-    let mut failing: Vec<_> = paths.into_iter().filter(|path| !prober::ask(&world.shared, path)).collect();
+    let shared = &world.shared;
+    let found = shared.lock().violations.len();
     let (begun, limit) = (Instant::now(), 2 * world.patience());
-    while !failing.is_empty() && begun.elapsed() < limit {
+    // What is found first says enough.
+    let goes_on = || begun.elapsed() < limit && shared.lock().violations.len() < found + ENOUGH;
+    let mut failing = shared.lock().paths();
+    while !failing.is_empty() && goes_on() {
+        failing.retain(|path| goes_on() && !prober::ask(shared, path));
         std::thread::sleep(PAUSE);
-        failing.retain(|path| !prober::ask(&world.shared, path));
+    }
+    if failing.is_empty() {
+        shared.lock().ledger.settle();
     }
 }
 
@@ -158,7 +167,11 @@ fn in_sync(world: &World) -> Result<()> {
                 let value: serde_json::Value = serde_json::from_str(&status)?;
                 let pointer = if daemon == "netd" { "/node/in_sync" } else { "/ok" };
                 let services = value.get("services").is_none_or(|count| *count == services::STANDING.len());
-                ensure!(value.pointer(pointer) == Some(&true.into()) && services, "{daemon} on {name}: {status}");
+                let says = value.pointer(pointer).cloned().unwrap_or_default();
+                ensure!(
+                    says == true && services,
+                    "{daemon} on {name} says {pointer} {says} (its whole status is in the dump)"
+                );
                 Ok::<_, anyhow::Error>(())
             });
             world.shared.verified("daemons say in sync", judged.err().map(|error| format!("{error:#}")));

@@ -20,6 +20,9 @@ use crate::{quiet, sentence, violate};
 /// Steps between two quiet points.
 const STEPS: u32 = 25;
 
+/// The first of them break no path, so that every path must work all the while.
+const GENTLE: u32 = 11;
+
 /// Pause after a step: paths are asked meanwhile.
 const PAUSE: Duration = Duration::from_millis(1500);
 
@@ -60,18 +63,18 @@ impl Run {
             return Ok(run);
         }
         while run.world.shared.now() < end && run.reported < ENOUGH {
-            for _ in 0..STEPS {
-                run.one_step();
+            for step in 0..STEPS {
+                run.one_step(step < GENTLE);
             }
             run.quiet(true);
         }
         Ok(run)
     }
 
-    fn one_step(&mut self) {
+    fn one_step(&mut self, gentle: bool) {
         self.step += 1;
         self.heal(false);
-        if let Some(action) = Action::draw(&mut self.world) {
+        if let Some(action) = Action::draw(&mut self.world, gentle) {
             self.act(action);
         }
         std::thread::sleep(PAUSE);

@@ -41,30 +41,42 @@ pub(crate) enum Action {
     FillDisk,
 }
 
-use Action::*;
+/// What an action does to paths.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// What a cluster does all day.
+    Usual,
+    /// A fault that breaks no path.
+    Harmless,
+    /// A fault that breaks paths for a while.
+    Disturbing,
+}
 
-/// Each with its chance, whether it is a fault, and its title.
-const ACTIONS: [(Action, u32, bool, &str); 20] = [
-    (AddPod, 8, false, "Pod added (ADD, CHECK)"),
-    (RemovePod, 6, false, "Pod removed (DEL twice)"),
-    (LosePod, 3, false, "Pod lost without DEL"),
-    (CollectGarbage, 2, false, "GC"),
-    (ChangeService, 6, false, "endpoints changed"),
-    (AddService, 3, false, "Service added"),
-    (RemoveService, 3, false, "Service removed"),
-    (LoseMember, 3, true, "member of etcd killed"),
-    (LoseQuorum, 2, true, "etcd without quorum"),
-    (KillNetd, 4, true, "netd killed"),
-    (KillProxy, 4, true, "ipvs-proxy killed"),
-    (PullCable, 3, true, "uplink down and up"),
-    (FlushRules, 3, true, "all nftables rules flushed"),
-    (DeleteTable, 3, true, "table deleted"),
-    (DeleteRows, 5, true, "rows deleted by a stranger"),
-    (Leave, 2, true, "node leaves (drain, cleanup)"),
-    (Crash, 2, true, "node crashes"),
-    (Reboot, 2, true, "node reboots"),
-    (ChangeAddress, 2, true, "node changes its address"),
-    (FillDisk, 3, true, "/run and /var/lib/cni full"),
+use Action::*;
+use Kind::*;
+
+/// Each with its chance, its kind and its title.
+const ACTIONS: [(Action, u32, Kind, &str); 20] = [
+    (AddPod, 8, Usual, "Pod added (ADD, CHECK)"),
+    (RemovePod, 6, Usual, "Pod removed (DEL twice)"),
+    (LosePod, 3, Usual, "Pod lost without DEL"),
+    (CollectGarbage, 2, Usual, "GC"),
+    (ChangeService, 6, Usual, "endpoints changed"),
+    (AddService, 3, Usual, "Service added"),
+    (RemoveService, 3, Usual, "Service removed"),
+    (LoseMember, 3, Harmless, "member of etcd killed"),
+    (LoseQuorum, 2, Harmless, "etcd without quorum"),
+    (KillNetd, 4, Harmless, "netd killed"),
+    (KillProxy, 4, Harmless, "ipvs-proxy killed"),
+    (PullCable, 3, Disturbing, "uplink down and up"),
+    (FlushRules, 3, Disturbing, "all nftables rules flushed"),
+    (DeleteTable, 3, Disturbing, "table deleted"),
+    (DeleteRows, 5, Disturbing, "rows deleted by a stranger"),
+    (Leave, 2, Disturbing, "node leaves (drain, cleanup)"),
+    (Crash, 2, Disturbing, "node crashes"),
+    (Reboot, 2, Disturbing, "node reboots"),
+    (ChangeAddress, 2, Disturbing, "node changes its address"),
+    (FillDisk, 3, Harmless, "/run and /var/lib/cni full"),
 ];
 
 /// The end of something that is held.
@@ -89,7 +101,7 @@ impl Action {
 
     /// Whether daemons may complain of it.
     pub(crate) fn is_fault(self) -> bool {
-        ACTIONS.iter().any(|(action, _, fault, _)| *action == self && *fault)
+        ACTIONS.iter().any(|(action, _, kind, _)| *action == self && *kind != Usual)
     }
 
     /// Whether the state of the cluster allows it.
@@ -113,11 +125,11 @@ impl Action {
         }
     }
 
-    /// One that is possible now, by chance.
-    pub(crate) fn draw(world: &mut World) -> Option<Self> {
+    /// One that is possible now, by chance; a `gentle` one breaks no path.
+    pub(crate) fn draw(world: &mut World, gentle: bool) -> Option<Self> {
         let possible: Vec<(Self, u32)> = ACTIONS
             .iter()
-            .filter(|(action, ..)| action.is_possible(world))
+            .filter(|(action, _, kind, _)| action.is_possible(world) && !(gentle && *kind == Disturbing))
             .map(|(action, chance, ..)| (*action, *chance))
             .collect();
         let mut lot = world.random.u32(..possible.iter().map(|(_, chance)| chance).sum::<u32>().max(1));

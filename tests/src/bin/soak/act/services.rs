@@ -15,6 +15,9 @@ use crate::ledger::Element;
 use crate::shared::Service;
 use crate::world::World;
 
+/// Where the operator's commands run: a machine whose cable nobody pulls.
+const OPERATOR: &str = "outside";
+
 const CAUSE: &str = "Service changed";
 
 /// Services that stay, with the number of their endpoints at a quiet point.
@@ -52,7 +55,7 @@ pub(crate) fn remove(world: &mut World, name: &str) -> Result<()> {
         state.services.remove(name);
         state.ledger.forget(&Element::Service(name.to_owned()));
     }
-    let operator = &world.node(crate::world::VETERAN)?.host;
+    let operator = world.cluster.host(OPERATOR)?;
     let delete = operator.command(bin("ipvs-proxy")?).args(["delete", &format!("service/{name}")]);
     let delete = delete.args([&format!("endpointslice/{name}-1"), "--etcd-endpoints", &world.etcd.endpoints()]);
     delete.run().map(drop)
@@ -86,7 +89,7 @@ pub(crate) fn publish(world: &mut World, name: &str, endpoints: BTreeSet<String>
         state.services.insert(name.to_owned(), Service { address, endpoints, previous });
         manifest(name, address, &addresses)
     };
-    let operator = &world.node(crate::world::VETERAN)?.host;
+    let operator = world.cluster.host(OPERATOR)?;
     let apply = operator.command(bin("ipvs-proxy")?).args(["apply", "-f", "-", "--etcd-endpoints"]);
     apply.arg(world.etcd.endpoints()).input(manifest).run()?;
     let now = world.shared.now();
