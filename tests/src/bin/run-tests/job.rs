@@ -12,8 +12,9 @@ use anyhow::{Context, Result, ensure};
 use serde::Deserialize;
 
 /// Those that took longest, longest first: they begin first, so that none of them runs alone at the end.
-const LONG: [&str; 37] = [
+const LONG: [&str; 38] = [
     "netdadm_cluster",
+    "soak",
     "kubernetes_nodes",
     "kubernetes_ipvs",
     "kubernetes_migration",

@@ -27,8 +27,23 @@ pub(crate) const PROGRAM: Duration = Duration::from_secs(30);
 /// The most by which bounds grow.
 const MOST: f64 = 4.0;
 
-/// How much longer bounds are on this machine now: most of what they are made of is waiting, a third is work that shares the processors.
+/// How much longer bounds are on this machine now.
 pub(crate) fn scale() -> f64 {
-    let crowding = lab::allowing_for_load(Duration::from_secs(1)).as_secs_f64();
-    (1.0 + (crowding - 1.0) / 3.0).min(MOST)
+    growth(lab::allowing_for_load(Duration::from_secs(1)).as_secs_f64())
+}
+
+/// Most of what bounds are made of is waiting; a third is work that shares the processors with `crowding` others.
+fn growth(crowding: f64) -> f64 {
+    (1.0 + (crowding - 1.0) / 3.0).clamp(1.0, MOST)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bounds_grow_with_what_shares_the_processors_and_not_without_end() {
+        let grows = |crowding, wanted: f64| (growth(crowding) - wanted).abs() < 1e-9;
+        assert!(grows(1.0, 1.0) && grows(4.0, 2.0) && grows(100.0, 4.0));
+    }
 }

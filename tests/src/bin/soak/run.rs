@@ -158,10 +158,10 @@ impl Run {
         self.world.shared.verified("daemons run", ended);
         self.world.shared.verified("no error that no fault explains", found);
         let names = self.world.joined();
-        if let Some(name) = names.get(self.step as usize % names.len().max(1)) {
-            if let Err(error) = quiet::foreign_of(&self.world, name) {
-                self.failed("compare what is foreign", &error);
-            }
+        if let Some(name) = names.get(self.step as usize % names.len().max(1))
+            && let Err(error) = quiet::foreign_of(&self.world, name)
+        {
+            self.failed("compare what is foreign", &error);
         }
         self.report_new();
     }
