@@ -23,7 +23,7 @@ pub(crate) fn all(world: &mut World) -> Result<()> {
         pod.sandbox.pod().run(&["ip", "address", "add", &format!("{address}/32"), "dev", "eth0"])?;
     }
     world.node("n2")?.sh("nft delete element inet theirs denied '{ 203.0.113.7 }'")?;
-    world.node("n3")?.sh("for n in 1 2 3 4; do touch /var/lib/cni/networks/cbr0/leak$n; done; ip netns add leaked")?;
+    world.node("n3")?.sh("mkdir /var/lib/cni/leak; touch /var/lib/cni/leak/a /var/lib/cni/leak/b /var/lib/cni/leak/c /var/lib/cni/leak/d; ip netns add leaked")?;
     let node = world.node_mut("n4")?;
     node.proxy.as_ref().context("a daemon")?.kill()?;
     let node = world.node_mut("n5")?;
