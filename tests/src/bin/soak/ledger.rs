@@ -225,6 +225,10 @@ impl Ledger {
 
     fn recovered(&mut self, probe: &Probe) {
         let Some(Failing { last: failed, .. }) = self.failing.remove(&probe.path) else { return };
+        // What is still going on has not been recovered from; what was before it explains nothing.
+        if probe.needs.iter().filter_map(|need| self.marks.get(need)).any(|mark| mark.held > 0) {
+            return;
+        }
         let Some((cause, ended)) = self.last(&probe.needs) else { return };
         let took = failed.saturating_sub(ended);
         if let Some(recovery) = self.recoveries.get_mut(cause).filter(|recovery| recovery.worst < took) {
@@ -356,6 +360,16 @@ mod tests {
         ledger.judge(&probe(50, None), 1.0);
         let recovery = ledger.recoveries.get("a flap").unwrap();
         assert_eq!((recovery.worst, recovery.disturbed, recovery.bound), (at(2), 1, BOUND));
+    }
+
+    #[test]
+    fn recovery_while_something_is_held_is_not_that_from_what_was_before() {
+        let mut ledger = Ledger::default();
+        ledger.disturb("a flap", &[uplink("a")], BOUND, at(10));
+        ledger.hold("another", &[uplink("b")], at(50));
+        ledger.judge(&probe(60, silence()), 1.0);
+        ledger.judge(&probe(61, None), 1.0);
+        assert_eq!(ledger.recoveries.get("a flap").unwrap().worst, Duration::ZERO);
     }
 
     #[test]

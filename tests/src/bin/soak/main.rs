@@ -46,7 +46,8 @@ fn main() -> ExitCode {
 fn soak() -> Result<bool> {
     let options = Options::parse(std::env::args().skip(1))?;
     let limit = 3 * options.time + Duration::from_secs(900);
-    lab_kernel::ensure(&options.needs()?, Guest { limit, ..Guest::default() })?;
+    // Ten daemons built for development, three members of etcd.
+    lab_kernel::ensure(&options.needs()?, Guest { limit, memory: 3072, ..Guest::default() })?;
     println!("kernel: {}", lab_kernel::describe());
     println!("seed: {} (SEED={} runs the same schedule)", options.seed, options.seed);
     println!("backend: {}, Services by: {}", options.backend, options.proxy);

@@ -17,7 +17,12 @@ pub(crate) struct Tally {
     /// Times it was done, and times it failed.
     pub(crate) actions: BTreeMap<Action, (u32, u32)>,
     pub(crate) quiet_points: u32,
+    /// Errors that daemons logged, without numbers, and how often.
+    pub(crate) errors: BTreeMap<String, u32>,
 }
+
+/// Kinds of errors that the report shows.
+const ERRORS: usize = 12;
 
 /// The whole report.
 pub(crate) fn text(tally: &Tally, state: &State, samples: &Samples) -> String {
@@ -46,6 +51,10 @@ pub(crate) fn text(tally: &Tally, state: &State, samples: &Samples) -> String {
         &["paths disturbed by", "times", "worst recovery", "bound", "on an idle machine; the path"],
         rows.collect(),
     );
+    let mut errors: Vec<_> = tally.errors.iter().collect();
+    errors.sort_by_key(|(_, count)| std::cmp::Reverse(**count));
+    let rows = errors.into_iter().take(ERRORS).map(|(error, count)| vec![error.clone(), count.to_string()]);
+    table(&mut text, &["errors in logs", "times"], rows.collect());
     let rows = samples.trends().map(|(what, trend)| {
         let allowed = allowed(what);
         let percent = if allowed.percent > 0 { format!(" and {} %", allowed.percent) } else { String::new() };

@@ -56,8 +56,10 @@ pub(crate) struct World {
     /// The number of the next Pod, and of the next address.
     pub(crate) next_pod: u32,
     pub(crate) next_address: u8,
-    /// When a fault was last at work.
-    pub(crate) last_fault: Duration,
+    /// Nodes whose disks are full.
+    pub(crate) full: BTreeSet<String>,
+    /// Until when daemons may say that a disk is full.
+    pub(crate) full_until: Duration,
 }
 
 impl World {
@@ -73,8 +75,8 @@ impl World {
             nodes.insert(host.name().to_owned(), Node::prepare(host, GATEWAY)?);
         }
         let random = fastrand::Rng::with_seed(options.seed);
-        let (down, busy) = (BTreeSet::new(), BTreeSet::new());
-        let (next_pod, next_address, last_fault) = (1, 101, Duration::ZERO);
+        let (down, busy, full) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
+        let (next_pod, next_address, full_until) = (1, 101, Duration::ZERO);
         let mut world = Self {
             shared,
             nodes,
@@ -87,7 +89,8 @@ impl World {
             addresses,
             next_pod,
             next_address,
-            last_fault,
+            full,
+            full_until,
         };
         for name in world.names() {
             world.start_daemons(&name)?;

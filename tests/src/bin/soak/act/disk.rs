@@ -2,9 +2,12 @@
 //!
 //! Invariant: no path is disturbed. A Pod that is asked for meanwhile either gets its network or an error, and leaves nothing behind.
 
+use std::time::Duration;
+
 use anyhow::{Context, Result};
 
 use super::{Heal, pods, some_node};
+use crate::bounds::{ROW, scale};
 use crate::world::World;
 
 const FILL: &str = "for folder in /run /var/lib/cni; do cat /dev/zero >$folder/filler 2>/dev/null || true; done; ! (echo more >/run/probe) 2>/dev/null";
@@ -13,6 +16,8 @@ pub(super) fn fill(world: &mut World) -> Result<(String, Option<Heal>)> {
     let name = some_node(world, true).context("a node whose disk may be full")?;
     world.node(&name)?.sh(FILL)?;
     world.busy.insert(name.clone());
+    world.full.insert(name.clone());
+    world.full_until = Duration::MAX;
     let outcome = match pods::attempt(world, &name) {
         Ok(pod) => format!("{pod} got its network all the same"),
         Err(error) => format!("a Pod is refused: {}", format!("{error:#}").lines().next().unwrap_or_default()),
@@ -23,5 +28,10 @@ pub(super) fn fill(world: &mut World) -> Result<(String, Option<Heal>)> {
 pub(super) fn free(world: &mut World, name: &str) -> Result<()> {
     world.node(name)?.sh("rm -f /run/filler /var/lib/cni/filler /run/probe")?;
     world.busy.remove(name);
+    world.full.remove(name);
+    // What was being written when there was room again.
+    if world.full.is_empty() {
+        world.full_until = world.shared.now() + ROW.mul_f64(scale());
+    }
     Ok(())
 }

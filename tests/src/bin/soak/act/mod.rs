@@ -99,11 +99,6 @@ impl Action {
         ACTIONS.iter().find(|(action, ..)| *action == self).map_or("", |(.., title)| title)
     }
 
-    /// Whether daemons may complain of it.
-    pub(crate) fn is_fault(self) -> bool {
-        ACTIONS.iter().any(|(action, _, kind, _)| *action == self && *kind != Usual)
-    }
-
     /// Whether the state of the cluster allows it.
     fn is_possible(self, world: &World) -> bool {
         let services = world.shared.lock().services.len();

@@ -30,7 +30,7 @@ pub(super) fn plug(world: &mut World, name: &str) -> Result<()> {
     let mut state = world.shared.lock();
     state.ledger.release(CABLE, &[Element::Uplink(name.to_owned())], LINK, now);
     // What changed meanwhile comes when TCP tries its connection to etcd again.
-    state.ledger.release("etcd out of reach", &[Element::Services(name.to_owned())], STORE, now);
+    state.ledger.release("etcd out of reach", &[Element::Services(name.to_owned())], NODE, now);
     Ok(())
 }
 
@@ -101,14 +101,14 @@ pub(super) fn change_address(world: &mut World) -> Result<(String, Option<Heal>)
     );
     world.node(&name)?.sh(&script)?;
     world.addresses.insert(name.clone(), address);
+    let now = world.shared.now();
+    world.shared.lock().ledger.release("address changed", &elements, NODE, now);
     let key = format!("{PREFIX}/subnets/{}", subnet.replace(".1/", ".0-"));
     eventually(STORE.mul_f64(scale()), || {
         let value = world.etcd.get(&key)?.unwrap_or_default();
         ensure!(value.contains(&format!("\"PublicIP\":\"{address}\"")), "{key} of {name} is {value:?}");
         Ok(())
     })?;
-    let now = world.shared.now();
-    world.shared.lock().ledger.release("address changed", &elements, NODE, now);
     let kept = world.node(&name)?.subnet()?;
     ensure!(kept == subnet, "{name} had {subnet} and has {kept} with its new address {address}");
     Ok((format!("{name} is {address}"), None))
