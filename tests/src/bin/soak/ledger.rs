@@ -149,9 +149,14 @@ impl Ledger {
         recovery.bound = bound;
     }
 
-    /// Every path has answered: nothing is excused by what was before.
+    /// Every path has answered: nothing is excused by what was before. A Service may have been answered by an endpoint of before.
     pub(crate) fn settle(&mut self) {
-        self.marks.values_mut().filter(|mark| mark.held == 0).for_each(|mark| mark.bound = Duration::ZERO);
+        for (element, mark) in &mut self.marks {
+            let is_of_services = matches!(element, Element::Service(_) | Element::Services(_));
+            if mark.held == 0 && !is_of_services {
+                mark.bound = Duration::ZERO;
+            }
+        }
     }
 
     /// An element is gone for good, with the paths that need it.
@@ -330,8 +335,13 @@ mod tests {
     fn nothing_is_excused_once_every_path_has_answered() {
         let mut ledger = Ledger::default();
         ledger.disturb("a flap", &[uplink("a")], BOUND, at(10));
+        let service = vec![Element::Service("s".to_owned())];
+        ledger.disturb("a change", &service, BOUND, at(10));
         ledger.settle();
         assert!(ledger.judge(&probe(11, silence()), 1.0).is_some());
+        assert!(
+            ledger.judge(&Probe { needs: service, path: "p to s".to_owned(), ..probe(11, silence()) }, 1.0).is_none()
+        );
     }
 
     #[test]

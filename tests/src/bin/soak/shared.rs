@@ -45,8 +45,6 @@ pub(crate) struct Service {
     pub(crate) address: SocketAddr,
     /// Names of the Pods.
     pub(crate) endpoints: BTreeSet<String>,
-    /// Those that were endpoints until a moment ago.
-    pub(crate) previous: BTreeSet<String>,
 }
 
 /// A thing that must not be.
@@ -76,6 +74,8 @@ pub(crate) struct State {
     pub(crate) ledger: Ledger,
     pub(crate) stations: BTreeMap<String, Station>,
     pub(crate) services: BTreeMap<String, Service>,
+    /// All that were endpoints of a Service of this name before.
+    pub(crate) previous: BTreeMap<String, BTreeSet<String>>,
     /// Paths that failed, with the time at which they are asked again.
     pub(crate) failing: Vec<(Duration, Path)>,
     pub(crate) violations: Vec<Violation>,
@@ -167,12 +167,13 @@ impl State {
         Some((from.clone(), SocketAddr::new(to.address()?.into(), 80), needs))
     }
 
-    /// Whether the one of this name may answer what was asked at `began`.
+    /// Whether the one of this name may answer what was asked at `began`: until a path is due, an endpoint that was one before may as well.
     pub(crate) fn may_answer(&self, path: &Path, name: &str, began: Duration, scale: f64) -> bool {
         let Some(service) = self.services.get(&path.to) else { return name == path.to };
-        let due = self.ledger.due(&[Element::Service(path.to.clone())], scale);
+        let due = self.resolve(path).and_then(|(.., needs)| self.ledger.due(&needs, scale));
         let changes = due.is_none_or(|due| began < due);
-        service.endpoints.contains(name) || (changes && service.previous.contains(name))
+        let was_endpoint = || self.previous.get(&path.to).is_some_and(|previous| previous.contains(name));
+        service.endpoints.contains(name) || (changes && was_endpoint())
     }
 
     /// Every path that is wanted now.
@@ -200,5 +201,28 @@ fn between(one: &str, other: &str, needs: &mut Vec<Element>) {
             Element::Uplink(other.to_owned()),
             Element::Netd(other.to_owned()),
         ]);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn endpoint_of_before_may_answer_until_the_path_is_due_and_no_other_pod_ever() {
+        let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<BTreeSet<_>>();
+        let mut state = State::default();
+        let address = SocketAddr::from(([192, 168, 0, 11], 80));
+        state.services.insert("s1".to_owned(), Service { address, endpoints: names(&["p2"]) });
+        state.previous.insert("s1".to_owned(), names(&["p1"]));
+        let path = Path { from: "p9".to_owned(), to: "s1".to_owned(), udp: false };
+        // A station that is gone has no path, and nothing is due.
+        let may = |state: &State, name: &str| state.may_answer(&path, name, Duration::from_secs(3), 1.0);
+        assert!(may(&state, "p2") && may(&state, "p1") && !may(&state, "p3"));
+        let direct = Path { to: "p4".to_owned(), ..path.clone() };
+        assert!(
+            state.may_answer(&direct, "p4", Duration::ZERO, 1.0)
+                && !state.may_answer(&direct, "p5", Duration::ZERO, 1.0)
+        );
     }
 }

@@ -52,7 +52,8 @@ pub(super) fn remove_some(world: &mut World) -> Result<(String, Option<Heal>)> {
 pub(crate) fn remove(world: &mut World, name: &str) -> Result<()> {
     {
         let mut state = world.shared.lock();
-        state.services.remove(name);
+        let before = state.services.remove(name).map(|service| service.endpoints).unwrap_or_default();
+        state.previous.entry(name.to_owned()).or_default().extend(before);
         state.ledger.forget(&Element::Service(name.to_owned()));
     }
     let operator = world.cluster.host(OPERATOR)?;
@@ -73,20 +74,15 @@ pub(crate) fn draw(world: &mut World, count: usize) -> Vec<String> {
 pub(crate) fn publish(world: &mut World, name: &str, endpoints: BTreeSet<String>) -> Result<()> {
     let element = [Element::Service(name.to_owned())];
     let manifest = {
-        let scale = crate::bounds::scale();
         let now = world.shared.now();
         let mut state = world.shared.lock();
-        let changes = state.ledger.due(&element, scale).is_none_or(|due| now < due);
         state.ledger.hold(CAUSE, &element, now);
         let address = address(name)?;
-        let before = state.services.get(name).cloned();
-        let mut previous = before.as_ref().map(|service| service.endpoints.clone()).unwrap_or_default();
-        if changes {
-            previous.extend(before.into_iter().flat_map(|service| service.previous));
-        }
+        let before = state.services.get(name).map(|service| service.endpoints.clone()).unwrap_or_default();
+        state.previous.entry(name.to_owned()).or_default().extend(before);
         let addresses: Vec<String> =
             endpoints.iter().filter_map(|pod| Some(state.stations.get(pod)?.address()?.to_string())).collect();
-        state.services.insert(name.to_owned(), Service { address, endpoints, previous });
+        state.services.insert(name.to_owned(), Service { address, endpoints });
         manifest(name, address, &addresses)
     };
     let operator = world.cluster.host(OPERATOR)?;
