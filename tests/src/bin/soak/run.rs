@@ -51,7 +51,6 @@ impl Run {
         let (held, log, tally, samples) = (Vec::new(), Vec::new(), Tally::default(), Samples::default());
         let mut run = Self { world, held, step: 0, tally, samples, evidence, log, reported: 0 };
         run.note(&format!("five nodes are ready with etcd at {}", run.world.etcd.endpoints()));
-        let end = run.world.shared.now() + time;
         // The state before the first round is another one: no file and no table of a first time.
         run.quiet(false);
         if seeded {
@@ -61,6 +60,7 @@ impl Run {
             run.quiet(true);
             return Ok(run);
         }
+        let end = run.world.shared.now() + time;
         while run.world.shared.now() < end && run.reported < ENOUGH {
             for step in 0..STEPS {
                 run.one_step(step < GENTLE);
