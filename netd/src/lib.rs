@@ -8,11 +8,12 @@
 //! | [`plan`] | leases in, kernel tables out |
 //! | [`source`] | where leases come from: acquire, keep and watch them |
 //! | [`run`] | the shell: starts, listens, plans, reports |
+//! | [`page`] | what an operator's browser shows: facts in, HTML out |
 //! | [`tools`] | the verbs beside the daemon |
 //! | [`doctor`] | what keeps Pods from reaching each other: facts, checks, probes |
 //! | [`trace`] | what a packet meets on its way, and where a real one was last seen |
 //!
-//! Invariants of the crate: `format`, `choose` and `plan` are pure; a plan never imports `run`. The kernel is written by
+//! Invariants of the crate: `format`, `choose`, `plan` and `page` are pure; a plan never imports `run`. The kernel is written by
 //! one thread only. No program is executed. Ending leaves the data path as it is.
 
 mod choose;
@@ -21,6 +22,7 @@ mod doctor;
 mod format;
 #[cfg(any(test, feature = "fuzz"))]
 mod fuzz;
+mod page;
 mod plan;
 mod run;
 mod source;

@@ -70,7 +70,7 @@ fn own_pages() -> OwnPages {
         let (sender, events) = Events::open();
         tokio::spawn(async move {
             for number in 0..3 {
-                let _ = sender.send(format!("data: {number}\n\n").into()).await;
+                let _ = sender.send("count", &json!(number)).await;
             }
         });
         Answer::Events(events)
@@ -166,7 +166,10 @@ fn a_program_has_pages_and_streams_of_its_own() {
     assert!(text.contains("cache-control: no-cache\r\n") && !text.contains("no-store"), "{text}");
     let (code, text) = curl(&server, "/events", &[]);
     assert!(code == 200 && text.contains("content-type: text/event-stream\r\n"), "{text}");
-    assert!(text.ends_with("\r\n\r\ndata: 0\n\ndata: 1\n\ndata: 2\n\n"), "{text}");
+    assert!(
+        text.ends_with("\r\n\r\nevent: count\ndata: 0\n\nevent: count\ndata: 1\n\nevent: count\ndata: 2\n\n"),
+        "{text}"
+    );
     let (code, text) = curl(&server, "/events", &["--head"]);
     assert!(code == 200 && text.ends_with("\r\n\r\n"), "{text}");
     assert!(ask(server.folder.path(), "/own?x", LIMIT).unwrap().ends_with("x Unix\n"));

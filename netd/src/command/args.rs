@@ -102,6 +102,12 @@ pub(crate) struct Flags {
     /// Address for metrics, status and tables, `ADDRESS:PORT`; an empty one serves none.
     #[arg(long, env = "NETD_METRICS_BIND_ADDRESS", value_name = "ADDRESS", default_value = "127.0.0.1:10247")]
     pub metrics_bind_address: String,
+    /// Who sees the page at the address for metrics: `loopback`, whoever is on this host; `network`, whoever reaches that address; `off`, nobody.
+    #[arg(long, env = "NETD_PAGE", value_name = "WHO", default_value = "loopback")]
+    pub page: String,
+    /// Folder of run-time files of `ipvs-proxy` on this host, whose Services the page shows.
+    #[arg(long, env = "NETD_PROXY_RUN_DIR", value_name = "FOLDER", default_value = "/run/ipvs-proxy")]
+    pub proxy_run_dir: String,
     /// File of this node's key for the backend `wireguard`, made when it is missing; on a disk, so that it outlives a reboot.
     #[arg(long, env = "WIREGUARD_KEY_FILE", value_name = "FILE", default_value = super::config::WIREGUARD_KEY_FILE)]
     pub wireguard_key_file: String,

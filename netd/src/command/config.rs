@@ -20,6 +20,7 @@ use crate::choose::policy::Policy;
 use crate::command::args::{Flags, Kube, Unbuilt};
 use crate::command::go;
 use crate::command::instance::Instance;
+use crate::command::page;
 use crate::format::node::AnnotationPrefix;
 use crate::plan::Masquerade;
 use crate::source::kubernetes::{self, NodeName};
@@ -67,6 +68,8 @@ pub(crate) struct Config {
     pub wireguard_key_file: PathBuf,
     /// Where HTTP is served, beside the socket in that folder.
     pub listeners: Vec<(Address, Routes)>,
+    /// Who sees the page, and what it shows.
+    pub page: page::Wanted,
     /// UDP port at which probes are answered; 0 for none.
     pub probe_port: u16,
     /// Form and detail of the log.
@@ -128,6 +131,7 @@ impl Config {
         let run_dir = run_dir(flags);
         let wireguard_key_file = path("--wireguard-key-file", &flags.wireguard_key_file, &mut problems);
         let listeners = listeners(flags, &mut problems);
+        let page = page(flags, &run_dir, &mut problems);
         let probe_port = port("--probe-port", &flags.probe_port, &mut problems);
         let log = log(flags, &mut problems);
         match store {
@@ -142,6 +146,7 @@ impl Config {
                 run_dir,
                 wireguard_key_file,
                 listeners,
+                page,
                 probe_port,
                 log,
             }),
@@ -328,6 +333,15 @@ fn listeners(flags: &Flags, problems: &mut Vec<Problem>) -> Vec<(Address, Routes
         Err(problem) => problems.push(problem),
     }
     listeners
+}
+
+fn page(flags: &Flags, run_dir: &Path, problems: &mut Vec<Problem>) -> page::Wanted {
+    let shown = page::Shown::of(&flags.page).unwrap_or_else(|problem| {
+        problems.push(problem);
+        page::Shown::Off
+    });
+    let proxy_dir = path("--proxy-run-dir", &flags.proxy_run_dir, problems);
+    page::Wanted { shown, run_dir: run_dir.to_owned(), proxy_dir }
 }
 
 /// What is wrong with flags of flannel that change nothing here: rules are put back on notification.

@@ -7,4 +7,5 @@ pub(crate) mod args;
 pub(crate) mod config;
 pub(crate) mod go;
 pub(crate) mod instance;
+pub(crate) mod page;
 pub(crate) mod verbs;

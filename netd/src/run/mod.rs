@@ -19,6 +19,7 @@ mod indexes;
 mod leases;
 mod notification;
 mod outer;
+mod page;
 mod planning;
 mod published;
 mod reach;
@@ -95,6 +96,7 @@ fn run(config: Config, seed: u64, log: Log) -> Result<()> {
     let calls = PluginCalls::open(&config.run_dir, &config.subnet_file);
     shell::run(&PROGRAM, &places, log, |shell| {
         shell.metrics.extend(|registry| registry.register_collector(Box::new(calls)));
+        page::show(&shell, &config.page);
         start::run(config, seed, shell, claimed)
     })
 }

@@ -10,7 +10,7 @@ pub(crate) mod far;
 mod observer;
 pub(crate) mod outer;
 mod path;
-mod pods;
+pub(crate) mod pods;
 pub(crate) mod seen;
 pub(crate) mod serve;
 mod step;

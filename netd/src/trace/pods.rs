@@ -9,6 +9,7 @@ use std::fs;
 use std::net::IpAddr;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use kernel::{Netns, Rtnl};
 use netstate::IfName;
@@ -59,6 +60,13 @@ pub(crate) fn attachments() -> Vec<Attachment> {
         found.extend(read.filter(|attachment| !known.contains(&attachment.container)));
     }
     found.into_iter().collect()
+}
+
+/// When the folders of what is kept of them had changed last: whoever adds or takes away a Pod changes one.
+#[must_use]
+pub(crate) fn changed() -> Vec<(PathBuf, SystemTime)> {
+    let folders = [PathBuf::from(RESULTS), PathBuf::from(RECORDS)].into_iter().chain(files(Path::new(RECORDS)));
+    folders.filter_map(|folder| Some((folder.clone(), fs::metadata(folder).ok()?.modified().ok()?))).collect()
 }
 
 fn files(folder: &Path) -> Vec<PathBuf> {

@@ -7,7 +7,7 @@ const PURE_CRATES: [&str; 2] = ["lib/netstate/src", "lib/reconcile/src"];
 
 /// The pure rooms of the programs.
 pub(crate) const PURE_ROOMS: [(&str, &[&str]); 4] = [
-    ("netd/src", &["format", "choose", "plan"]),
+    ("netd/src", &["format", "choose", "page", "plan"]),
     ("ipvs-proxy/src", &["object", "plan"]),
     ("cni-plugin/src", &["protocol", "plan"]),
     ("netdadm/src", &["document", "topology", "check", "render", "preflight"]),

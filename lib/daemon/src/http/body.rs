@@ -105,7 +105,7 @@ mod tests {
             async move {
                 let (sender, events) = Events::open();
                 tokio::spawn(async move {
-                    while sender.send(Bytes::from(vec![b'x'; 1000])).await.is_ok() {
+                    while sender.send("text", &serde_json::json!("x".repeat(1000))).await {
                         tokio::time::sleep(Duration::from_secs(1)).await;
                     }
                     let _ = ended.send(asked.query).await;

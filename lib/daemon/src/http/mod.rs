@@ -22,7 +22,7 @@ pub use ask::{AskError, ask, ask_some};
 pub use board::{Board, Question};
 pub use host::Reach;
 pub use listening::serve_wherever;
-pub use own::{Answer, Asked, Events, OwnPages};
+pub use own::{Answer, Asked, EventSender, Events, OwnPages};
 pub use pages::{Health, Page, Probe, Site, Tables, Unserved, Vitals};
 pub use query::encoded;
 #[cfg(any(test, feature = "fuzz"))]

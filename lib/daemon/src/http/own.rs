@@ -9,6 +9,7 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 
 use hyper::body::Bytes;
+use serde_json::Value;
 use tokio::sync::mpsc;
 
 use super::{Page, Reach, query};
@@ -52,9 +53,26 @@ pub struct Events {
 impl Events {
     /// A stream, and the end that fills it.
     #[must_use]
-    pub fn open() -> (mpsc::Sender<Bytes>, Self) {
+    pub fn open() -> (EventSender, Self) {
         let (sender, frames) = mpsc::channel(WAITING);
-        (sender, Self { frames })
+        (EventSender(sender), Self { frames })
+    }
+}
+
+/// The daemon's end of a stream of events.
+#[derive(Debug)]
+pub struct EventSender(mpsc::Sender<Bytes>);
+
+impl EventSender {
+    /// Sends an event of the kind `name`, once there is room for it. Returns false when there is nobody any more.
+    pub async fn send(&self, name: &'static str, data: &Value) -> bool {
+        // JSON has no line breaks of its own, so it is one line of data.
+        self.0.send(Bytes::from(format!("event: {name}\ndata: {data}\n\n"))).await.is_ok()
+    }
+
+    /// Waits until there is nobody any more.
+    pub async fn closed(&self) {
+        self.0.closed().await;
     }
 }
 
@@ -85,5 +103,26 @@ impl OwnPages {
 
     pub(super) fn provider(&self, path: &str) -> Option<Provider> {
         locked(&self.0).get(path).cloned()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn an_event_is_one_line_of_data_whatever_is_in_it() {
+        let (sender, mut events) = Events::open();
+        let data = json!({"text": "a\r\n\nevent: b\ndata: c\u{2028}"});
+        assert!(sender.send("sections", &data).await);
+        let text = String::from_utf8(events.frames.recv().await.unwrap().to_vec()).unwrap();
+        let line = text.strip_prefix("event: sections\ndata: ").unwrap().strip_suffix("\n\n").unwrap();
+        assert!(!line.contains(['\n', '\r']), "{line}");
+        assert_eq!(serde_json::from_str::<Value>(line).unwrap(), data);
+        drop(events);
+        sender.closed().await;
+        assert!(!sender.send("sections", &data).await);
     }
 }
