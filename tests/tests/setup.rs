@@ -40,12 +40,13 @@ const ALWAYS_THERE: [(&str, &str); 17] = [
 ];
 
 /// What `tests/setup build run qemu` and the build of the lab kernel install, with the programs that are executed from it.
-const INSTALLED: [(&str, &str); 42] = [
+const INSTALLED: [(&str, &str); 43] = [
     ("bc", "bc"),
     ("bind9-dnsutils", "dig nslookup"),
     ("binutils", "readelf strip"),
     ("bison", "bison"),
     ("bsdutils", "script"),
+    ("chromium", "chromium"),
     ("conntrack", "conntrack"),
     ("containerd", "containerd ctr"),
     ("cpio", "cpio"),
