@@ -92,7 +92,7 @@ impl Recent {
     }
 
     /// What puts lines in.
-    pub(super) fn layer<S: Subscriber + for<'span> LookupSpan<'span>>(&self) -> impl Layer<S> {
+    pub(crate) fn layer<S: Subscriber + for<'span> LookupSpan<'span>>(&self) -> impl Layer<S> {
         Lines(self.clone()).with_filter(filter_fn(is_kept))
     }
 }

@@ -85,8 +85,8 @@ pub struct File {
     changed: bool,
     /// When it was written last, on the caller's clock.
     written: Option<Duration>,
-    /// The last failure, so that it is logged once.
-    failure: Option<String>,
+    /// The last failure, so that it is logged once. Its kind alone: the text has the name of a temporary file, another one each time.
+    failure: Option<io::ErrorKind>,
 }
 
 impl File {
@@ -132,10 +132,9 @@ impl File {
                 self.failure = None;
             }
             Err(error) => {
-                let text = error.to_string();
-                if self.failure.as_ref() != Some(&text) {
+                if self.failure != Some(error.kind()) {
                     tracing::error!(folder = %self.folder.display(), %error, "the status file cannot be written");
-                    self.failure = Some(text);
+                    self.failure = Some(error.kind());
                 }
             }
         }
@@ -318,6 +317,23 @@ mod tests {
         let stored = Stored::read(folder.path()).unwrap();
         assert_eq!(stored.state, State::Stuck);
         assert!(stored.warning("netd").unwrap().contains("no progress for 3"));
+    }
+
+    #[test]
+    fn file_that_cannot_be_written_is_logged_once_though_each_attempt_has_another_name() {
+        use tracing_subscriber::layer::SubscriberExt as _;
+        let recent = crate::log::Recent::default();
+        let subscriber = tracing_subscriber::Registry::default().with(recent.layer());
+        tracing::subscriber::with_default(subscriber, || {
+            // No file can be made there, by nobody.
+            let mut file = File::new(Path::new("/proc"), Liveness::default());
+            for seconds in 0..4 {
+                file.set(json!({"node": seconds}));
+                file.write(Duration::from_secs(seconds));
+            }
+        });
+        let entries = recent.entries();
+        assert!(entries.len() == 1 && entries[0].text.contains("the status file cannot be written"), "{entries:?}");
     }
 
     #[test]
