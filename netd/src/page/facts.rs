@@ -22,6 +22,8 @@ pub(crate) struct Snapshot {
     pub probes: Arc<BTreeMap<String, Probe>>,
     /// The Pods of this node.
     pub pods: Arc<Vec<Pod>>,
+    /// There are records of them: without, nobody knows whether there are Pods.
+    pub has_records: bool,
     /// The Services, and what is known of the program that serves them.
     pub proxy: Arc<Proxy>,
     /// What has changed lately, the newest last.

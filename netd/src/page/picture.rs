@@ -91,12 +91,13 @@ fn middle(html: &mut Html, snapshot: &Snapshot, height: usize) {
     html.raw("\" height=\"").text(tall).raw("\"/>");
     let name = if node.public_ip.is_empty() { "this node" } else { node.public_ip.as_str() };
     let subnet = node.subnet.as_deref().unwrap_or("no subnet yet");
+    let pods = counted(snapshot.pods.len(), "Pod", "Pods");
     let state = if node.in_sync { "in sync" } else { "not in sync" };
     for (line, class, text) in [
         (28, "name", name.to_owned()),
         (50, "subnet", subnet.to_owned()),
         (72, "subnet", format!("{}, MTU {}", node.backend, node.mtu)),
-        (94, "subnet", counted(snapshot.pods.len(), "Pod", "Pods")),
+        (94, "subnet", if snapshot.has_records { pods } else { "Pods not known".to_owned() }),
         (116, "subnet", format!("this node, {state}")),
     ] {
         html.raw("<text class=\"").raw(class).raw("\" text-anchor=\"middle\" x=\"").text(WIDTH / 2).raw("\" y=\"");

@@ -202,6 +202,11 @@ fn nodes(snapshot: &Snapshot, query: &Query) -> Html {
 
 fn pods(snapshot: &Snapshot, query: &Query) -> Html {
     let mut html = Html::default();
+    if !snapshot.has_records {
+        html.raw("<p class=\"problem\">/var/lib/cni has no records of Pods, as far as netd sees: none was started here, or netd runs in ");
+        html.raw("a container without that folder.</p>");
+        return html;
+    }
     let search = query.pods.as_str();
     let has = |pod: &&Pod| {
         pod.container.contains(search)

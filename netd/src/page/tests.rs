@@ -57,6 +57,7 @@ fn small() -> Snapshot {
             container: "0123456789abcdef".to_owned(),
             addresses: vec!["172.7.21.2".parse().unwrap(), "fc00::2".parse().unwrap()],
         }]),
+        has_records: true,
         proxy: Arc::new(Proxy { problem: None, services: Some(serde_json::from_value(services).unwrap()) }),
         changes: Arc::new(vec![
             change(1, Kind::Change, "kernel tables changed (set 4)"),
@@ -114,7 +115,8 @@ fn what_is_not_known_is_said_to_be_so() {
         ": not yet listed</dd>",
         "This node knows no other node",
         "ipvs-proxy is not running on this node: it has ended",
-        "0 Pods of 0",
+        "/var/lib/cni has no records of Pods",
+        ">Pods not known<",
         "no subnet yet",
         "not in sync",
     ] {

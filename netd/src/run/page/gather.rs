@@ -96,6 +96,7 @@ impl Gatherer {
             status: Arc::clone(&kept.status),
             probes: Arc::clone(&kept.files.probes),
             pods: Arc::clone(&kept.files.pods),
+            has_records: kept.files.pods_changed.as_ref().is_some_and(|folders| !folders.is_empty()),
             proxy: kept.services.get(search).map(|(_, proxy)| Arc::clone(proxy)).unwrap_or_default(),
             changes: Arc::clone(&kept.changes),
         }
