@@ -379,7 +379,7 @@ fn runtime_bursts(node: &Node) {
 }
 
 /// BandwidthConf as containerd asks for them.
-fn asked() -> Value {
+pub(crate) fn asked() -> Value {
     json!({"bandwidth": {"IngressRate": 8_000_000, "IngressBurst": 800_000, "EgressRate": 16_000_000, "EgressBurst": 1_600_000}})
 }
 

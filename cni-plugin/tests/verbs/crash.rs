@@ -97,12 +97,12 @@ pub(crate) fn used(node: &Node, conf: &Value) {
     node.del(conf, "first", &first).silent();
 }
 
-fn with_port(conf: &Value) -> Value {
+pub(crate) fn with_port(conf: &Value) -> Value {
     with(conf, "runtimeConfig", json!({"portMappings": [{"hostPort": 53, "containerPort": 53, "protocol": "udp"}]}))
 }
 
 /// `conf` in the version that knows GC, with these containers' eth0 valid.
-fn valid(conf: &Value, ids: &[&str]) -> Value {
+pub(crate) fn valid(conf: &Value, ids: &[&str]) -> Value {
     let list: Vec<Value> = ids.iter().map(|id| json!({"containerID": id, "ifname": "eth0"})).collect();
     with(&with(conf, "cniVersion", json!("1.1.0")), "cni.dev/valid-attachments", json!(list))
 }

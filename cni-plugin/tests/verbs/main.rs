@@ -20,6 +20,8 @@ mod flannel;
 mod guard;
 mod held;
 mod host_local;
+#[cfg(target_arch = "x86_64")]
+mod injected;
 mod ipam;
 mod leases;
 mod node;
@@ -62,6 +64,8 @@ fn main() {
         stdin::TESTS,
         guard::TESTS,
         host_local::TESTS,
+        #[cfg(target_arch = "x86_64")]
+        injected::TESTS,
         ipam::TESTS,
         faults::TESTS,
         faults::crowd::TESTS,
@@ -86,8 +90,13 @@ fn main() {
     if root && !shaped {
         eprintln!("SKIPPED: this kernel lacks tbf, ifb, ingress, u32 or mirred; the tests of limits count as ignored");
     }
-    let trials =
-        trials.chain(bandwidth::TESTS.iter().chain(changed_list::LIMITED_TESTS).map(|test| trial(test, !shaped)));
+    let trials = trials.chain(
+        bandwidth::TESTS
+            .iter()
+            .chain(changed_list::LIMITED_TESTS)
+            .chain(injected_limits())
+            .map(|test| trial(test, !shaped)),
+    );
     let sctp = port_addresses::has_sctp();
     if !sctp {
         eprintln!("SKIPPED: this kernel has no SCTP; its host ports are checked in the table only");
@@ -132,4 +141,16 @@ fn trial((name, test): &(&'static str, fn(&node::Node)), is_ignored: bool) -> Tr
         Ok(())
     };
     Trial::test(*name, run).with_ignored_flag(is_ignored)
+}
+
+type Tests = &'static [(&'static str, fn(&node::Node))];
+
+#[cfg(target_arch = "x86_64")]
+const fn injected_limits() -> Tests {
+    injected::LIMITED_TESTS
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+const fn injected_limits() -> Tests {
+    &[]
 }
