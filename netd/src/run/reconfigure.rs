@@ -31,6 +31,9 @@ pub(super) const SETTLED: &str = "net-conf.json";
 /// leases within a second, and a store that is slow may take longer.
 const GRACE: Duration = Duration::from_secs(10);
 
+/// What could not be recorded is tried again after this time.
+const AGAIN: Duration = Duration::from_secs(2);
+
 /// How long nodes take to notice a lease that was written, on a busy host.
 const NOTICE: Duration = Duration::from_secs(2);
 
@@ -43,7 +46,7 @@ pub(super) struct Change {
     pub(super) problem: Option<String>,
     /// What the own lease shall say once the devices stand.
     announce: Option<LeaseAttrs>,
-    /// When the old data path goes.
+    /// When the old data path goes, or what could not be recorded of that is recorded.
     retire_at: Option<Instant>,
     /// When the other nodes have noticed what this one announced.
     release_at: Option<Instant>,
@@ -57,7 +60,7 @@ impl Change {
         Self { text, ..Self::default() }
     }
 
-    /// When the old data path goes.
+    /// When there is something to retire or to record.
     pub(super) const fn due(&self) -> Option<Instant> {
         self.retire_at
     }
@@ -291,7 +294,9 @@ impl<S: LeaseSource> Daemon<S> {
     /// Takes the old data path away.
     pub(super) fn retire(&mut self) {
         self.change.retire_at = None;
-        let Some(old) = self.node.ownership.retiring.take() else { return };
+        let Some(old) = self.node.ownership.retiring.take() else {
+            return self.check_moved();
+        };
         tracing::info!(backend = old.name(), "every node has moved to the new backend; the old one goes");
         self.planning.retire();
         self.reporter.note();
@@ -303,7 +308,8 @@ impl<S: LeaseSource> Daemon<S> {
         match files::replace(&path, self.change.text.as_bytes()) {
             Ok(_) => self.change.recorded = true,
             Err(error) => {
-                self.reporter.complain(format!("write {}: {error}", path.display()), |text| tracing::warn!("{text}"))
+                self.reporter.complain(format!("write {}: {error}", path.display()), |text| tracing::warn!("{text}"));
+                self.change.retire_at = Some(Instant::now() + AGAIN);
             }
         }
     }

@@ -277,10 +277,19 @@ fn daemon(fakes: &Fakes, source: &FakeLeases, folder: &std::path::Path) -> (Daem
 
 /// Runs the daemon beside `scenario`, which ends it.
 fn run<F: Future<Output = ()>>(fakes: &Fakes, source: &FakeLeases, scenario: impl FnOnce(Shell) -> F) {
-    let folder = tempfile::tempdir().unwrap();
+    run_in(tempfile::tempdir().unwrap().path(), fakes, source, scenario);
+}
+
+/// The same with its files below `folder`.
+fn run_in<F: Future<Output = ()>>(
+    folder: &std::path::Path,
+    fakes: &Fakes,
+    source: &FakeLeases,
+    scenario: impl FnOnce(Shell) -> F,
+) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
-        let (daemon, shell) = daemon(fakes, source, folder.path());
+        let (daemon, shell) = daemon(fakes, source, folder);
         tokio::select! {
             ended = daemon.run() => panic!("the daemon ended: {ended:?}"),
             () = scenario(shell) => {}
@@ -356,6 +365,20 @@ fn row_that_the_kernel_refuses_holds_up_neither_the_others_nor_readiness() {
             assert_eq!(fakes.neighbours.contents().rows.len(), 3);
         });
     }
+}
+
+#[test]
+fn network_that_all_nodes_use_is_recorded_although_the_first_try_failed() {
+    let folder = tempfile::tempdir().unwrap();
+    let record = folder.path().join("run").join(super::reconfigure::SETTLED);
+    // As a full disk does: the file cannot be put there.
+    std::fs::create_dir_all(record.join("in the way")).unwrap();
+    let (fakes, source) = (Fakes::default(), FakeLeases::listing(&[put(100)]));
+    run_in(folder.path(), &fakes, &source, async |shell| {
+        eventually("ready", || is_ready(&shell)).await;
+        std::fs::remove_dir_all(&record).unwrap();
+        eventually("the record", || std::fs::read_to_string(&record).is_ok_and(|text| text == NETWORK)).await;
+    });
 }
 
 #[test]
