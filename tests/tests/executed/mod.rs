@@ -16,7 +16,7 @@ use crate::sources::rust_files;
 pub(crate) type Executed = BTreeMap<String, Vec<String>>;
 
 /// Shell scripts outside of Rust sources; a Makefile's recipes are shell as well.
-const SCRIPTS: [&str; 24] = [
+const SCRIPTS: [&str; 25] = [
     "Makefile",
     ".ci/run",
     "packaging/deb",
@@ -30,6 +30,7 @@ const SCRIPTS: [&str; 24] = [
     "packaging/debian/plugin.postrm",
     "packaging/debian/plugin.preinst",
     "packaging/debian/plugin.prerm",
+    "tests/apt",
     "tests/setup",
     "tests/systemd-host",
     "tests/systemd-machine",
