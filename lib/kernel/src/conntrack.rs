@@ -26,6 +26,7 @@ const SUBSYSTEM: u16 = 1 << 8;
 const CT_NEW: u16 = SUBSYSTEM;
 const CT_GET: u16 = SUBSYSTEM | 1;
 const CT_DELETE: u16 = SUBSYSTEM | 2;
+const CT_GET_STATS: u16 = SUBSYSTEM | 5;
 /// Bytes of `nfgenmsg`.
 const HEADER: usize = 4;
 
@@ -160,6 +161,20 @@ pub struct Conntrack {
     read: u64,
     /// The kernel has shown what was not asked for: it is older than the filter.
     shows_all: bool,
+}
+
+/// Whether connections can be listed and deleted: how many there are is asked for.
+///
+/// # Errors
+/// When the kernel refuses for another reason.
+pub(crate) fn is_listed() -> Result<bool, KernelError> {
+    let mut conntrack = Conntrack::open()?;
+    match conntrack.socket.ask(&Message { kind: CT_GET_STATS, flags: 0, body: vec![0; HEADER] }) {
+        Ok(_) => Ok(true),
+        // What nfnetlink_rcv_msg answers about a subsystem that is not there.
+        Err(Fault::Nack(nack)) if nack.errno == libc::EINVAL => Ok(false),
+        Err(fault) => Err(KernelError::new("count", "tracked connections", fault)),
+    }
 }
 
 impl Conntrack {

@@ -19,6 +19,7 @@
 //! | [`wireguard`] | identity, port and peers of WireGuard devices | 5.6 |
 //! | [`nft`] | nftables tables, elements, foreign drop policies; its own monitor | 5.10 |
 //! | [`conntrack`] | tracked connections, to delete stale ones | 4.20 |
+//! | [`feature`] | none: what this kernel has of what the programs need | 5.10 |
 //! | [`way`] | none: the routes that packets to many addresses take | 4.20 |
 //! | [`orphan`] | none: leaves slow clean-ups to a process of its own | 4.20 |
 //! | [`probe`] | none: UDP sockets that test a path | any |
@@ -47,6 +48,7 @@ pub mod error;
 #[cfg(feature = "fake")]
 pub mod fake;
 pub mod fdb;
+pub mod feature;
 #[cfg(any(test, feature = "fuzz"))]
 mod fuzz;
 mod genl;

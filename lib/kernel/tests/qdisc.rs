@@ -43,15 +43,16 @@ fn bucket_is_what_tc_shows_and_what_is_read_back() {
     let mut rtnl = Rtnl::open().unwrap();
     assert_eq!(rtnl.qdiscs(link).unwrap(), []);
     for (rate, burst, shown) in [
-        (1_000_000, 100_000, "tbf 1: root refcnt 3 rate 8Mbit burst 100000b lat 25ms"),
-        (1, 1, "tbf 1: root refcnt 3 rate 8bit burst 1b lat 0us"),
-        (125_000, 536_870_911, "tbf 1: root refcnt 3 rate 1Mbit burst 34359738b lat 25ms"),
-        (12_500_000_000, 25_000_000, "tbf 1: root refcnt 3 rate 100Gbit burst 25000000b lat 25ms"),
+        (1_000_000, 100_000, " rate 8Mbit burst 100000b lat 25ms"),
+        (1, 1, " rate 8bit burst 1b lat 0us"),
+        (125_000, 536_870_911, " rate 1Mbit burst 34359738b lat 25ms"),
+        (12_500_000_000, 25_000_000, " rate 100Gbit burst 25000000b lat 25ms"),
     ] {
         let bucket = TokenBucket::new(rate, burst).unwrap();
         rtnl.add_bucket(link, &bucket).unwrap();
         let text = tc("qdisc show dev v0");
-        assert!(text.contains(shown), "{text}");
+        // Between them stands a count that is one more for each queue of the device, which are as many as processors.
+        assert!(text.starts_with("qdisc tbf 1: root refcnt ") && text.contains(shown), "{text}");
         assert_eq!(rtnl.qdiscs(link).unwrap(), [Qdisc::Bucket(bucket)]);
         assert_eq!(rtnl.add_bucket(link, &bucket).unwrap_err().errno(), Some(libc::EEXIST));
         rtnl.remove_bucket(link).unwrap();

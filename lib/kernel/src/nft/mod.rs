@@ -30,6 +30,7 @@ mod recognise;
 mod tables;
 pub mod trace;
 mod transaction;
+mod trial;
 mod userdata;
 mod wire;
 mod write;
