@@ -1,6 +1,6 @@
 //! What the checks judge: what the tools know of objects and kernel, and this host's parameters, chains, sockets and routes.
 //!
-//! Invariant: nothing is written, and no module is loaded but a scheduler's.
+//! Invariant: nothing is written, and no module is loaded but a scheduler's and those that the data path needs.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -19,7 +19,7 @@ use netstate::{IpFamily, SysctlKey};
 use crate::command::args::Invocation;
 use crate::dataplane::Mode;
 use crate::facts::{self, Facts as Known};
-use crate::run::{forward, lock};
+use crate::run::{forward, lock, needs};
 
 /// Endpoints whose route is asked for at most.
 const ENDPOINTS: usize = 512;
@@ -32,6 +32,8 @@ pub(super) struct Facts {
     pub(super) parameters: BTreeMap<String, String>,
     /// The kernel has IPVS.
     pub(super) has_ipvs: bool,
+    /// What the data path needs and the kernel has not, by name, each with what to do.
+    pub(super) lacking: Vec<(String, String)>,
     /// The kernel has the scheduler, where it can be asked.
     pub(super) has_scheduler: Option<bool>,
     /// What to say of a kube-proxy that runs here.
@@ -78,11 +80,13 @@ pub(super) fn gather(invocation: &Invocation) -> Result<Facts> {
         Mode::Ipvs if has_ipvs => kernel::ipvs::Ipvs::open()?.has_scheduler(&known.scheduler).ok(),
         _ => None,
     };
+    let missing = kernel::feature::missing(&needs::of(known.planned.plane.mode()))?;
     let mut stage = forward::stage(Nft::open()?);
     let netstat = fs::read_to_string("/proc/net/netstat").context("read /proc/net/netstat")?;
     Ok(Facts {
         parameters: parameters(&known),
         has_ipvs,
+        lacking: missing.into_iter().map(|feature| (feature.to_string(), feature.advice())).collect(),
         has_scheduler,
         rival: lock::rival(),
         leftovers: leftovers()?,

@@ -8,16 +8,18 @@ use netstate::IpFamily;
 use super::Facts;
 use crate::dataplane::{Mode, vip};
 
-/// Modules, schedulers and parameters of IPVS.
+/// What the data path is made of; modules, schedulers and parameters of IPVS.
 pub(super) fn ipvs(facts: &Facts) -> Vec<Trouble> {
+    let lack = |(name, fix): &(String, String)| Trouble::problem(format!("this kernel has no {name}"), fix.clone());
+    let mut troubles: Vec<Trouble> = facts.lacking.iter().map(lack).collect();
     if facts.mode() == Mode::Nftables {
-        return Vec::new();
+        return troubles;
     }
     if !facts.has_ipvs {
         let fix = "modprobe ip_vs, and name it in /etc/modules-load.d; or --proxy-mode nftables, which needs none";
-        return vec![Trouble::problem("this kernel has no IPVS loaded", fix)];
+        troubles.push(Trouble::problem("this kernel has no IPVS loaded", fix));
+        return troubles;
     }
-    let mut troubles = Vec::new();
     if facts.has_scheduler == Some(false) {
         let name = &facts.known.scheduler;
         let fix = format!("modprobe ip_vs_{name}, or name another one by --ipvs-scheduler");

@@ -17,6 +17,7 @@ mod kube_names;
 pub(crate) mod lock;
 mod log;
 mod memory;
+pub(crate) mod needs;
 mod own_addresses;
 mod path;
 mod prepare;
@@ -109,6 +110,7 @@ pub(crate) fn run(invocation: Invocation, config: Config, log: Log) -> anyhow::R
     prepare::process(&config)?;
     let places = config.places.clone();
     let opened = path::open(config.mode)?;
+    needs::check(opened.mode)?;
     let (settings, of_reload) = (config.settings.clone(), log.clone());
     shell::run(&PROGRAM, &places, log, |shell| async move {
         let reload = Reload::new(invocation, settings, of_reload);

@@ -37,8 +37,8 @@ pub(super) fn open(mode: Mode) -> anyhow::Result<Opened> {
                 Ok(Opened { mode: dataplane::Mode::Nftables, ipvs: None })
             }
             (Cause::Missing(_), _) => Err(anyhow::Error::new(error).context(
-                "this kernel has no IPVS: load the modules ip_vs and ip_vs_rr (modprobe, or /etc/modules-load.d), or use the \
-                 data path that needs none, --proxy-mode nftables",
+                "this kernel has no IPVS: load the modules ip_vs and ip_vs_rr (modprobe ip_vs, or /etc/modules-load.d; \
+                 CONFIG_IP_VS), or use the data path that needs none, --proxy-mode nftables",
             )),
             _ => Err(error.into()),
         },

@@ -13,7 +13,7 @@ use netstate::SysctlKey;
 
 use super::path::Opened;
 use super::traffic::ESTIMATION;
-use super::{addresses, path};
+use super::{addresses, needs, path};
 use crate::command::config::{Config, Networks};
 use crate::command::settings::fields::path as setting;
 use crate::dataplane::{Guards, Mode};
@@ -146,6 +146,7 @@ pub(super) fn guards(config: &Config) -> Guards {
 /// When the kernel has not the data path that was asked for, or refuses.
 pub(crate) fn init_only(config: &Config) -> anyhow::Result<Exit> {
     let Opened { mode, mut ipvs } = path::open(config.mode)?;
+    needs::check(mode)?;
     if let Some(ipvs) = ipvs.as_mut().filter(|_| mode == Mode::Ipvs) {
         self::ipvs(ipvs, config)?;
     }

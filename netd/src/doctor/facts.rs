@@ -20,6 +20,7 @@ use super::probing::{self, Paths, Peer};
 use crate::command::args::Flags;
 use crate::command::config::run_dir;
 use crate::run::forward::{self, Advice};
+use crate::run::needs;
 use crate::run::status::Status;
 use crate::tools::{LIMIT, block_on};
 
@@ -30,6 +31,8 @@ pub(crate) struct Facts {
     pub daemon: Option<Status>,
     /// Why it says nothing.
     pub silence: Option<String>,
+    /// What the kernel has not, by name, each with what to do.
+    pub lacking: Vec<(String, String)>,
     /// Interfaces with their addresses.
     pub interfaces: Vec<Interface>,
     /// Parameters below /proc/sys/net by their names there; what is not there is not in here.
@@ -115,12 +118,13 @@ pub(super) fn gather(flags: &Flags, probe_port: Option<u16>) -> Result<Facts> {
     let peers = peers.unwrap_or_default();
     block_on(async {
         let interfaces = Query::open()?.interfaces().await?;
+        let lacking = lacking()?;
         let before = counters()?;
         let size = daemon.as_ref().map_or(0, |daemon| daemon.node.mtu);
         let own = holders::own(daemon.as_ref(), &interfaces);
         let (paths, holders) = tokio::join!(probing::probe(peers, size), holders::ask(own));
         let after = counters()?;
-        let mut facts = Facts { daemon, silence, interfaces, holders, paths, ..Facts::default() };
+        let mut facts = Facts { daemon, silence, lacking, interfaces, holders, paths, ..Facts::default() };
         kept::write(&run_dir(flags), &facts.paths);
         facts.reverse_path_drops = after.reverse_path.saturating_sub(before.reverse_path);
         for (rule, packets) in after.rules {
@@ -159,6 +163,11 @@ pub(crate) fn counter(text: &str, group: &str, name: &str) -> u64 {
     let mut lines = text.lines().filter(|line| line.starts_with(group)).map(str::split_whitespace);
     let (Some(mut names), Some(mut values)) = (lines.next(), lines.next()) else { return 0 };
     names.position(|found| found == name).and_then(|at| values.nth(at)?.parse().ok()).unwrap_or_default()
+}
+
+fn lacking() -> Result<Vec<(String, String)>> {
+    let missing = kernel::feature::missing(&needs::ALL)?;
+    Ok(missing.into_iter().map(|feature| (feature.to_string(), feature.advice())).collect())
 }
 
 fn parameters(interfaces: &[IfName]) -> BTreeMap<String, String> {

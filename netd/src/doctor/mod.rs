@@ -9,6 +9,7 @@ mod daemon;
 mod duplicates;
 mod entrance;
 pub(crate) mod facts;
+mod features;
 mod firewall;
 mod forwarding;
 mod holders;
@@ -29,8 +30,9 @@ use crate::command::args::Flags;
 pub(crate) use facts::{Facts, ask, vrf};
 
 /// The checks in the order in which they are made.
-const CHECKS: [Check<Facts>; 12] = [
+const CHECKS: [Check<Facts>; 13] = [
     Check { name: "daemon", well: "netd runs, and every row is in the kernel", judge: daemon::judge },
+    Check { name: "kernel", well: "it has what the backend needs", judge: features::judge },
     Check { name: "forwarding", well: "packets are forwarded", judge: forwarding::judge },
     Check { name: "rp_filter", well: "no packet was dropped for its source address", judge: reverse_path::judge },
     Check { name: "br_netfilter", well: "bridged packets pass the rules", judge: bridge::judge },

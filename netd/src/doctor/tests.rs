@@ -118,6 +118,11 @@ fn each_fault_is_found_once_by_its_check_with_what_to_do() {
             "modprobe br_netfilter",
         ),
         (
+            after(|facts| facts.lacking.push(("vxlan devices".to_owned(), "modprobe vxlan".to_owned()))),
+            "Problem kernel this kernel has no vxlan devices",
+            "modprobe vxlan",
+        ),
+        (
             after(|facts| facts.interfaces.push(interface("docker0", [172, 7, 99, 1], 24))),
             "Problem networks",
             "docker0 has 172.7.99.1/24",

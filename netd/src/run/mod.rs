@@ -17,6 +17,7 @@ mod health;
 mod identity;
 mod indexes;
 mod leases;
+pub(crate) mod needs;
 mod notification;
 mod outer;
 mod page;

@@ -16,7 +16,7 @@ use tokio::time::Instant;
 
 use super::daemon::Daemon;
 use super::identity::Identity;
-use super::{facts, files, start};
+use super::{facts, files, needs, start};
 use crate::choose::change;
 use crate::format::lease::LeaseAttrs;
 use crate::format::net_conf::{NetConf, Network};
@@ -137,7 +137,10 @@ impl<S: LeaseSource> Daemon<S> {
         }
         let mut local = self.planning.planner.local().clone();
         local.places = local.places.map(|family, place| conf.network.pools.get(family).as_ref().and(place));
-        start::check_plan(&self.node.config, &conf.network, &local).map_err(|error| format!("{error:#}"))?;
+        let config = &self.node.config;
+        let checked =
+            start::check_plan(config, &conf.network, &local).and_then(|()| needs::check(config, &conf.network));
+        checked.map_err(|error| format!("{error:#}"))?;
         Ok(Some((text, conf)))
     }
 

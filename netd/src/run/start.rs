@@ -21,7 +21,7 @@ use super::identity::Identity;
 use super::reconfigure::earlier_backend;
 use super::status::Status;
 use super::targets::{Folders, Targets};
-use super::{facts, files, subnet_file, vrf};
+use super::{facts, files, needs, subnet_file, vrf};
 use crate::choose::interface::{External, NodeAddress};
 use crate::choose::policy::Policy;
 use crate::choose::subnet::Candidate;
@@ -103,7 +103,7 @@ async fn start<S: LeaseSource>(
     report_interface(&external, &families);
     let host = facts::interfaces().await.context("read the addresses of this host")?;
     let macs = facts::tunnel_macs(&network).context("look for the tunnel devices")?;
-    let identity = Identity::of(&network.backend, &config)?;
+    let identity = needs::check(&config, &network).and_then(|()| Identity::of(&network.backend, &config))?;
     let of_interface = facts::vrf(&external.interface).context("read the interface's VRF")?;
     let ways = Ways { own: facts::addresses(&host), vrf: of_interface, ..Ways::default() };
     let machine = facts::machine(&external.interface).context("read what identifies this machine")?;
