@@ -165,6 +165,14 @@ test-kubernetes: setup lab-kernel kubernetes ## Run our manifests and image on t
 	cargo build --locked -p netd -p ipvs-proxy -p cni-plugin -p tests --bins --test kubernetes_nodes --test kubernetes_services --test kubernetes_migration --test kubernetes_dual --test kubernetes_ipvs
 	NETD_LAB=require cargo test --locked -p tests --test kubernetes_nodes --test kubernetes_services --test kubernetes_migration --test kubernetes_dual --test kubernetes_ipvs
 
+# 6.1 is the lab kernel; the others are built when they are missing, each in a folder of its own outside the tree.
+KERNELS ?= 5.10 6.1 6.12 newest
+.PHONY: test-kernels
+test-kernels: setup ## Run the kernel's half of the tests and the demo in lab kernels KERNELS="5.10 6.1 6.12 newest", and print a table
+	@tests/setup $(foreach version,$(KERNELS),kernel $(version))
+	cargo build --locked -p netd -p ipvs-proxy -p cni-plugin -p netdadm -p tests --bins
+	@$(TARGET)/debug/run-tests --kernels "$(KERNELS)"
+
 .PHONY: bare
 bare: ## Pass every test on a minimal Debian 12 that debootstrap makes in /var/tmp (as root)
 	@tests/bare make test

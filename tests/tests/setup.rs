@@ -110,7 +110,7 @@ const RUST: [&str; 3] = ["cargo", "cargo-deny", "rustup"];
 
 /// Words that stand where a program would and are none: our own programs, subcommands behind a function that names the program,
 /// names of containers, and a program that no machine has.
-const NO_PROGRAMS: &str = "add apply backup build c0 c1 delete early exec holder inspect ipvs-proxy late list load netd netd-cni netdadm network \
+const NO_PROGRAMS: &str = "add apply backup build c0 c1 delete early exec holder inspect ipvs-proxy late list load netd netd-cni netdadm network newest \
     no-such-program old-1 old-2 private remove restore run save switch type web web-1";
 
 fn root() -> PathBuf {

@@ -2,9 +2,10 @@
 //!
 //! Invariant: standard output and standard error come back whole and in the order in which they were written.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{Read, Seek};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
@@ -59,6 +60,12 @@ const DOCUMENTATION: &str = "documentation";
 /// Exit status of the lab kernel's runner (`tests/kernel/run`) for a guest whose kernel stood still: it says nothing of the tests.
 const STOOD_STILL: i32 = 122;
 
+/// Memory of a lab kernel that a job is run inside of: the most that any of the listed ones asks for.
+const GUEST_MEMORY: &str = "2048M";
+
+/// And its time, below [`super::LIMIT`].
+const GUEST_LIMIT: Duration = Duration::from_secs(1500);
+
 /// Something to run.
 #[derive(Debug, Clone)]
 pub(crate) struct Job {
@@ -104,6 +111,23 @@ struct Profile {
     test: bool,
 }
 
+/// The test binaries of these names, `package/target`, by name; nothing else is built.
+///
+/// # Errors
+/// When cargo does not build them.
+pub(crate) fn named(names: &[&str]) -> Result<BTreeMap<String, Job>> {
+    let mut cargo = Command::new("cargo");
+    cargo.args(["test", "--locked", "--no-run", "--message-format=json"]);
+    for (package, target) in names.iter().filter_map(|name| name.split_once('/')) {
+        cargo.args(["-p", package, "--test", target]);
+    }
+    let all = built(&mut cargo)?.into_iter().map(|(target, job)| {
+        let package = job.title.split(':').next().unwrap_or_default();
+        (format!("{package}/{target}"), job)
+    });
+    Ok(all.collect())
+}
+
 /// All binaries whose name contains one of `words`, with no word all of them and the tests in documentation; long ones first.
 ///
 /// # Errors
@@ -111,15 +135,20 @@ struct Profile {
 pub(crate) fn all(words: &[String]) -> Result<Vec<Job>> {
     let mut cargo = Command::new("cargo");
     cargo.args(["test", "--locked", "--workspace", "--no-run", "--message-format=json"]);
-    let output = cargo.stdin(Stdio::null()).stderr(Stdio::inherit()).output().context("start cargo")?;
-    ensure!(output.status.success(), "cargo test --no-run: {}", output.status);
-    let mut jobs: Vec<(String, Job)> = String::from_utf8_lossy(&output.stdout).lines().filter_map(binary).collect();
+    let mut jobs = built(&mut cargo)?;
     if words.is_empty() {
         jobs.push((DOCUMENTATION.to_owned(), documentation()?));
     }
     jobs.sort_by(|(a, first), (b, second)| (rank(a), &first.title).cmp(&(rank(b), &second.title)));
     let wanted = |job: &Job| words.is_empty() || words.iter().any(|word| job.title.contains(word.as_str()));
     Ok(jobs.into_iter().map(|(_, job)| job).filter(wanted).collect())
+}
+
+/// The test binaries that `cargo` builds.
+fn built(cargo: &mut Command) -> Result<Vec<(String, Job)>> {
+    let output = cargo.stdin(Stdio::null()).stderr(Stdio::inherit()).output().context("start cargo")?;
+    ensure!(output.status.success(), "cargo test --no-run: {}", output.status);
+    Ok(String::from_utf8_lossy(&output.stdout).lines().filter_map(binary).collect())
 }
 
 /// The place of a binary among [`LONG`], or behind them.
@@ -157,6 +186,32 @@ fn documentation() -> Result<Job> {
 }
 
 impl Job {
+    /// The demo with this mode of the proxy, built by who calls this program.
+    ///
+    /// # Errors
+    /// When this program's own place cannot be found.
+    pub(crate) fn of_demo(mode: &str) -> Result<Self> {
+        let program = std::env::current_exe().context("find this program's own path")?.with_file_name("demo");
+        let args = ["--backend", "vxlan", "--proxy", mode].map(str::to_owned).to_vec();
+        let alone = format!("make demo PROXY={mode}");
+        let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
+        Ok(Self { title: format!("demo: {mode}"), alone, program, args, folder })
+    }
+
+    /// The same inside the lab kernel of this version, whatever the running kernel has. Its variables come from this process.
+    pub(crate) fn inside(&self, version: &str, kernel: &Path) -> Self {
+        let tree = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let text = |path: &Path| path.display().to_string();
+        let folder = self.program.parent().unwrap_or(Path::new("/"));
+        let mut args = vec!["-k".to_owned(), text(kernel), "-m".to_owned(), GUEST_MEMORY.to_owned(), "-t".to_owned()];
+        args.extend([GUEST_LIMIT.as_secs().to_string(), "-s".to_owned(), text(&tree.join("..")), "-s".to_owned()]);
+        args.extend([text(folder), "--".to_owned(), text(&self.program)]);
+        args.extend(self.args.iter().cloned());
+        let program = tree.join("kernel/run");
+        let alone = format!("{} {}", text(&program), args.join(" "));
+        Self { title: format!("{version}: {}", self.title), alone, program, args, folder: self.folder.clone() }
+    }
+
     /// Runs it to its end, or for `limit`; a second time when the lab kernel stood still under it.
     pub(crate) fn run(self, limit: Duration) -> Ended {
         let begun = Instant::now();
@@ -234,6 +289,17 @@ mod tests {
             "running 3 tests".to_owned(),
         ];
         assert!(none[1..].iter().all(|line| binary(line).is_none()), "a program, a library, and what is no artifact");
+    }
+
+    #[test]
+    fn job_inside_a_kernel_is_the_same_program_behind_the_runner() {
+        let (_, job) = binary(ARTIFACT).unwrap();
+        let inside = job.inside("5.10", Path::new("/cache/linux-lab"));
+        assert_eq!(inside.title, "5.10: tests: tests/netd_vxlan.rs");
+        assert!(inside.program.ends_with("tests/kernel/run") && inside.folder == job.folder);
+        assert_eq!(inside.args[..2], ["-k", "/cache/linux-lab"]);
+        assert_eq!(inside.args.last().unwrap(), "/src/target/debug/deps/netd_vxlan-1");
+        assert!(GUEST_LIMIT < super::super::LIMIT, "its own limit ends it, and says so");
     }
 
     #[test]

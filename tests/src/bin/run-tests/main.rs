@@ -11,6 +11,7 @@
 #![allow(clippy::print_stdout, reason = "a report is its purpose")]
 
 mod job;
+mod kernels;
 mod pace;
 mod report;
 
@@ -36,24 +37,30 @@ const ALONE: usize = 3;
 /// Time between two readings of how idle the processors are.
 const PERIOD: Duration = Duration::from_secs(1);
 
-const USAGE: &str = "usage: run-tests [--at-once N] [WORD...]
+const USAGE: &str = "usage: run-tests [--at-once N] [--kernels 'VERSION...'] [WORD...]
+  --kernels     run those of tests/kernel/suites, and the demo, on each of these lab kernels, and print a table
   --at-once N   run at most N binaries beside each other (default: half as many again as there are processors)
   WORD          run only those whose name contains one of the words, such as netd_vxlan";
 
 struct Options {
     at_once: usize,
+    kernels: Vec<String>,
     words: Vec<String>,
 }
 
 fn options(mut words: impl Iterator<Item = String>) -> Result<Options> {
     // Most of their time the binaries of the lab wait; `Pace` keeps those that work apart.
     let processors = thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get);
-    let mut options = Options { at_once: processors + processors.div_ceil(2), words: Vec::new() };
+    let mut options = Options { at_once: processors + processors.div_ceil(2), kernels: Vec::new(), words: Vec::new() };
     while let Some(word) = words.next() {
         match word.as_str() {
             "--at-once" => {
                 let number = words.next().context(USAGE)?;
                 options.at_once = number.parse().ok().filter(|n| *n > 0).context(USAGE)?;
+            }
+            "--kernels" => {
+                options.kernels = words.next().context(USAGE)?.split_whitespace().map(str::to_owned).collect();
+                ensure!(!options.kernels.is_empty(), "{USAGE}");
             }
             option if option.starts_with('-') => bail!("{USAGE}"),
             _ => options.words.push(word),
@@ -97,6 +104,14 @@ fn run(mut waiting: VecDeque<Job>, at_once: usize) -> Result<Report> {
 fn main() -> ExitCode {
     let all = || -> Result<bool> {
         let options = options(std::env::args().skip(1))?;
+        if !options.kernels.is_empty() {
+            let (jobs, mut table) = kernels::jobs(&options.kernels, &options.words)?;
+            println!("{} runs on {} kernels", jobs.len(), options.kernels.len());
+            let report = run(jobs.into(), options.at_once)?;
+            table.fill(&report);
+            print!("{report}{table}");
+            return Ok(report.passed());
+        }
         let jobs = job::all(&options.words)?;
         ensure!(!jobs.is_empty(), "no binary has a name with {:?}", options.words);
         println!("{} test binaries, up to {} beside each other", jobs.len(), options.at_once);
@@ -128,7 +143,8 @@ mod tests {
         assert!(all.at_once > 0 && all.words.is_empty());
         let some = read("netd_ --at-once 5 proxy_").unwrap();
         assert_eq!((some.at_once, some.words), (5, vec!["netd_".to_owned(), "proxy_".to_owned()]));
-        for line in ["--at-once", "--at-once 0", "--at-once many", "--all"] {
+        assert!(all.kernels.is_empty());
+        for line in ["--at-once", "--at-once 0", "--at-once many", "--all", "--kernels"] {
             assert!(read(line).is_err_and(|error| error.to_string().starts_with("usage")), "{line}");
         }
     }

@@ -15,11 +15,40 @@ const NAMED: usize = 10;
 #[derive(Debug)]
 pub(crate) struct Report {
     begun: Instant,
-    took: Vec<(Duration, String)>,
+    entries: Vec<Entry>,
     failed: Vec<Failure>,
     /// Failed beside others, and passed alone.
     unsteady: Vec<Failure>,
     counts: Counts,
+}
+
+/// One that has ended.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Entry {
+    took: Duration,
+    pub(crate) title: String,
+    pub(crate) counts: Counts,
+    /// Why tests of it were skipped.
+    pub(crate) reasons: Vec<String>,
+}
+
+impl Entry {
+    fn of(ended: &Ended) -> Self {
+        let output = String::from_utf8_lossy(&ended.output);
+        let mut counts = Counts::default();
+        counts.add(&output);
+        // What is no test binary, or has ended before its end, is one test.
+        if counts == Counts::default() {
+            let failed = usize::from(bad_end(ended).is_some());
+            counts = Counts { passed: 1 - failed, failed, ignored: 0 };
+        }
+        let reason =
+            |line: &str| line.strip_suffix(')')?.split_once("... ignored (").map(|(_, reason)| reason.to_owned());
+        let mut reasons: Vec<String> = output.lines().filter_map(reason).collect();
+        reasons.sort();
+        reasons.dedup();
+        Self { took: ended.took, title: ended.job.title.clone(), counts, reasons }
+    }
 }
 
 /// A binary that did not pass, and how it ended.
@@ -36,14 +65,26 @@ impl fmt::Display for Failure {
 }
 
 /// Tests, added up.
-#[derive(Debug, Default, PartialEq, Eq)]
-struct Counts {
-    passed: usize,
-    failed: usize,
-    ignored: usize,
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Counts {
+    pub(crate) passed: usize,
+    pub(crate) failed: usize,
+    pub(crate) ignored: usize,
+}
+
+impl fmt::Display for Counts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}/{}", self.passed, self.failed, self.ignored)
+    }
 }
 
 impl Counts {
+    pub(crate) const fn add_counts(&mut self, other: &Self) {
+        self.passed += other.passed;
+        self.failed += other.failed;
+        self.ignored += other.ignored;
+    }
+
     /// Adds the numbers in the lines `test result: ok. 3 passed; 0 failed; 1 ignored; ...`.
     fn add(&mut self, output: &str) {
         for line in output.lines().filter_map(|line| line.strip_prefix("test result: ")) {
@@ -63,14 +104,19 @@ impl Report {
     /// An empty one of what begins at this time.
     pub(crate) const fn new(begun: Instant) -> Self {
         let counts = Counts { passed: 0, failed: 0, ignored: 0 };
-        Self { begun, took: Vec::new(), failed: Vec::new(), unsteady: Vec::new(), counts }
+        Self { begun, entries: Vec::new(), failed: Vec::new(), unsteady: Vec::new(), counts }
+    }
+
+    /// Each that has ended; one that was run twice as it ended the second time.
+    pub(crate) fn entries(&self) -> &[Entry] {
+        &self.entries
     }
 
     /// Notes one; returns what is to be printed of it.
     pub(crate) fn take(&mut self, ended: Ended) -> Vec<u8> {
         let text = printed(&ended);
         self.counts.add(&String::from_utf8_lossy(&ended.output));
-        self.took.push((ended.took, ended.job.title.clone()));
+        self.entries.push(Entry::of(&ended));
         if let Some(end) = bad_end(&ended) {
             self.failed.push(Failure { job: ended.job, end });
         }
@@ -84,6 +130,10 @@ impl Report {
 
     /// Notes one that failed before and was run alone; returns what is to be printed of it.
     pub(crate) fn take_alone(&mut self, ended: &Ended) -> Vec<u8> {
+        let title = &ended.job.title;
+        if let Some(entry) = self.entries.iter_mut().find(|entry| entry.title == *title) {
+            *entry = Entry { took: entry.took, ..Entry::of(ended) };
+        }
         if bad_end(ended).is_none() {
             self.unsteady.extend(self.failed.extract_if(.., |failure| failure.job.title == ended.job.title));
         }
@@ -114,17 +164,17 @@ fn bad_end(ended: &Ended) -> Option<String> {
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Counts { passed, failed, ignored } = self.counts;
-        let mut took: Vec<_> = self.took.iter().collect();
-        took.sort_by(|one, other| other.cmp(one));
-        let one_by_one: Duration = took.iter().map(|(took, _)| *took).sum();
+        let mut entries: Vec<_> = self.entries.iter().collect();
+        entries.sort_by(|one, other| other.cmp(one));
+        let one_by_one: Duration = entries.iter().map(|entry| entry.took).sum();
         writeln!(f, "\nThe longest:")?;
-        for (took, title) in took.into_iter().take(NAMED) {
+        for Entry { took, title, .. } in entries.into_iter().take(NAMED) {
             writeln!(f, "  {:6.1} s  {title}", took.as_secs_f64())?;
         }
         writeln!(
             f,
             "{passed} tests passed, {failed} failed, {ignored} ignored, in {} binaries: {:.0} s, one after the other {:.0} s",
-            self.took.len(),
+            self.entries.len(),
             self.begun.elapsed().as_secs_f64(),
             one_by_one.as_secs_f64()
         )?;
@@ -167,6 +217,21 @@ mod tests {
         assert!(text.contains("FAILED two: exit status: 101; alone: cargo test --test two\n"), "{text}");
         assert!(text.ends_with("FAILED three: start it: no such file; alone: cargo test --test three\n"), "{text}");
     }
+
+    #[test]
+    fn entry_has_what_was_counted_and_the_reasons_of_what_was_skipped_each_once() {
+        let skipped = "test a ... ignored (this kernel has no vrf links)\ntest b ... ignored (this kernel has no vrf links)\n\
+                       test result: ok. 1 passed; 0 failed; 2 ignored; 0 measured\n";
+        let entry = Entry::of(&ended("one", 0, skipped));
+        assert_eq!(
+            (entry.counts.to_string().as_str(), entry.reasons),
+            ("1/0/2", vec!["this kernel has no vrf links".to_owned()])
+        );
+        for (status, counts) in [(0, "1/0/0"), (125, "0/1/0")] {
+            assert_eq!(Entry::of(&ended("a program", status, "no count")).counts.to_string(), counts);
+        }
+    }
+
     #[test]
     fn one_that_passes_alone_is_named_as_unsteady_and_one_that_does_not_has_failed() {
         let mut report = Report::new(Instant::now());
