@@ -275,7 +275,12 @@ impl Tables {
 
     /// Compares the next part; `None` when everything has been compared.
     pub(crate) fn audit_part(&mut self) -> Option<Audited> {
-        self.stack.audit()
+        let part = self.stack.audit();
+        if part.is_none() {
+            // They are listed behind the addresses, and what that takes is the audit's.
+            self.repair_unrouted();
+        }
+        part
     }
 
     /// When something is due again: a failed row, a look at a drain.

@@ -36,7 +36,7 @@ use netstate::{
     Address, AddressKey, IfName, IpFamily, Link, Prefix, Protocol, Route, RouteKey, SysctlKey, nft as nft_rows,
 };
 use proptest::prelude::*;
-use reconcile::{Observed, Owner, Rows, Step, Target};
+use reconcile::{Observed, Owner, PartsOf, Rows, Step, Target};
 use serde_json::json;
 
 use super::flows::sweep::sweep;

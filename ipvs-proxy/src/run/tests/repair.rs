@@ -128,3 +128,17 @@ fn what_nobody_announced_is_found_by_the_audit() {
     assert!(done.contains(&"address + 192.168.0.10/32 dev kube-ipvs0".to_owned()), "{done:?}");
     assert!(done.iter().any(|line| line.starts_with("nft + element ip ipvs-proxy @services")), "{done:?}");
 }
+
+#[test]
+fn an_audit_compares_local_routes_itself_and_the_pass_behind_it_lists_nothing() {
+    let mut rig = Rig::web();
+    rig.work();
+    let web = vip::address(&IfName::new(vip::LINK_NAME).unwrap(), [192, 168, 0, 10].into());
+    rig.routes.lock().unwrap().0.insert(web);
+    let tables = rig.proxy.tables_mut();
+    tables.begin_audit();
+    while tables.audit_part().is_some() {}
+    let asked = rig.routes.lock().unwrap().1;
+    assert_eq!(rig.work(), ["address + 192.168.0.10/32 dev kube-ipvs0"]);
+    assert_eq!(rig.routes.lock().unwrap().1, asked);
+}

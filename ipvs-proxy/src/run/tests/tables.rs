@@ -93,6 +93,10 @@ impl<K: Ord + Clone + fmt::Display + Send + 'static, V: Clone + PartialEq + fmt:
         self.table.observe()
     }
 
+    fn parts(&mut self) -> Result<Option<PartsOf<Self>>, KernelError> {
+        self.table.parts()
+    }
+
     fn apply(&mut self, steps: &[Step<K, V>]) -> Vec<Result<(), KernelError>> {
         self.life.pass();
         // A transaction of nftables is one step.
@@ -281,6 +285,10 @@ impl<T: Target<Key = AddressKey, Value = Address, Error = KernelError>> Target f
 
     fn observe(&mut self) -> Result<Rows<AddressKey, Address>, KernelError> {
         self.table.observe()
+    }
+
+    fn parts(&mut self) -> Result<Option<PartsOf<Self>>, KernelError> {
+        self.table.parts()
     }
 
     fn apply(&mut self, steps: &[Step<AddressKey, Address>]) -> Vec<Result<(), KernelError>> {
