@@ -37,6 +37,9 @@ const IFLA_IFNAME: u16 = 3;
 const IFLA_LINKINFO: u16 = 18;
 const IFLA_INFO_KIND: u16 = 1;
 const AF_BRIDGE: u8 = 7;
+/// Bytes of `ndmsg`.
+const NDMSG: usize = 12;
+const NDA_CACHEINFO: u16 = 3;
 
 /// Says whether a route of this key and protocol is of interest, or stands in the place of one.
 pub type WantsRoute = Arc<dyn Fn(&RouteKey, u8) -> bool + Send + Sync>;
@@ -164,6 +167,10 @@ impl Filter {
             return None;
         }
         let Entry { family, index, dst, mac, .. } = entry;
+        if family == AF_BRIDGE && of_device && !has_age(body) {
+            // Up to Linux 6.12, rtnl_fdb_add and rtnl_fdb_del announce what vxlan has announced itself once more, without where it leads.
+            return None;
+        }
         if family != AF_BRIDGE {
             let own = gone && dst.is_some_and(|dst| self.interest.removed.is_own((index, dst), &()));
             return (!own).then_some(Event::Neighbour);
@@ -194,6 +201,11 @@ const fn subject(event: Event) -> Option<Subject> {
 
 /// Bytes of `nlmsghdr`.
 const HEADER: usize = 16;
+
+/// Whether an entry has its age, which every table that announces its entries itself says (include/uapi/linux/neighbour.h).
+fn has_age(body: &[u8]) -> bool {
+    body.get(NDMSG..).is_some_and(|attributes| attribute::find(attributes, NDA_CACHEINFO).is_some())
+}
 
 /// The link's index in `ifinfomsg` and `ifaddrmsg`, where it is in the same place.
 fn index(body: &[u8]) -> Option<u32> {

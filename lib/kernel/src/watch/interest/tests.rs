@@ -125,6 +125,20 @@ fn links_and_what_is_on_them_count_as_far_as_they_are_of_interest() {
 }
 
 #[test]
+fn forwarding_entry_that_is_announced_twice_counts_once() {
+    let mut filter = narrow();
+    assert_eq!(events(&mut filter, RTM_NEWLINK, &link(7, "dev7", "vxlan")), [Event::Link]);
+    for kind in [RTM_NEWNEIGH, RTM_DELNEIGH] {
+        let mut own = Writer::behind(neighbour(AF_BRIDGE, 7, 1, [10, 4, 7, 22]));
+        own.put(3, &[0; 16]);
+        assert_eq!(events(&mut filter, kind, &own.finish()), [Event::Forwarding], "by vxlan");
+        let mut again = Writer::behind(vec![AF_BRIDGE, 0, 0, 0, 7, 0, 0, 0, 0x80, 0, 2, 0]);
+        again.put(2, &[2, 0, 0, 0, 0, 1]);
+        assert_eq!(events(&mut filter, kind, &again.finish()), [], "by rtnetlink");
+    }
+}
+
+#[test]
 fn what_cannot_be_read_counts() {
     let mut filter = narrow();
     assert_eq!(events(&mut filter, RTM_NEWLINK, &[0; 3]), [Event::Link]);
