@@ -117,9 +117,10 @@ struct Profile {
 /// When cargo does not build them.
 pub(crate) fn named(names: &[&str]) -> Result<BTreeMap<String, Job>> {
     let mut cargo = Command::new("cargo");
-    cargo.args(["test", "--locked", "--no-run", "--message-format=json"]);
-    for (package, target) in names.iter().filter_map(|name| name.split_once('/')) {
-        cargo.args(["-p", package, "--test", target]);
+    // Of the whole workspace, whose members ask each other for the features that some tests need.
+    cargo.args(["test", "--locked", "--workspace", "--no-run", "--message-format=json"]);
+    for (_, target) in names.iter().filter_map(|name| name.split_once('/')) {
+        cargo.args(["--test", target]);
     }
     let all = built(&mut cargo)?.into_iter().map(|(target, job)| {
         let package = job.title.split(':').next().unwrap_or_default();
