@@ -1,5 +1,4 @@
 //! netd and an etcd that is spoken to over TLS with client certificates: the system's roots, and files that are renewed.
-#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may fail by panic")]
 
 mod netd_node;
 
@@ -7,56 +6,11 @@ use std::process::ExitCode;
 
 use anyhow::{Result, ensure};
 use lab::{Cluster, Host, Need, Process, Topology, eventually};
+use netd_node::tls::{ENDPOINT, FOLDER, etcd, put, renew};
 use netd_node::{HOST_GW, SOON, lease};
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, ExtendedKeyUsagePurpose, IsCa, KeyPair};
 
-const ENDPOINT: &str = "https://10.4.7.12:2378";
-const FOLDER: &str = "/run/tls";
-
-/// Writes a new CA, and what it signs, to both machines.
-fn renew(hosts: [&Host; 2]) -> Result<()> {
-    let mut params = CertificateParams::new(Vec::<String>::new())?;
-    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    params.distinguished_name.push(rcgen::DnType::CommonName, "CA of the test");
-    let ca = CertifiedIssuer::self_signed(params, KeyPair::generate()?)?;
-    let issued = |subject: &str| -> Result<(String, String)> {
-        let mut params = CertificateParams::new(vec![subject.to_owned()])?;
-        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
-        let key = KeyPair::generate()?;
-        Ok((params.signed_by(&key, &ca)?.pem(), key.serialize_pem()))
-    };
-    for (host, (certificate, key)) in hosts.into_iter().zip([issued("10.4.7.12")?, issued("netd")?]) {
-        for (name, text) in [("ca.pem", ca.pem()), ("own.pem", certificate), ("own.key", key)] {
-            host.write(format!("{FOLDER}/{name}"), &text)?;
-        }
-    }
-    Ok(())
-}
-
-/// A member that serves with TLS, and without on its own loopback.
-fn etcd(host: &Host) -> Result<Process> {
-    let urls = format!("http://127.0.0.1:2379,{ENDPOINT}");
-    let file = |name: &str| format!("{FOLDER}/{name}");
-    let flags = [
-        ("--data-dir", "/run/etcd".to_owned()),
-        ("--listen-client-urls", urls.clone()),
-        ("--advertise-client-urls", urls),
-        ("--cert-file", file("own.pem")),
-        ("--key-file", file("own.key")),
-        ("--trusted-ca-file", file("ca.pem")),
-        ("--client-cert-auth", "true".to_owned()),
-        ("--logger", "zap".to_owned()),
-        ("--log-level", "warn".to_owned()),
-    ];
-    let flags = flags.into_iter().map(|(flag, value)| format!("{flag}={value}"));
-    let etcd = host.command("etcd").args(flags).start("etcd")?;
-    eventually(SOON, || put(host, "/ready", "yes"))?;
-    Ok(etcd)
-}
-
-fn put(host: &Host, key: &str, value: &str) -> Result<()> {
-    host.command("etcdctl").env("ETCDCTL_API", "3").args(["put", "--", key, value]).run().map(drop)
-}
+/// Certificates last for so many days.
+const YEAR: u64 = 365;
 
 fn put_lease(host: &Host, n: u8) -> Result<()> {
     put(host, &format!("/coreos.com/network/subnets/172.7.{n}.0-24"), &lease(&format!("10.4.7.{n}"), "host-gw"))
@@ -92,7 +46,7 @@ fn netd(host: &Host, ca: Option<&str>, roots: Option<&str>) -> Result<Process> {
 fn certificates_renewed_on_the_disk_cost_no_route_and_are_used() -> Result<()> {
     let cluster = Cluster::start(&Topology::reference()?)?;
     let (store, node) = (cluster.host("hdss7-12")?, cluster.host("hdss7-21")?);
-    renew([store, node])?;
+    renew([store, node], YEAR)?;
     let mut member = etcd(store)?;
     put(store, "/coreos.com/network/config", HOST_GW)?;
     put_lease(store, 22)?;
@@ -101,7 +55,7 @@ fn certificates_renewed_on_the_disk_cost_no_route_and_are_used() -> Result<()> {
     eventually_routes(node, "172.7.22.0/24")?;
     for n in [23, 24] {
         // CA, server and client certificates are others now; nothing but etcd is started again.
-        renew([store, node])?;
+        renew([store, node], YEAR)?;
         member.kill()?;
         member = etcd(store)?;
         put_lease(store, n)?;
@@ -115,7 +69,7 @@ fn certificates_renewed_on_the_disk_cost_no_route_and_are_used() -> Result<()> {
 fn authority_among_the_systems_roots_is_believed_and_another_one_is_not() -> Result<()> {
     let cluster = Cluster::start(&Topology::reference()?)?;
     let (store, node) = (cluster.host("hdss7-12")?, cluster.host("hdss7-21")?);
-    renew([store, node])?;
+    renew([store, node], YEAR)?;
     let _member = etcd(store)?;
     put(store, "/coreos.com/network/config", HOST_GW)?;
     let stranger = netd(node, None, Some("own.pem"))?;

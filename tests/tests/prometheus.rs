@@ -13,8 +13,8 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, ensure};
 use lab::cni::Runtime;
-use lab::{Host, Need, Process, eventually};
-use netd_node::{HOST_GW, Net, SOON};
+use lab::{Cluster, Host, Need, Process, Topology, eventually};
+use netd_node::{HOST_GW, Net, SOON, tls};
 use serde_json::Value;
 
 /// The folder of Prometheus on a machine.
@@ -156,7 +156,7 @@ fn ensure_documented(page: &str) -> Result<()> {
 }
 
 /// Which alerts each fault causes, on the node where it is.
-const EXPECTED: [(&str, &[&str]); 5] = [
+const EXPECTED: [(&str, &[&str]); 7] = [
     (
         "objects and rows",
         &[
@@ -172,18 +172,18 @@ const EXPECTED: [(&str, &[&str]); 5] = [
     ("etcd away", &["NetdSourceLost", "IpvsProxySourceLost", "NetdNotReady", "IpvsProxyNotReady"]),
     ("no address is free", &["NetdPodAddressesShort", "NetdCniErrors"]),
     ("daemons ended", &["NetdDown", "IpvsProxyDown"]),
+    ("certificates end", &["NetdCertificateEnds", "IpvsProxyCertificateEnds"]),
+    ("main threads stopped", &["NetdStuck", "IpvsProxyStuck"]),
 ];
 
-/// The cluster with Prometheus on hdss7-12.
-struct Watched {
-    net: Net,
-    _prometheus: Process,
+/// Prometheus on a machine.
+struct Prometheus {
+    host: Host,
+    _process: Process,
 }
 
-impl Watched {
-    fn start() -> Result<Self> {
-        let net = Net::start(HOST_GW)?;
-        let host = net.host("hdss7-12")?;
+impl Prometheus {
+    fn start(host: &Host) -> Result<Self> {
         install(host, |text| {
             let lines = text.lines().map(|line| match line.trim_start().strip_prefix("for: ") {
                 Some(_) => line.split("for: ").next().unwrap().to_owned() + "for: 1s\n",
@@ -197,27 +197,24 @@ impl Watched {
             "--web.listen-address=127.0.0.1:9090",
         ];
         let script = format!("cd {FOLDER}; exec prometheus {}", flags.join(" "));
-        let prometheus = host.command("sh").args(["-ec", &script]).start("prometheus")?;
-        Ok(Self { net, _prometheus: prometheus })
+        let process = host.command("sh").args(["-ec", &script]).start("prometheus")?;
+        Ok(Self { host: host.clone(), _process: process })
     }
 
-    fn netd(&self, node: &str) -> Result<Process> {
-        let address = self.net.host(node)?.address()?;
-        self.net.launch(node, &[&format!("--metrics-bind-address={address}:10247")])
-    }
-
-    fn proxy(&self, node: &str) -> Result<Process> {
-        let host = self.net.host(node)?;
-        let (address, endpoints) = (host.address()?, self.net.etcd.endpoints());
-        let flags = ["--proxy-mode=nftables", "--cluster-cidr=172.7.0.0/16", "--service-cidr=192.168.0.0/16"];
-        let command = host.command(lab::bin("ipvs-proxy")?).args(flags).arg(format!("--etcd-endpoints={endpoints}"));
-        command.arg(format!("--metrics-bind-address={address}:10249")).start("ipvs-proxy")
+    /// Has it ask these nodes.
+    fn ask(&self, nodes: &[&str]) -> Result<()> {
+        for (job, port) in [("netd", 10247), ("ipvs-proxy", 10249)] {
+            let targets: Vec<_> = nodes.iter().map(|node| format!("{node}:{port}")).collect();
+            let text = serde_json::json!([{"targets": targets}]).to_string();
+            self.host.write(format!("{FOLDER}/targets/{job}.yml"), text)?;
+        }
+        Ok(())
     }
 
     /// The firing alerts, each with the node.
     fn firing(&self) -> Result<BTreeSet<String>> {
         let url = "http://127.0.0.1:9090/api/v1/alerts";
-        let text = self.net.host("hdss7-12")?.run(&["curl", "-fsS", "--max-time", "10", url])?.stdout;
+        let text = self.host.run(&["curl", "-fsS", "--max-time", "10", url])?.stdout;
         let answer: Value = serde_json::from_str(&text)?;
         let alerts = answer["data"]["alerts"].as_array().context("alerts")?;
         let firing = alerts.iter().filter(|alert| alert["state"] == "firing").map(|alert| {
@@ -236,7 +233,7 @@ impl Watched {
     }
 
     fn fire(&self, expected: &BTreeSet<String>) -> Result<()> {
-        eventually(3 * SOON, || {
+        eventually(4 * SOON, || {
             let firing = self.firing()?;
             ensure!(firing == *expected, "firing: {firing:#?}, expected: {expected:#?}");
             Ok(())
@@ -245,6 +242,41 @@ impl Watched {
 
     fn resolved(&self, fault: &str) -> Result<()> {
         self.fire(&BTreeSet::new()).with_context(|| format!("behind {fault}"))
+    }
+}
+
+/// The cluster with Prometheus on hdss7-12.
+struct Watched {
+    net: Net,
+    prometheus: Prometheus,
+}
+
+impl Watched {
+    fn start() -> Result<Self> {
+        let net = Net::start(HOST_GW)?;
+        let prometheus = Prometheus::start(net.host("hdss7-12")?)?;
+        Ok(Self { net, prometheus })
+    }
+
+    fn netd(&self, node: &str) -> Result<Process> {
+        let address = self.net.host(node)?.address()?;
+        self.net.launch(node, &[&format!("--metrics-bind-address={address}:10247")])
+    }
+
+    fn proxy(&self, node: &str) -> Result<Process> {
+        let host = self.net.host(node)?;
+        let (address, endpoints) = (host.address()?, self.net.etcd.endpoints());
+        let flags = ["--proxy-mode=nftables", "--cluster-cidr=172.7.0.0/16", "--service-cidr=192.168.0.0/16"];
+        let command = host.command(lab::bin("ipvs-proxy")?).args(flags).arg(format!("--etcd-endpoints={endpoints}"));
+        command.arg(format!("--metrics-bind-address={address}:10249")).start("ipvs-proxy")
+    }
+
+    fn fires(&self, fault: &str, node: &str) -> Result<()> {
+        self.prometheus.fires(fault, node)
+    }
+
+    fn resolved(&self, fault: &str) -> Result<()> {
+        self.prometheus.resolved(fault)
     }
 
     fn pages_are_documented(&self, node: &str) -> Result<()> {
@@ -330,30 +362,20 @@ fn pods_without_a_free_address_fire_their_alerts(watched: &Watched) -> Result<()
     pod.stop()
 }
 
-/// Has Prometheus ask these nodes.
-fn ask(watched: &Watched, nodes: &[&str]) -> Result<()> {
-    for (job, port) in [("netd", 10247), ("ipvs-proxy", 10249)] {
-        let targets: Vec<_> = nodes.iter().map(|node| format!("{node}:{port}")).collect();
-        let host = watched.net.host("hdss7-12")?;
-        host.write(format!("{FOLDER}/targets/{job}.yml"), serde_json::json!([{"targets": targets}]).to_string())?;
-    }
-    Ok(())
-}
-
 fn daemons_without_their_store_fire_their_alerts(watched: &mut Watched) -> Result<()> {
     watched.net.etcd.kill("hdss7-12")?;
     let late = [watched.netd("hdss7-22")?, watched.proxy("hdss7-22")?];
-    ask(watched, &["10.4.7.21", "10.4.7.22"])?;
+    watched.prometheus.ask(&["10.4.7.21", "10.4.7.22"])?;
     let (_, alerts) = EXPECTED[2];
     let at = |alert: &&str| if alert.contains("NotReady") { "10.4.7.22" } else { "10.4.7.21" };
     let mut expected: BTreeSet<String> = alerts.iter().map(|alert| format!("{alert} {}", at(alert))).collect();
     // netd knows no source before it has read what network there is.
     expected.insert("IpvsProxySourceLost 10.4.7.22".to_owned());
-    watched.fire(&expected)?;
+    watched.prometheus.fire(&expected)?;
     watched.net.etcd.restart("hdss7-12")?;
     watched.resolved("etcd away")?;
     watched.pages_are_documented("hdss7-22")?;
-    ask(watched, &["10.4.7.21"])?;
+    watched.prometheus.ask(&["10.4.7.21"])?;
     for daemon in late {
         daemon.terminate(SOON)?;
     }
@@ -362,7 +384,7 @@ fn daemons_without_their_store_fire_their_alerts(watched: &mut Watched) -> Resul
 
 fn every_alert_fires_by_its_fault_and_resolves() -> Result<()> {
     let mut watched = Watched::start()?;
-    ask(&watched, &["10.4.7.21"])?;
+    watched.prometheus.ask(&["10.4.7.21"])?;
     watched.net.put_lease("172.7.22.0-24", "10.4.7.22", "host-gw")?;
     let (key, value) = service("web", "192.168.0.10");
     watched.net.etcd.put(&key, &value)?;
@@ -383,6 +405,62 @@ fn every_alert_fires_by_its_fault_and_resolves() -> Result<()> {
     watched.resolved("daemons ended")
 }
 
+/// Both daemons of hdss7-21, by the TLS of an etcd on hdss7-12.
+fn by_tls(node: &Host) -> Result<[Process; 2]> {
+    let file = |kind: &str, name: &str| format!("--etcd-{kind}={}/{name}", tls::FOLDER);
+    let common = |port: u16| {
+        let address = node.address()?;
+        let files = [file("cafile", "ca.pem"), file("certfile", "own.pem"), file("keyfile", "own.key")];
+        let places =
+            [format!("--etcd-endpoints={}", tls::ENDPOINT), format!("--metrics-bind-address={address}:{port}")];
+        anyhow::Ok([places.to_vec(), files.to_vec()].concat())
+    };
+    let netd = node.command(lab::bin("netd")?).arg("--iface=eth0").args(common(10247)?).start("netd")?;
+    let flags = ["--proxy-mode=nftables", "--cluster-cidr=172.7.0.0/16", "--service-cidr=192.168.0.0/16"];
+    let proxy = node.command(lab::bin("ipvs-proxy")?).args(flags).args(common(10249)?).start("ipvs-proxy")?;
+    for daemon in [&netd, &proxy] {
+        daemon.wait_for_line("ready", SOON)?;
+    }
+    Ok([netd, proxy])
+}
+
+/// Keeps the main thread of each in the system call in which it waits.
+fn stopped(node: &Host, daemons: &[Process; 2]) -> Result<Vec<Process>> {
+    let stop = |daemon: &Process| {
+        let inner = inner_pid(daemon.pid())?;
+        let words = ["-qq", "-o", "/dev/null", "-e", "inject=epoll_wait:delay_enter=300s", "-p", &inner];
+        node.command("strace").args(words).start("strace")
+    };
+    daemons.iter().map(stop).collect()
+}
+
+/// The number that a process has in its own machine.
+fn inner_pid(pid: i32) -> Result<String> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let numbers = status.lines().find_map(|line| line.strip_prefix("NSpid:")).context("NSpid")?;
+    Ok(numbers.split_whitespace().last().context("a number")?.to_owned())
+}
+
+fn certificates_that_end_soon_and_threads_that_stand_fire_their_alerts() -> Result<()> {
+    let cluster = Cluster::start(&Topology::reference()?)?;
+    let (store, node) = (cluster.host("hdss7-12")?, cluster.host("hdss7-21")?);
+    tls::renew([store, node], 3)?;
+    let etcd = tls::etcd(store)?;
+    tls::put(store, "/coreos.com/network/config", HOST_GW)?;
+    let prometheus = Prometheus::start(store)?;
+    prometheus.ask(&["10.4.7.21"])?;
+    let daemons = by_tls(node)?;
+    prometheus.fires("certificates end", "10.4.7.21")?;
+    tls::renew([store, node], 365)?;
+    etcd.kill()?;
+    let _etcd = tls::etcd(store)?;
+    prometheus.resolved("certificates end")?;
+    let held = stopped(node, &daemons)?;
+    prometheus.fires("main threads stopped", "10.4.7.21")?;
+    held.iter().try_for_each(Process::kill)?;
+    prometheus.resolved("main threads stopped")
+}
+
 fn main() -> ExitCode {
     lab::harness::main(
         &[Need::Nftables],
@@ -390,6 +468,7 @@ fn main() -> ExitCode {
             promtool_accepts_the_configuration_and_its_rules_do_what_they_say,
             every_name_in_a_rule_and_on_the_dashboard_is_documented,
             every_alert_fires_by_its_fault_and_resolves,
+            certificates_that_end_soon_and_threads_that_stand_fire_their_alerts,
         ],
     )
 }

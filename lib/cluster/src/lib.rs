@@ -18,12 +18,14 @@
 //! | [`kubernetes`] | the Kubernetes API: lists and watches folded into small values, single requests |
 //! | [`directory`] | a watched directory of Kubernetes manifests |
 //! | [`manifest`] | Kubernetes objects read from YAML or JSON text |
+//! | [`certificates`] | until when the certificates are valid that clients use |
 //! | [`time`] | times as the Kubernetes API has them |
 //! | [`backoff`] | jittered waiting times |
 //! | [`problem`] | what is wrong with an input, in which field, and the accepted form |
 //! | [`error`] | what failed, on which object, where, and whether to try again |
 
 pub mod backoff;
+pub mod certificates;
 pub mod directory;
 pub mod error;
 pub mod etcd;

@@ -19,6 +19,7 @@ use prometheus_client::registry::{Registry, Unit};
 use reconcile::{Counts, Pass};
 
 use crate::http::Probe;
+use crate::liveness::Liveness;
 use crate::readiness::Readiness;
 use crate::worker::{Cause, Took};
 
@@ -52,6 +53,9 @@ pub struct Metrics {
     listed: Gauges,
     objects: Gauges,
     gates: Gauges,
+    certificates: Family<[(&'static str, &'static str); 2], Gauge>,
+    stuck: Gauge,
+    liveness: OnceLock<Liveness>,
     /// How whoever asked about the health was answered, by path; without a name of its own.
     probes: [Family<Label, Counter>; 2],
     reading: OnceLock<Reading>,
@@ -117,6 +121,9 @@ impl Metrics {
             listed: Family::default(),
             objects: Family::default(),
             gates: Family::default(),
+            certificates: Family::default(),
+            stuck: Gauge::default(),
+            liveness: OnceLock::new(),
             probes: Default::default(),
             reading: OnceLock::new(),
             turn: tokio::sync::Mutex::default(),
@@ -157,11 +164,23 @@ impl Metrics {
         own.register("source_listed", "1 when the source has been listed whole once", self.listed.clone());
         own.register("source_objects", "Objects of the sources by what became of them", self.objects.clone());
         own.register("readiness_gate", "1 when the gate is open", self.gates.clone());
+        own.register("loops_stuck", "Loops that make no progress, or have ended", self.stuck.clone());
+        own.register_with_unit(
+            "certificate_end_time",
+            "Last second since 1970 of the certificates that a client uses",
+            Unit::Seconds,
+            self.certificates.clone(),
+        );
     }
 
     /// Gives `add` the registry, for numbers that only one program has.
     pub fn extend(&self, add: impl FnOnce(&mut Registry)) {
         add(&mut self.registry.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    /// Has the loops of `liveness` judged before each answer. The first one to be given counts.
+    pub fn judge(&self, liveness: Liveness) {
+        let _ = self.liveness.set(liveness);
     }
 
     /// Has `reading` read numbers before each answer. The first one to be given counts.
@@ -247,6 +266,14 @@ impl Metrics {
         for (gate, open) in self.readiness.gates() {
             set(&self.gates, &[("gate", gate.to_owned())], usize::from(open));
         }
+        let stuck = self.liveness.get().map_or(0, |liveness| liveness.stuck().len());
+        self.stuck.set(i64::try_from(stuck).unwrap_or(i64::MAX));
+        // Clients come and go.
+        self.certificates.clear();
+        for used in cluster::certificates::in_use() {
+            let labels = [("server", used.server), ("certificate", used.certificate)];
+            self.certificates.get_or_create(&labels).set(used.end);
+        }
         let mut text = String::new();
         let registry = self.registry.lock().unwrap_or_else(PoisonError::into_inner);
         // Writing into a text cannot fail.
@@ -286,6 +313,9 @@ mod tests {
         };
         metrics.pass(Cause::Order, &pass, took);
         metrics.pass(Cause::Change, &Pass { upserted: 9, repaired: 7, ..Pass::default() }, took);
+        let liveness = Liveness::default();
+        drop(liveness.heartbeat("ended", Duration::from_secs(1)));
+        metrics.judge(liveness);
         metrics.source("services", true, false);
         metrics.objects("refused", 2);
         metrics.table(
@@ -314,6 +344,7 @@ mod tests {
             "ipvs_proxy_source_listed{source=\"services\"} 0",
             "ipvs_proxy_source_objects{state=\"refused\"} 2",
             "ipvs_proxy_readiness_gate{gate=\"tables\"} 1",
+            "ipvs_proxy_loops_stuck 1",
             "ipvs_proxy_readiness_gate{gate=\"sources\"} 0",
         ] {
             assert!(text.lines().any(|found| found == line), "{text}\nlacks {line}");
@@ -330,6 +361,8 @@ mod tests {
                 })
             })
             .collect();
+        // No client of this process uses a certificate.
+        documented.retain(|row| row != "certificate_end_time_seconds gauge");
         served.sort_unstable();
         documented.sort_unstable();
         assert_eq!(served, documented);

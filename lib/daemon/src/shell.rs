@@ -100,11 +100,13 @@ impl Shell {
     #[must_use]
     pub fn new(program: &Program) -> Self {
         let readiness = Readiness::new(program.gates.iter().copied());
+        let (metrics, liveness) = (Metrics::new(program.name, program.version, readiness.clone()), Liveness::default());
+        metrics.judge(liveness.clone());
         Self {
-            metrics: Arc::new(Metrics::new(program.name, program.version, readiness.clone())),
+            metrics: Arc::new(metrics),
             readiness,
             board: Board::new(program.render),
-            liveness: Liveness::default(),
+            liveness,
             vitals: Arc::default(),
             own_pages: OwnPages::default(),
             recent: Recent::default(),

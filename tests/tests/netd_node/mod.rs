@@ -7,6 +7,7 @@ pub(crate) mod cleanup;
 pub(crate) mod dual;
 pub(crate) mod entrance;
 pub(crate) mod resilience;
+pub(crate) mod tls;
 pub(crate) mod tracing;
 pub(crate) mod traffic;
 pub(crate) mod transfer;

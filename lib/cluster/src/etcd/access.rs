@@ -8,6 +8,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use etcd_client::{ConnectOptions, TlsOptions};
 
 use super::tls::TlsMaterial;
+use crate::certificates::InUse;
 
 /// What connections are made with.
 pub(super) struct Access {
@@ -19,6 +20,8 @@ pub(super) struct Access {
 struct Tls {
     material: TlsMaterial,
     options: Option<TlsOptions>,
+    /// Of members that are spoken to over TLS.
+    in_use: Option<InUse>,
     /// Grows with each renewal.
     generation: u64,
     /// What was read last and cannot be used.
@@ -27,7 +30,8 @@ struct Tls {
 
 impl Access {
     pub(super) fn new(options: ConnectOptions, material: TlsMaterial, tls: Option<TlsOptions>) -> Self {
-        Self { options, tls: Mutex::new(Tls { material, options: tls, generation: 0, refused: None }) }
+        let in_use = tls.is_some().then(|| material.in_use());
+        Self { options, tls: Mutex::new(Tls { material, options: tls, in_use, generation: 0, refused: None }) }
     }
 
     /// The options for a connection, and which generation of TLS material they hold. The member's certificate must bear
@@ -81,6 +85,7 @@ impl Tls {
             Ok(options) => {
                 tracing::info!(files = ?read, "TLS files towards etcd were renewed and are used from now on");
                 self.options = Some(options);
+                self.in_use = Some(read.in_use());
                 self.generation = self.generation.wrapping_add(1);
                 self.material = read;
                 self.refused = None;

@@ -15,6 +15,7 @@ use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
 
+use crate::certificates::InUse;
 use crate::{Problem, provider};
 
 const CA: &str = "etcd-cafile";
@@ -87,6 +88,13 @@ impl TlsMaterial {
 
     pub(super) const fn any(&self) -> bool {
         self.ca.is_some() || self.cert.is_some() || self.key.is_some()
+    }
+
+    /// Has its certificates count as used.
+    pub(super) fn in_use(&self) -> InUse {
+        let text = |pem: &Option<Pem>| pem.as_ref().and_then(|pem| pem.content.as_ref().ok().cloned());
+        let (ca, client) = (text(&self.ca), text(&self.cert));
+        InUse::of_pem("etcd", [("ca", ca.as_deref()), ("client", client.as_deref())])
     }
 
     /// Checks it for members spoken to over TLS.

@@ -20,6 +20,7 @@ use super::access::Access;
 use super::connector;
 use super::fault::{Ask, Fault, chain};
 use super::material::Material;
+use crate::certificates::InUse;
 use crate::{ClusterError, provider};
 
 /// Limit of a request for one object.
@@ -62,8 +63,16 @@ struct Shared {
 
 struct Current {
     material: Material,
+    _in_use: InUse,
     read: Instant,
     client: Option<kube::Client>,
+}
+
+impl Current {
+    fn new(material: Material, read: Instant) -> Self {
+        let _in_use = material.in_use();
+        Self { material, _in_use, read, client: None }
+    }
 }
 
 /// What is changed of an object, in the form of one of the API's patches.
@@ -112,7 +121,7 @@ impl Client {
     pub fn connect(access: &Access) -> Result<Self, ClusterError> {
         provider::install();
         let material = Material::of(access)?;
-        let current = Mutex::new(Current { material, read: Instant::now(), client: None });
+        let current = Mutex::new(Current::new(material, Instant::now()));
         let shared = Shared {
             access: access.clone(),
             current,
@@ -245,7 +254,7 @@ impl Client {
                 Ok(material) if material.is_same(&current.material) => {}
                 Ok(material) => {
                     tracing::info!(server = material.server(), "the credentials for the API server were replaced");
-                    *current = Current { material, read: now, client: None };
+                    *current = Current::new(material, now);
                 }
                 Err(error) => tracing::debug!(%error, "the credentials that were read before stay"),
             }

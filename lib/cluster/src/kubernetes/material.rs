@@ -14,6 +14,7 @@ use rustls::pki_types::pem::PemObject;
 
 use super::access::{Access, Environment};
 use super::{kubeconfig, proxy};
+use crate::certificates::InUse;
 use crate::{Class, ClusterError};
 
 /// See the module's text.
@@ -51,6 +52,14 @@ impl Material {
     /// True when the same was read.
     pub(super) fn is_same(&self, other: &Self) -> bool {
         self.read == other.read
+    }
+
+    /// Has its certificates count as used.
+    pub(super) fn in_use(&self) -> InUse {
+        let authorities = self.config.root_cert.clone().unwrap_or_default();
+        let own = self.config.auth_info.client_certificate_data.as_deref();
+        let own = own.and_then(|data| certificates(&decoded("client-certificate-data", data).ok()?).ok());
+        InUse::of_der("kubernetes", [("ca", authorities), ("client", own.unwrap_or_default())])
     }
 
     /// The server's URL, without credentials.
