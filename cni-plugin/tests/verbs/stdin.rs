@@ -44,6 +44,8 @@ fn no_object(node: &Node) {
         }
         let deep = format!("{}{}", r#"{"name":"x","a":"#, "[".repeat(100_000));
         refused(&run(node, command, &deep), 6, "error unmarshall network config", command);
+        let long = format!("{}{}", native(), " ".repeat(4 << 20));
+        refused(&run(node, command, &long), 6, "standard input has more than 4194304 bytes", command);
     }
     assert_eq!((node.links(), node.files()), (vec!["lo".to_owned()], vec![]));
 }

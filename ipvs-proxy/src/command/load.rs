@@ -2,12 +2,11 @@
 //!
 //! Invariant: every problem of flags and file is reported at once.
 
-use std::fs::{self, File};
-use std::io::{self, Read as _};
+use std::fs;
 use std::path::Path;
 
 use anyhow::Context;
-use cluster::{Problem, Problems};
+use cluster::{Problem, Problems, bounded};
 use daemon::shell::seed;
 use netstate::Prefix;
 
@@ -16,9 +15,6 @@ use super::config::{Config, Host};
 use super::settings::document::{self, Document};
 use super::settings::fields::path;
 use super::settings::{Notes, Settings};
-
-/// The longest file that is read: the longest configuration has some thousand bytes.
-const MOST: u64 = 1 << 20;
 
 /// The configuration that the command line asks for, with the file as it is now.
 ///
@@ -37,14 +33,9 @@ pub(crate) fn config(invocation: &Invocation) -> anyhow::Result<Config> {
 }
 
 fn file(path: &str) -> anyhow::Result<Document> {
-    let text = text(Path::new(path)).with_context(|| format!("read the configuration file {path}"))?;
+    let text = bounded::read_text(Path::new(path), bounded::SETTINGS)
+        .with_context(|| format!("read the configuration file {path}"))?;
     Ok(document::parse(&text))
-}
-
-fn text(path: &Path) -> io::Result<String> {
-    let mut text = String::new();
-    File::open(path)?.take(MOST).read_to_string(&mut text)?;
-    Ok(text)
 }
 
 /// The settings of the command line and of its file.
@@ -77,4 +68,15 @@ pub(crate) fn write(invocation: &Invocation, to: &str) -> anyhow::Result<()> {
     let (settings, notes) = settings(invocation)?;
     notes.warnings.iter().for_each(|warning| eprintln!("{warning}"));
     fs::write(to, settings.write()?).with_context(|| format!("write the configuration to {to}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_configuration_file_without_end_is_refused_with_what_is_accepted() {
+        let error = format!("{:#}", file("/dev/zero").err().unwrap());
+        assert!(error.contains("read the configuration file /dev/zero: it has more than 1048576 bytes"), "{error}");
+    }
 }

@@ -20,11 +20,13 @@
 //! | [`manifest`] | Kubernetes objects read from YAML or JSON text |
 //! | [`certificates`] | until when the certificates are valid that clients use |
 //! | [`time`] | times as the Kubernetes API has them |
+//! | [`bounded`] | files that somebody else writes, read up to a limit |
 //! | [`backoff`] | jittered waiting times |
 //! | [`problem`] | what is wrong with an input, in which field, and the accepted form |
 //! | [`error`] | what failed, on which object, where, and whether to try again |
 
 pub mod backoff;
+pub mod bounded;
 pub mod certificates;
 pub mod directory;
 pub mod error;

@@ -7,6 +7,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use cluster::bounded;
 use futures_util::StreamExt as _;
 use inotify::{EventStream, Inotify, WatchMask};
 use tokio::time::{sleep, timeout};
@@ -76,7 +77,9 @@ fn watch(path: &Path) -> io::Result<EventStream<Vec<u8>>> {
 }
 
 async fn read(path: &Path) -> io::Result<Option<Vec<u8>>> {
-    match tokio::fs::read(path).await {
+    let path = path.to_owned();
+    let read = tokio::task::spawn_blocking(move || bounded::read(&path, bounded::SETTINGS)).await;
+    match read.map_err(io::Error::other)? {
         Ok(text) => Ok(Some(text)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error),
@@ -93,6 +96,23 @@ mod tests {
     async fn next(file: &mut FollowedFile) -> Option<String> {
         let text = timeout(Duration::from_secs(20), file.next()).await.expect("a text in time");
         text.map(|text| String::from_utf8(text).unwrap())
+    }
+
+    #[tokio::test]
+    async fn file_without_end_is_none_until_another_one_is_there() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("net-conf.json");
+        symlink("/dev/zero", &path).unwrap();
+        let error = read(&path).await.unwrap_err();
+        assert!(error.to_string().contains("more than 1048576 bytes"), "{error}");
+        let mut texts = FollowedFile::new(path.clone());
+        let whole = async {
+            tokio::task::yield_now().await;
+            fs::write(folder.path().join("draft"), "whole").unwrap();
+            fs::rename(folder.path().join("draft"), &path).unwrap();
+        };
+        let (text, ()) = tokio::join!(next(&mut texts), whole);
+        assert_eq!(text.as_deref(), Some("whole"));
     }
 
     #[tokio::test]

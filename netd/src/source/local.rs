@@ -4,7 +4,7 @@
 
 use std::path::{Path, PathBuf};
 
-use cluster::ClusterError;
+use cluster::{ClusterError, bounded};
 use daemon::followed::FollowedFile;
 
 use super::{AcquireError, ConfigError, Configs, Held, Keeping, LeaseEvent, LeaseEvents, LeaseRequest, LeaseSource};
@@ -79,7 +79,9 @@ impl LeaseSource for LocalLeases {
 
 /// The network's configuration in a file.
 pub(super) async fn read_file(path: &Path) -> Result<Vec<u8>, ConfigError> {
-    tokio::fs::read(path).await.map_err(|error| ConfigError::File(path.to_owned(), error))
+    let file = path.to_owned();
+    let read = tokio::task::spawn_blocking(move || bounded::read(&file, bounded::SETTINGS)).await;
+    read.map_err(std::io::Error::other).flatten().map_err(|error| ConfigError::File(path.to_owned(), error))
 }
 
 /// The same, followed.

@@ -6,7 +6,7 @@
 //! at run time.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use etcd_client::{Certificate, Identity, TlsOptions};
 use rustls::RootCertStore;
@@ -16,7 +16,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
 
 use crate::certificates::InUse;
-use crate::{Problem, provider};
+use crate::{Problem, bounded, provider};
 
 const CA: &str = "etcd-cafile";
 const CERT: &str = "etcd-certfile";
@@ -54,14 +54,19 @@ impl TlsFiles {
     /// Reads the files; what is wrong with them is the client's to say.
     #[must_use]
     pub fn read(&self) -> TlsMaterial {
-        let pem = |path: &Option<PathBuf>| path.as_ref().filter(|path| !path.as_os_str().is_empty()).map(Pem::read);
+        let pem = |path: &Option<PathBuf>| {
+            path.as_ref().filter(|path| !path.as_os_str().is_empty()).map(|path| Pem::read(path))
+        };
         TlsMaterial { ca: pem(&self.ca), cert: pem(&self.cert), key: pem(&self.key) }
     }
 }
 
 impl Pem {
-    fn read(path: &PathBuf) -> Self {
-        Self { path: path.clone(), content: std::fs::read(path).map_err(|error| error.to_string()) }
+    fn read(path: &Path) -> Self {
+        Self {
+            path: path.to_owned(),
+            content: bounded::read(path, bounded::SETTINGS).map_err(|error| error.to_string()),
+        }
     }
 
     fn text(&self, field: &'static str, accepted: &'static str, errors: &mut Vec<Problem>) -> Option<&[u8]> {
@@ -244,6 +249,14 @@ mod tests {
         let pem = Folder::new();
         assert_eq!(pem.fields(Some("cert"), Some("cert"), Some("other-key")), ["etcd-keyfile"]);
         assert_eq!(pem.fields(Some("bent"), None, None), ["etcd-cafile"]);
+    }
+
+    #[test]
+    fn a_file_without_end_is_refused_by_its_field() {
+        let file = || Some(PathBuf::from("/dev/zero"));
+        let errors = TlsFiles { ca: file(), cert: file(), key: file() }.read().options().err().unwrap();
+        assert_eq!(errors.len(), 3, "{errors:?}");
+        assert!(errors.iter().all(|error| error.to_string().contains("more than 1048576 bytes")), "{errors:?}");
     }
 
     #[test]

@@ -183,6 +183,21 @@ mod tests {
     }
 
     #[test]
+    fn a_kubeconfig_or_a_file_of_it_without_end_is_refused() {
+        let folder = Folder::new();
+        for (cluster, user) in [
+            ("server: 'https://10.0.0.1:6443', certificate-authority: /dev/zero", ""),
+            (SERVER, "tokenFile: /dev/zero"),
+            (SERVER, "client-certificate: /dev/zero, client-key: client.key"),
+        ] {
+            let error = folder.read(cluster, user).err().unwrap();
+            assert!(error.contains("/dev/zero") && error.contains("more than 1048576 bytes"), "{error}");
+        }
+        let access = Access::new(Some("/dev/zero"), None, "test/1", "rbac.yaml");
+        assert!(material(&access, Path::new("/dev/zero")).err().unwrap().contains("more than 1048576 bytes"));
+    }
+
+    #[test]
     fn a_rotated_token_or_certificate_shows() {
         let folder = Folder::new();
         let user = "tokenFile: token, client-certificate: ca.crt, client-key: client.key";

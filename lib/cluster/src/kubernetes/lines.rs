@@ -141,6 +141,14 @@ mod tests {
         );
     }
 
+    #[test]
+    fn an_object_beyond_the_limit_is_refused_and_what_came_before_is_served() {
+        let part = vec![b'x'; 8 << 20];
+        let (lines, error) = read(&[b"{1}\n", &part, &part, &part, &part, &part, b"\n"]);
+        assert_eq!(lines, ["{1}"]);
+        assert_eq!(error.as_deref(), Some("an object is longer than 33554432 bytes"));
+    }
+
     proptest! {
         #[test]
         fn lines_are_the_same_however_the_body_is_cut(texts in prop::collection::vec("[a-z]{0,9}", 0..9), cuts in prop::collection::vec(1..7_usize, 1..9)) {

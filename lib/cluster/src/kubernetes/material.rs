@@ -15,7 +15,7 @@ use rustls::pki_types::pem::PemObject;
 use super::access::{Access, Environment};
 use super::{kubeconfig, proxy};
 use crate::certificates::InUse;
-use crate::{Class, ClusterError};
+use crate::{Class, ClusterError, bounded};
 
 /// See the module's text.
 #[derive(Clone)]
@@ -34,7 +34,7 @@ impl Files {
     /// # Errors
     /// What the system says.
     pub(super) fn load(&mut self, path: &Path) -> Result<Vec<u8>, String> {
-        let content = std::fs::read(path).map_err(|error| format!("{}: {error}", path.display()))?;
+        let content = bounded::read(path, bounded::SETTINGS).map_err(|error| format!("{}: {error}", path.display()))?;
         self.0.push((path.to_owned(), content.clone()));
         Ok(content)
     }
