@@ -160,3 +160,43 @@ fn a_call_killed_after_any_step_leaves_nothing_half_done() {
     }
     assert!(steps > 40, "only {steps} changes: the walk did not reach the work");
 }
+
+/// Every change to a file fails once: the call goes on all the same or says what the system said, and the next call brings the tree to its own
+/// folder, whichever that is. With `FAULTS=all` by every errno.
+#[cfg(target_arch = "x86_64")]
+#[test]
+fn a_call_with_any_operation_failing_is_made_good_by_the_next() {
+    let (first, second) = (folder(FIRST), folder(SECOND));
+    let applied = |out: &[&TempDir]| {
+        let root = empty();
+        out.iter().for_each(|out| assert_eq!(apply(out, &root, &[]).0, 0));
+        tree(root.path())
+    };
+    let (then, now) = (applied(&[&first]), applied(&[&first, &second]));
+    let mut faults = 0;
+    for at in 0.. {
+        let before = faults;
+        for effect in injection::effects(at) {
+            let root = empty();
+            assert_eq!(apply(&first, &root, &[]).0, 0);
+            let command = folder::command(second.path(), root.path(), &[]);
+            let run = injection::run(&command, "", injection::Plan::from([(at, effect)]));
+            let Some(injected) = run.injected else { continue };
+            faults += 1;
+            if let (Some(code), Some(errno)) = (run.status.code(), injected.errno) {
+                let said = format!("(os error {})", errno as i32);
+                assert!(code == 0 || run.stderr.contains(&said), "{injected}: {}{}", run.stdout, run.stderr);
+                assert!(code != 0 || tree(root.path()) == now, "{injected}: done, and it is not: {}", run.stdout);
+            }
+            // Forward, or back to what was there before, in turn.
+            let (out, wanted) = if at % 2 == 0 { (&second, &now) } else { (&first, &then) };
+            let (status, printed) = apply(out, &root, &[]);
+            assert!(status == 0 && tree(root.path()) == *wanted, "{injected}, then: {printed}");
+        }
+        if faults == before {
+            break;
+        }
+    }
+    println!("{faults} faults");
+    assert!(faults > 40, "only {faults} faults: the walk did not reach the work");
+}

@@ -139,7 +139,8 @@ pub(crate) fn of(call: Call, thread: Thread, sockets: &Sockets) -> Vec<(Kind, St
         | libc::SYS_fchownat
         | libc::SYS_mknodat
         | libc::SYS_utimensat => one(Kind::Change, format!("{} {}", name(call.number), text(b))),
-        libc::SYS_flock => one(Kind::Lock, thread.descriptor(a)),
+        // Letting go of a lock cannot fail.
+        libc::SYS_flock if !is(b, libc::LOCK_UN) => one(Kind::Lock, thread.descriptor(a)),
         libc::SYS_fcntl if [libc::F_SETLK, libc::F_SETLKW, libc::F_OFD_SETLK].iter().any(|set| is(b, *set)) => {
             one(Kind::Lock, thread.descriptor(a))
         }
