@@ -224,10 +224,20 @@ impl<S: LeaseSource> Daemon<S> {
     }
 
     fn record(&mut self, held: &Held) {
-        let path = self.node.config.run_dir.join(LEASE_RECORD);
         self.node.record = std::mem::take(&mut self.node.record).with(held);
-        if let Err(error) = files::replace(&path, self.node.record.to_string().as_bytes()) {
+        self.write_record();
+    }
+
+    /// Writes the record of the leases of this node, where the file has another one.
+    pub(super) fn write_record(&mut self) {
+        let path = self.node.config.run_dir.join(LEASE_RECORD);
+        let text = self.node.record.to_string();
+        if text.is_empty() {
+            return;
+        }
+        if let Err(error) = files::replace(&path, text.as_bytes()) {
             self.reporter.complain(format!("write {}: {error}", path.display()), |text| tracing::warn!("{text}"));
+            self.reporter.try_files_again();
         }
     }
 

@@ -11,6 +11,7 @@ mod extension;
 mod external;
 mod facts;
 mod families;
+mod file_contest;
 pub(crate) mod files;
 pub(crate) mod forward;
 mod health;

@@ -14,6 +14,7 @@ use serde_json::{Map, Value, json};
 use tokio::time::Instant;
 
 use super::daemon::Daemon;
+use super::file_contest::{self, FileContest};
 use super::notification::Notification;
 use super::silent::Changed;
 use super::status::{self, Status, listed};
@@ -58,50 +59,15 @@ pub(super) struct Reporter {
     status_put: Option<Instant>,
 }
 
-/// How often somebody else has changed the subnet file lately, and when it is put right once more.
-#[derive(Debug, Default)]
-struct FileContest {
-    times: u32,
-    last: Option<Instant>,
-    at: Option<Instant>,
-}
-
-/// The subnet file is put right this often at once; then whoever changes it makes it wait.
-const PATIENCE: u32 = 3;
-
-/// A file that was left alone for so long, beyond its pause, is not contested any more.
-const PEACE: Duration = Duration::from_secs(10);
-
-/// Longest pause before a contested file is put right.
-const LONGEST_PAUSE: Duration = Duration::from_secs(60);
-
-impl FileContest {
-    /// The time until it is put right once more.
-    fn pause(&self) -> Duration {
-        let beyond = self.times.saturating_sub(PATIENCE).min(7);
-        if beyond == 0 { Duration::ZERO } else { LONGEST_PAUSE.min(Duration::from_millis(500) * 2_u32.pow(beyond)) }
-    }
-
-    /// It differs at `now`.
-    fn note(&mut self, now: Instant) {
-        if self.last.is_some_and(|last| now.duration_since(last) > self.pause() + PEACE) {
-            self.times = 0;
-        }
-        let pause = self.pause();
-        self.at.get_or_insert(now + pause);
-    }
-
-    /// It was put right at `now`.
-    const fn repaired(&mut self, now: Instant) {
-        self.times = self.times.saturating_add(1);
-        self.last = Some(now);
-    }
-}
-
 impl Reporter {
     /// When the subnet file is put right.
     pub(super) const fn file_due(&self) -> Option<Instant> {
         self.file.at
+    }
+
+    /// The system refused to write or remove a file.
+    pub(super) fn try_files_again(&mut self) {
+        self.file.fail(Instant::now());
     }
 
     /// Something that the status shows has changed.
@@ -156,9 +122,7 @@ impl<S: LeaseSource> Daemon<S> {
             self.announce();
         }
         let _ = self.inform_plugin();
-        if self.reporter.in_sync && self.witness.view.is_complete() {
-            start::end_adoption(&self.node.config.run_dir);
-        }
+        self.end_adoption();
         if !self.reporter.ready && whole {
             self.shell.open_gate(LEASES);
             let waiting = report.counts.iter().find(|(_, counts)| !is_tried(counts));
@@ -170,6 +134,17 @@ impl<S: LeaseSource> Daemon<S> {
                 let reason = format!("{name}: {} of {} rows in place", counts.done, counts.desired);
                 self.shell.readiness.await_for(TABLES, &reason);
             }
+        }
+    }
+
+    fn end_adoption(&mut self) {
+        if self.reporter.in_sync
+            && self.witness.view.is_complete()
+            && let Err(error) = start::end_adoption(&self.node.config.run_dir)
+        {
+            let text = format!("this is still a first start for the next one: {error}");
+            self.reporter.complain(text, |text| tracing::warn!("{text}"));
+            self.reporter.try_files_again();
         }
     }
 
@@ -196,13 +171,20 @@ impl<S: LeaseSource> Daemon<S> {
         }
     }
 
-    /// Puts the subnet file right after a change of somebody else's.
+    /// Puts the subnet file right after a change of somebody else's, or where the system refused that before.
     pub(super) fn restore_file(&mut self) {
         self.reporter.file.at = None;
-        if self.inform_plugin() {
+        let failed = std::mem::take(&mut self.reporter.file.failed);
+        if failed {
+            self.write_record();
+            self.end_adoption();
+        }
+        if failed && self.reporter.withdrawn {
+            self.withdraw_file();
+        } else if self.inform_plugin() && !failed {
             self.reporter.file.repaired(Instant::now());
             let (path, times) = (self.node.config.subnet_file.display(), self.reporter.file.times);
-            if times > PATIENCE {
+            if times > file_contest::PATIENCE {
                 let text = format!(
                     "somebody else keeps changing {path}: it is put right ever more slowly. Does a flanneld run here, or \
                      another netd with this --subnet-file?"
@@ -234,9 +216,12 @@ impl<S: LeaseSource> Daemon<S> {
                 return true;
             }
             Ok(false) => {}
-            Err(error) => self.reporter.complain(format!("write {}: {error}", path.display()), |text| {
-                tracing::error!("{text}; Pods cannot be started");
-            }),
+            Err(error) => {
+                self.reporter.complain(format!("write {}: {error}", path.display()), |text| {
+                    tracing::error!("{text}; Pods cannot be started");
+                });
+                self.reporter.try_files_again();
+            }
         }
         false
     }
@@ -251,7 +236,11 @@ impl<S: LeaseSource> Daemon<S> {
                  other subnet is free"
             ),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-            Err(error) => tracing::error!("{path} names the subnet of another node, and cannot be removed: {error}"),
+            Err(error) => {
+                let text = format!("{path} names the subnet of another node, and cannot be removed: {error}");
+                self.reporter.complain(text, |text| tracing::error!("{text}"));
+                self.reporter.try_files_again();
+            }
         }
     }
 

@@ -4,6 +4,7 @@
 //! network's configuration, an interface with an address) is waited for; what only a person can correct ends the program.
 
 use std::collections::BTreeSet;
+use std::io;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
@@ -45,7 +46,7 @@ const NETWORKS: &str = "networks";
 pub(super) const LEASE_RECORD: &str = "leases";
 
 /// File that is there until what flannel left has been taken over.
-const ADOPTING: &str = "adopting";
+pub(super) const ADOPTING: &str = "adopting";
 
 /// Every file that this daemon keeps in its run-time folder besides the frame's.
 pub(crate) const FILES: [&str; 6] =
@@ -339,6 +340,12 @@ fn replace(path: &Path, text: &str) -> Result<()> {
 }
 
 /// Everything that flannel left is taken over: from now on only what this daemon made is its own.
-pub(super) fn end_adoption(folder: &Path) {
-    let _ = std::fs::remove_file(folder.join(ADOPTING));
+///
+/// # Errors
+/// What the system says; that it was so already is none.
+pub(super) fn end_adoption(folder: &Path) -> io::Result<()> {
+    match std::fs::remove_file(folder.join(ADOPTING)) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
 }

@@ -382,6 +382,30 @@ fn network_that_all_nodes_use_is_recorded_although_the_first_try_failed() {
 }
 
 #[test]
+fn files_that_could_not_be_written_are_written_soon_on_a_quiet_node() {
+    let folder = tempfile::tempdir().unwrap();
+    let run_dir = folder.path().join("run");
+    let (subnet, lease) = (folder.path().join("subnet.env"), run_dir.join(super::start::LEASE_RECORD));
+    let mark = run_dir.join(super::start::ADOPTING);
+    // As a full disk does: they cannot be put there, nor taken away.
+    for file in [&subnet, &lease, &mark] {
+        std::fs::create_dir_all(file.join("in the way")).unwrap();
+    }
+    let (fakes, source) = (Fakes::default(), FakeLeases::listing(&[put(100)]));
+    run_in(folder.path(), &fakes, &source, async |shell| {
+        eventually("ready", || is_ready(&shell)).await;
+        for file in [&subnet, &lease, &mark] {
+            std::fs::remove_dir_all(file).unwrap();
+        }
+        std::fs::write(&mark, "").unwrap();
+        let says = |file, part| std::fs::read_to_string(file).is_ok_and(|text| text.contains(part));
+        eventually("the subnet file", || says(&subnet, "FLANNEL_SUBNET=")).await;
+        eventually("the record of the lease", || says(&lease, "172.7.21.0")).await;
+        eventually("the end of the mark", || !mark.exists()).await;
+    });
+}
+
+#[test]
 #[allow(clippy::await_holding_lock, reason = "a kernel that does not answer, while the rest goes on")]
 fn node_is_not_ready_before_its_subnet_file_is_written() {
     let fakes = Fakes::default();
