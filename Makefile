@@ -156,9 +156,11 @@ test: setup lab-kernel kubernetes ## Pass every test
 
 # `make test` has each operation fail with one errno; here each fails with every errno of its kind, and the program is killed before it.
 .PHONY: test-faults
-test-faults: setup ## Fail every write and every kernel step of the plugin, and every write of netdadm apply, with every errno
+test-faults: setup ## Fail every write and every kernel step of all programs with every errno (an hour)
 	FAULTS=all cargo test --locked -p cni-plugin --test verbs operation_failing -- --nocapture
 	FAULTS=all cargo test --locked -p netdadm --test apply operation_failing -- --nocapture
+	cargo build --locked -p netd -p ipvs-proxy -p injection
+	FAULTS=all NETD_LAB=require cargo test --locked -p tests --test injection -- --nocapture
 
 .PHONY: test-kubernetes
 test-kubernetes: setup lab-kernel kubernetes ## Run our manifests and image on two real kubelets with API server, controllers and scheduler

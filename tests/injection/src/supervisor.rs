@@ -160,7 +160,8 @@ impl Supervisor {
 
     fn inject(&mut self, pid: Pid, effect: Effect, operation: Operation, (fd, thread): (u64, Thread)) {
         let errnos = operation.kind.errnos();
-        let passing: Vec<Errno> = errnos.iter().copied().filter(|errno| *errno != Errno::EPERM).collect();
+        let passing: Vec<Errno> =
+            errnos.iter().copied().filter(|errno| !matches!(errno, Errno::EPERM | Errno::EOPNOTSUPP)).collect();
         let errno = match effect {
             Effect::Fails(number) => Some(errnos[number % errnos.len()]),
             Effect::FailsForNow(number) => Some(passing[number % passing.len()]),
