@@ -62,6 +62,7 @@ struct Fakes {
     sysctls: FakeTable<SysctlKey, String>,
     addresses: FakeTable<AddressKey, Address>,
     nft: FakeTable<RowKey, Row>,
+    ingress: FakeTable<RowKey, Row>,
     neighbours: FakeTable<NeighbourKey, Neighbour>,
     fdb: FakeTable<FdbKey, Fdb>,
     routes: FakeTable<RouteKey, Route>,
@@ -78,7 +79,7 @@ impl Fakes {
             sysctls: Box::new(move |_| Box::new(sysctls.clone())),
             addresses: Box::new(self.addresses.clone()),
             nft: Box::new(self.nft.clone()),
-            ingress: Box::new(FakeTable::default()),
+            ingress: Box::new(self.ingress.clone()),
             neighbours: Box::new(self.neighbours.clone()),
             fdb: Box::new(self.fdb.clone()),
             routes: Box::new(self.routes.clone()),
@@ -379,6 +380,13 @@ fn network_that_all_nodes_use_is_recorded_although_the_first_try_failed() {
         std::fs::remove_dir_all(&record).unwrap();
         eventually("the record", || std::fs::read_to_string(&record).is_ok_and(|text| text == NETWORK)).await;
     });
+}
+
+#[test]
+fn table_that_could_not_be_listed_at_first_keeps_no_quiet_node_from_being_ready() {
+    let (fakes, source) = (Fakes::default(), FakeLeases::listing(&[put(100)]));
+    fakes.ingress.contents().errors.extend([Some(ENOBUFS); 3]);
+    run(&fakes, &source, async |shell| eventually("ready", || is_ready(&shell)).await);
 }
 
 #[test]

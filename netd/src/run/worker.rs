@@ -41,11 +41,13 @@ pub(super) struct TableWork {
     revision: u64,
     metrics: Arc<Metrics>,
     log: PassLog,
+    /// A table could not be listed when the last report was made.
+    unread: bool,
 }
 
 impl TableWork {
     pub(super) fn new(stages: Stages, metrics: Arc<Metrics>) -> Self {
-        Self { stages, gate: Gate::new([LEASES]), revision: 0, metrics, log: PassLog::default() }
+        Self { stages, gate: Gate::new([LEASES]), revision: 0, metrics, log: PassLog::default(), unread: false }
     }
 }
 
@@ -113,7 +115,8 @@ impl Work for TableWork {
         self.metrics.pass(cause, pass, took);
         // One table that was listed by the clock is one whose changes nobody announces.
         let routine = usize::from(cause == Cause::Timer);
-        if pass.is_idle() && pass.observed <= routine && cause != Cause::Order && !self.stages.warns_anew() {
+        let is_routine = pass.is_idle() && pass.observed <= routine && cause != Cause::Order;
+        if is_routine && !self.unread && !self.stages.warns_anew() {
             return None;
         }
         let counts = self.stages.counts();
@@ -121,6 +124,7 @@ impl Work for TableWork {
             self.metrics.table(name, counts);
         }
         let (tables, warnings) = (self.stages.status(), self.stages.warnings());
+        self.unread = tables.values().any(|table| table.observe_error.is_some());
         Some(Report { revision: self.revision, tables, counts, warnings })
     }
 
