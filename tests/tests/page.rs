@@ -23,7 +23,7 @@ const URL: &str = "http://127.0.0.1:10247/";
 /// Folder of Services.
 const SERVICES: &str = "/run/services";
 
-/// A Service with an endpoint on this node and one on the other, of unequal weights.
+/// A Service with an endpoint on this node and one on the other.
 fn service(name: &str, address: &str) -> String {
     format!(
         "apiVersion: v1\nkind: Service\nmetadata: {{name: {name}, namespace: shop}}\n\
