@@ -40,7 +40,7 @@ fn follow(host: &Host, lines: &[String]) -> Result<String> {
     for line in lines.iter().filter(|line| !builds(line)) {
         let line = line.replace("make install", &format!("make install PROGRAMS='{}'", programs.display()));
         // Each may be done twice: what a busy machine does not answer in a client's own time is asked for again.
-        let run = || host.command("bash").args(["-euc", &line]).current_dir(root()).run();
+        let run = || host.command("bash").args(["-euc", &line]).current_dir(root()).limit(ready()).run();
         shown += &eventually(ready(), run).with_context(|| line.clone())?.stdout;
     }
     Ok(shown)
