@@ -7,8 +7,9 @@ mod folder;
 #[path = "apply/held.rs"]
 mod held;
 
+use std::collections::BTreeMap;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use folder::{Contents, HOST, apply, authority, change, folder, tree};
 use serde_json::json;
@@ -130,16 +131,19 @@ fn what_is_not_this_hosts_or_not_whole_is_refused_in_clear_words_and_touches_not
     assert_eq!(read(&root, "etc/etcd/etcd.conf"), "ETCD_NAME=two\n");
 }
 
+/// What is there once these folders were applied one after the other.
+#[cfg(target_arch = "x86_64")]
+fn applied(out: &[&TempDir]) -> BTreeMap<PathBuf, String> {
+    let root = empty();
+    out.iter().for_each(|out| assert_eq!(apply(out, &root, &[]).0, 0));
+    tree(root.path())
+}
+
 /// Killed after every single change to a file: the next call brings the tree to its own folder, whichever that is.
 #[cfg(target_arch = "x86_64")]
 #[test]
 fn a_call_killed_after_any_step_leaves_nothing_half_done() {
     let (first, second) = (folder(FIRST), folder(SECOND));
-    let applied = |out: &[&TempDir]| {
-        let root = empty();
-        out.iter().for_each(|out| assert_eq!(apply(out, &root, &[]).0, 0));
-        tree(root.path())
-    };
     let (then, now) = (applied(&[&first]), applied(&[&first, &second]));
     let mut steps = 0;
     for calls in 1.. {
@@ -167,11 +171,6 @@ fn a_call_killed_after_any_step_leaves_nothing_half_done() {
 #[test]
 fn a_call_with_any_operation_failing_is_made_good_by_the_next() {
     let (first, second) = (folder(FIRST), folder(SECOND));
-    let applied = |out: &[&TempDir]| {
-        let root = empty();
-        out.iter().for_each(|out| assert_eq!(apply(out, &root, &[]).0, 0));
-        tree(root.path())
-    };
     let (then, now) = (applied(&[&first]), applied(&[&first, &second]));
     let mut faults = 0;
     for at in 0.. {
