@@ -49,15 +49,11 @@ pub(super) fn check(mode: Mode) -> anyhow::Result<()> {
 
 /// Why a data path cannot be on a kernel without `missing`.
 fn refusal(mode: Mode, missing: &[Feature]) -> Option<String> {
-    let one = |feature: &Feature| {
-        let instead = match (mode, feature) {
-            (Mode::Ipvs, Feature::Dummy) => "; or --proxy-mode nftables, which needs none",
-            (Mode::Nftables, Feature::Random) => "; or --proxy-mode ipvs, which needs none",
-            _ => "",
-        };
-        format!("this kernel has no {feature}: {}{instead}", feature.advice())
-    };
-    (!missing.is_empty()).then(|| missing.iter().map(one).collect::<Vec<_>>().join("\n"))
+    feature::refusal(missing, |feature| match (mode, feature) {
+        (Mode::Ipvs, Feature::Dummy) => "; or --proxy-mode nftables, which needs none",
+        (Mode::Nftables, Feature::Random) => "; or --proxy-mode ipvs, which needs none",
+        _ => "",
+    })
 }
 
 #[cfg(test)]

@@ -189,6 +189,13 @@ pub fn missing(wanted: &[Feature]) -> Result<Vec<Feature>, KernelError> {
     Ok(missing)
 }
 
+/// Why nothing can be done on a kernel without `missing`, a line for each, with what to do and what to do `instead`; `None` when nothing is missing.
+#[must_use]
+pub fn refusal(missing: &[Feature], instead: impl Fn(Feature) -> &'static str) -> Option<String> {
+    let line = |feature: &Feature| format!("this kernel has no {feature}: {}{}", feature.advice(), instead(*feature));
+    (!missing.is_empty()).then(|| missing.iter().map(line).collect::<Vec<_>>().join("\n"))
+}
+
 /// Whether an error says that the kernel has not what was asked for.
 fn is_missing(error: &KernelError) -> bool {
     matches!(error.cause, crate::error::Cause::Missing(_))

@@ -68,14 +68,10 @@ pub(super) fn check(config: &Config, network: &Network) -> Result<()> {
 /// Why a network with this backend cannot be on a kernel without `missing`.
 fn refusal(backend: &Backend, missing: &[Feature]) -> Option<String> {
     let of_backend = of_backend(backend);
-    let one = |feature: &Feature| {
-        let instead = match of_backend {
-            Some(of_backend) if of_backend == *feature => "; or take another backend: host-gw needs none of its own",
-            _ => "; or do without --ip-masq and --untracked-tunnel",
-        };
-        format!("this kernel has no {feature}: {}{instead}", feature.advice())
-    };
-    (!missing.is_empty()).then(|| missing.iter().map(one).collect::<Vec<_>>().join("\n"))
+    feature::refusal(missing, |feature| match of_backend {
+        Some(of_backend) if of_backend == feature => "; or take another backend: host-gw needs none of its own",
+        _ => "; or do without --ip-masq and --untracked-tunnel",
+    })
 }
 
 #[cfg(test)]
