@@ -19,7 +19,7 @@ pub(super) fn write(folder: &Path, paths: &[(Peer, Paths)]) {
     let mut probes: BTreeMap<&str, Probe> = BTreeMap::new();
     for (peer, paths) in paths {
         let found = Probe { at, reached: paths.carries(), largest: paths.largest };
-        let probe = probes.entry(&peer.name).or_insert_with(|| found.clone());
+        let probe = probes.entry(&peer.name).or_insert(found);
         probe.reached &= found.reached;
         probe.largest = probe.largest.min(found.largest);
     }

@@ -9,6 +9,8 @@ use std::sync::Arc;
 
 use serde::Deserialize;
 
+use crate::format::status::{Peer, Probe, StatusOf};
+
 /// Everything, at one moment.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct Snapshot {
@@ -30,83 +32,15 @@ pub(crate) struct Snapshot {
     pub changes: Arc<Vec<Change>>,
 }
 
-/// What the daemon says of itself.
-#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
-#[serde(default)]
-pub(crate) struct Reported {
-    /// This node.
-    pub node: Node,
-    /// Where leases come from.
-    pub store: Store,
+impl Snapshot {
     /// The other nodes, by their subnets.
-    pub leases: BTreeMap<String, Peer>,
-    /// How many there are.
-    pub lease_count: usize,
-    /// Keys of the store that cannot be read, with the reason.
-    pub invalid: BTreeMap<String, String>,
-    /// How many there are in all.
-    pub invalid_count: usize,
-    /// Leases that are not used, with the reason.
-    pub skipped: BTreeMap<String, String>,
-    /// How many there are in all.
-    pub skipped_count: usize,
-    /// Rows that were put right since the start.
-    pub repaired: u64,
-    /// The kernel's tables.
-    pub tables: BTreeMap<String, Table>,
-    /// What an operator should look into.
-    pub warnings: Vec<String>,
+    pub(crate) fn peers(&self) -> impl Iterator<Item = (&String, &Peer)> {
+        self.status.leases.iter().flatten()
+    }
 }
 
-/// This node.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
-#[serde(default)]
-pub(crate) struct Node {
-    /// Its address as the other nodes see it.
-    pub public_ip: String,
-    /// Its interface towards them.
-    pub interface: String,
-    /// The Pod network.
-    pub network: String,
-    /// Its own subnet.
-    pub subnet: Option<String>,
-    /// The backend's name.
-    pub backend: String,
-    /// MTU of Pods in bytes.
-    pub mtu: u32,
-    /// Everything is as desired.
-    pub in_sync: bool,
-}
-
-/// Where leases come from.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
-#[serde(default)]
-pub(crate) struct Store {
-    /// Its kind.
-    pub kind: String,
-    /// Everything has been listed once.
-    pub complete: bool,
-    /// What it lacks is waited for.
-    pub doubted: bool,
-    /// Why it is out of reach.
-    pub lost: Option<String>,
-    /// Why it is not the one that was listed before.
-    pub broken: Option<String>,
-    /// Why the lease could not be had or renewed.
-    pub lease_trouble: Option<String>,
-}
-
-/// Another node.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
-#[serde(default)]
-pub(crate) struct Peer {
-    /// Its address.
-    pub public_ip: String,
-    /// Its backend, with what that needs.
-    pub backend: String,
-    /// The link by which packets leave for it.
-    pub path: String,
-}
+/// What the daemon says of itself.
+pub(crate) type Reported = StatusOf<Table>;
 
 /// A table of the kernel.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
@@ -116,17 +50,6 @@ pub(crate) struct Table {
     pub desired: usize,
     /// Those of them that are there.
     pub done: usize,
-}
-
-/// What the last probe of a node found.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct Probe {
-    /// When, in seconds since 1970.
-    pub at: u64,
-    /// Packets of Pods arrive.
-    pub reached: bool,
-    /// The largest packet that does, in bytes.
-    pub largest: Option<u32>,
 }
 
 /// A Pod of this node, as the runtime's and the plugin's records have it.

@@ -4,10 +4,11 @@
 //! and how many are not is said; how a link stands is said in words and by the form of its line, never by a colour alone.
 
 use super::Query;
-use super::facts::{Peer, Snapshot};
+use super::facts::Snapshot;
 use super::html::Html;
 use super::sections::{begin_link, found};
 use super::words::{Link, ago, counted};
+use crate::format::status::Peer;
 
 /// Nodes that are drawn.
 pub(super) const MOST: usize = 24;
@@ -41,7 +42,7 @@ pub(super) fn picture(snapshot: &Snapshot, query: &Query) -> Html {
 
 fn caption(html: &mut Html, snapshot: &Snapshot, matching: usize, drawn: usize) {
     html.raw("<p class=\"count\">");
-    if snapshot.status.leases.is_empty() {
+    if snapshot.peers().next().is_none() {
         html.raw("This node knows no other node");
     } else {
         html.text(drawn).raw(" of ").text(counted(matching, "node", "nodes")).raw(" drawn");

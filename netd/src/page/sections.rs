@@ -2,10 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use super::facts::{Change, Kind, Peer, Pod, Snapshot};
+use super::facts::{Change, Kind, Pod, Snapshot};
 use super::html::{Html, Value};
 use super::words::{Link, ago, clock, counted, time};
 use super::{Query, ROWS, picture, services};
+use crate::format::status::Peer;
 
 /// Warnings that are listed.
 const WARNINGS: usize = 20;
@@ -34,7 +35,7 @@ pub(crate) fn sections(snapshot: &Snapshot, query: &Query) -> BTreeMap<&'static 
 /// The other nodes in which `query` is found, by subnet.
 pub(super) fn found<'a>(snapshot: &'a Snapshot, query: &'a Query) -> impl Iterator<Item = (&'a String, &'a Peer)> {
     let search = query.nodes.as_str();
-    snapshot.status.leases.iter().filter(move |(subnet, peer)| {
+    snapshot.peers().filter(move |(subnet, peer)| {
         let state = || Link::of(snapshot, subnet).to_string();
         [*subnet, &peer.public_ip, &peer.backend, &peer.path].iter().any(|text| text.contains(search))
             || state().contains(search)
@@ -148,7 +149,7 @@ fn detail(snapshot: &Snapshot, query: &Query) -> Html {
         html.raw("<p>Choose a node in the picture or in the table.</p>");
         return html;
     }
-    let Some(peer) = snapshot.status.leases.get(&query.node) else {
+    let Some(peer) = snapshot.status.leases.as_ref().and_then(|leases| leases.get(&query.node)) else {
         html.raw("<h3>").text(&query.node).raw("</h3><p>");
         match snapshot.status.skipped.get(&query.node) {
             Some(why) => html.raw("Its lease is not used: ").text(why),
@@ -174,7 +175,7 @@ fn nodes(snapshot: &Snapshot, query: &Query) -> Html {
     let mut html = Html::default();
     let matching = found(snapshot, query).count();
     html.raw("<p class=\"count\">").text(counted(matching, "node", "nodes"));
-    html.text(format_args!(" of {}", counted(snapshot.status.leases.len(), "other node", "other nodes"))).raw("</p>");
+    html.text(format_args!(" of {}", counted(snapshot.peers().count(), "other node", "other nodes"))).raw("</p>");
     html.raw("<table><caption>Other nodes and the links to them</caption><thead><tr><th scope=\"col\">Node</th>");
     html.raw("<th scope=\"col\">Subnet</th><th scope=\"col\">Backend</th><th scope=\"col\">Leaves by</th>");
     html.raw(

@@ -10,6 +10,7 @@ use super::facts::*;
 use super::picture::MOST;
 use super::sections::{IDS, sections};
 use super::*;
+use crate::format::status::{Node, Peer, Probe, Store};
 
 /// 2026-11-28 01:00:00 UTC.
 const NOW: u64 = 1_795_827_600;
@@ -131,8 +132,9 @@ fn a_hostile_name_is_text_wherever_it_stands() {
     let evil = "\"><script>alert(1)</script><img src=x onerror='alert(1)'>\u{202e}&amp;\r\n";
     let text = || evil.to_owned();
     let mut snapshot = small();
-    let peer = Peer { public_ip: text(), backend: text(), path: text() };
-    let mut status = Reported { leases: [(text(), peer)].into(), warnings: vec![text()], ..(*snapshot.status).clone() };
+    let peer = Peer { public_ip: text(), backend: text(), path: text(), probe: None };
+    let mut status =
+        Reported { leases: Some([(text(), peer)].into()), warnings: vec![text()], ..(*snapshot.status).clone() };
     status.node = Node {
         public_ip: text(),
         interface: text(),

@@ -3,7 +3,8 @@
 use std::fmt::{self, Display};
 use std::time::Duration;
 
-use super::facts::{Probe, Snapshot};
+use super::facts::Snapshot;
+use crate::format::status::Probe;
 
 /// How a link stands, as far as anybody knows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

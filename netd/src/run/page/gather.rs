@@ -17,7 +17,8 @@ use tokio::sync::{Mutex, watch};
 
 use crate::command::page::Wanted;
 use crate::doctor::kept;
-use crate::page::facts::{Change, Kind, Pod, Probe, Proxy, Reported, Services, Snapshot};
+use crate::format::status::Probe;
+use crate::page::facts::{Change, Kind, Pod, Proxy, Reported, Services, Snapshot};
 use crate::run::VERSION;
 use crate::trace::pods;
 
@@ -147,10 +148,7 @@ impl Files {
         }
         let changed = std::fs::metadata(run_dir.join(kept::FILE)).and_then(|meta| meta.modified()).ok();
         if self.probes_changed != changed {
-            let probe = |(subnet, found): (String, crate::run::status::Probe)| {
-                (subnet, Probe { at: found.at, reached: found.reached, largest: found.largest })
-            };
-            self.probes = Arc::new(kept::read(run_dir).into_iter().map(probe).collect());
+            self.probes = Arc::new(kept::read(run_dir));
             self.probes_changed = changed;
         }
     }
@@ -243,7 +241,7 @@ mod tests {
         };
         let (one, other, ()) = tokio::join!(gatherer.snapshot(""), gatherer.snapshot("web"), answer);
         assert_eq!((&one.status, &one.status.node.public_ip[..]), (&other.status, "10.4.7.21"));
-        assert_eq!(one.status.leases["172.7.22.0/24"].public_ip, "10.4.7.22");
+        assert_eq!(one.peers().next().unwrap().1.public_ip, "10.4.7.22");
         assert!(one.probes.is_empty() && one.proxy.problem.as_ref().unwrap().contains("is not running on this node"));
         let probes = json!({"172.7.22.0/24": {"at": 7, "reached": true, "largest": 1450}});
         std::fs::write(run_dir.join(kept::FILE), probes.to_string()).unwrap();
