@@ -370,6 +370,17 @@ mod tests {
     }
 
     #[test]
+    fn a_record_of_more_than_64_kib_is_none() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut held = records(dir.path()).hold(&attachment(), WAIT).unwrap();
+        let text = text_of(&record());
+        for (length, read) in [(64 * 1024, Some(record())), (64 * 1024 + 1, None)] {
+            fs::write(&held.path, " ".repeat(length - text.len()) + &text).unwrap();
+            assert_eq!(held.read(), read, "{length}");
+        }
+    }
+
+    #[test]
     fn a_second_call_on_the_same_attachment_waits_and_then_asks_to_try_again() {
         let dir = tempfile::tempdir().unwrap();
         let held = records(dir.path()).hold(&attachment(), WAIT).unwrap();

@@ -8,12 +8,12 @@ mod list;
 mod status;
 mod tables;
 
-use std::io::Read;
+use std::path::Path;
 
 use anyhow::{Context, anyhow, bail};
-use cluster::ClusterError;
 use cluster::etcd::{Client, Prefix, Store};
 use cluster::manifest::{self, Form};
+use cluster::{ClusterError, bounded};
 
 pub(crate) use status::{status, text};
 pub(crate) use tables::tables;
@@ -74,10 +74,19 @@ fn read_manifests(files: &[String]) -> anyhow::Result<Objects> {
 }
 
 fn read_file(file: &str) -> std::io::Result<Vec<u8>> {
-    if file != "-" {
-        return std::fs::read(file);
+    match file {
+        "-" => bounded::from(std::io::stdin().lock(), bounded::MANIFEST),
+        file => bounded::read(Path::new(file), bounded::MANIFEST),
     }
-    let mut text = Vec::new();
-    std::io::stdin().lock().read_to_end(&mut text)?;
-    Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_of_a_command_has_16_mib_at_most() {
+        let error = format!("{:#}", read_manifests(&["/dev/zero".to_owned()]).unwrap_err());
+        assert!(error.contains("cannot read /dev/zero: it has more than 16777216 bytes"), "{error}");
+    }
 }

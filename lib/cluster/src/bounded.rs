@@ -1,4 +1,4 @@
-//! Files that somebody else writes, read up to a limit.
+//! Files and streams that somebody else writes, read up to a limit.
 //!
 //! Invariant: one that is longer is refused whole, by its length and what is accepted; no more than the limit is in memory, also where a file
 //! grows while it is read, or has no end, as a device.
@@ -10,13 +10,27 @@ use std::path::Path;
 /// The longest configuration, certificate, key or token: what is longer is another file.
 pub const SETTINGS: u64 = 1 << 20;
 
+/// The longest manifest. etcd and the Kubernetes API refuse objects above 1.5 MiB; a file may hold many.
+pub const MANIFEST: u64 = 16 << 20;
+
+/// The longest status of a daemon: it names every node.
+pub const STATUS: u64 = 64 << 20;
+
 /// Reads the file at `path`, which has `most` bytes at most.
 ///
 /// # Errors
 /// What the system says; `FileTooLarge` for one that is longer.
 pub fn read(path: &Path, most: u64) -> io::Result<Vec<u8>> {
+    from(File::open(path)?, most)
+}
+
+/// Reads `input`, standard input for one, to its end, which comes after `most` bytes at most.
+///
+/// # Errors
+/// As [`read`].
+pub fn from(input: impl Read, most: u64) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    File::open(path)?.take(most.saturating_add(1)).read_to_end(&mut bytes)?;
+    input.take(most.saturating_add(1)).read_to_end(&mut bytes)?;
     if u64::try_from(bytes.len()).unwrap_or(u64::MAX) > most {
         let text = format!("it has more than {most} bytes, which is no file of this kind: name the right one");
         return Err(io::Error::new(io::ErrorKind::FileTooLarge, text));
@@ -29,7 +43,26 @@ pub fn read(path: &Path, most: u64) -> io::Result<Vec<u8>> {
 /// # Errors
 /// As [`read`]; `InvalidData` for what is no UTF-8.
 pub fn read_text(path: &Path, most: u64) -> io::Result<String> {
-    String::from_utf8(read(path, most)?).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error.utf8_error()))
+    text(read(path, most)?)
+}
+
+/// The same of standard input where `path` is `-`, as commands name it.
+///
+/// # Errors
+/// As [`read_text`].
+pub fn read_argument(path: &Path, most: u64) -> io::Result<String> {
+    if path == Path::new("-") { text(from(io::stdin().lock(), most)?) } else { read_text(path, most) }
+}
+
+/// Whether the file at `path` holds exactly `content`; one that cannot be read does not. No more than that is read of it.
+#[must_use]
+pub fn holds(path: &Path, content: &[u8]) -> bool {
+    let most = u64::try_from(content.len()).unwrap_or(u64::MAX);
+    read(path, most).is_ok_and(|found| found == content)
+}
+
+fn text(bytes: Vec<u8>) -> io::Result<String> {
+    String::from_utf8(bytes).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error.utf8_error()))
 }
 
 #[cfg(test)]
@@ -49,5 +82,22 @@ mod tests {
         }
         std::fs::write(&path, [0xff]).unwrap();
         assert_eq!(read_text(&path, 10).unwrap_err().kind(), io::ErrorKind::InvalidData);
+    }
+
+    #[test]
+    fn a_stream_without_end_is_refused_as_a_file_is() {
+        let error = from(io::repeat(b'x'), 1000).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::FileTooLarge);
+        assert_eq!(from(&b"text"[..], 4).unwrap(), b"text");
+    }
+
+    #[test]
+    fn a_file_holds_a_content_that_is_equal_to_its_end() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("conf");
+        assert!(!holds(&path, b""));
+        std::fs::write(&path, "text").unwrap();
+        assert!(holds(&path, b"text") && !holds(&path, b"tex") && !holds(&path, b"texts"));
+        assert!(!holds(Path::new("/dev/zero"), &[0; 64]));
     }
 }

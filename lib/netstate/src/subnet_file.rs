@@ -11,6 +11,9 @@ use crate::{IpFamily, Prefix};
 /// Where the file stands unless configured otherwise.
 pub const DEFAULT_PATH: &str = "/run/flannel/subnet.env";
 
+/// The longest such file that is read, in bytes.
+pub const LONGEST: u64 = 64 * 1024;
+
 /// What the subnet file says.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct SubnetFile {

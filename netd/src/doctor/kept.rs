@@ -5,6 +5,8 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use cluster::bounded;
+
 use super::packet;
 use super::probing::{Paths, Peer};
 use crate::run::files;
@@ -31,7 +33,7 @@ pub(super) fn write(folder: &Path, paths: &[(Peer, Paths)]) {
 /// What was found, by the nodes' subnets.
 #[must_use]
 pub(crate) fn read(folder: &Path) -> BTreeMap<String, Probe> {
-    parse(&std::fs::read(folder.join(FILE)).unwrap_or_default())
+    parse(&bounded::read(&folder.join(FILE), bounded::STATUS).unwrap_or_default())
 }
 
 /// The same from the file's content.

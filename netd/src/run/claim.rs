@@ -16,6 +16,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Result, anyhow};
+use cluster::bounded;
 use netstate::{IfName, Prefix};
 use serde::{Deserialize, Serialize};
 
@@ -239,7 +240,7 @@ impl Claimed {
                 fs::remove_file(&path)?;
                 continue;
             }
-            let Some(other) = Claim::parse(&fs::read(&path)?) else { continue };
+            let Some(other) = Claim::parse(&bounded::read(&path, bounded::SETTINGS)?) else { continue };
             if let Some(what) = self.claim.conflict(&other) {
                 return Ok(Some(Conflict { what, other: Some(other) }));
             }

@@ -9,6 +9,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
+use cluster::bounded;
 use kernel::KernelError;
 use reconcile::{Observed, Owner, Rows, Step, Target};
 
@@ -24,7 +25,7 @@ const DATA: &str = "backend-data";
 /// Folder of the other nodes' files.
 const SUBNETS: &str = "subnets";
 
-/// The most that is read of it: etcd takes 1.5 MiB for a whole request.
+/// The most that it may have: etcd takes 1.5 MiB for a whole request.
 const LONGEST: u64 = 64 * 1024;
 
 /// Reads what the operator's program says; `None` when it has said nothing.
@@ -34,13 +35,10 @@ const LONGEST: u64 = 64 * 1024;
 pub(super) fn data(run_dir: &Path) -> Result<Option<String>> {
     let path = run_dir.join(FOLDER).join(DATA);
     let said = || format!("read {}", path.display());
-    match fs::metadata(&path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(error).with_context(said),
-        Ok(metadata) => anyhow::ensure!(metadata.len() <= LONGEST, "{} has more than {LONGEST} bytes", path.display()),
+    match bounded::read_text(&path, LONGEST) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        text => Ok(Some(text.with_context(said)?.trim().to_owned())),
     }
-    let text = fs::read_to_string(&path).with_context(said)?;
-    Ok(Some(text.trim().to_owned()))
 }
 
 /// The files as a table.
@@ -61,10 +59,14 @@ impl EventFiles {
         };
         let names = subnets.iter().filter_map(|entry| Some(format!("{SUBNETS}/{}", entry.file_name().to_str()?)));
         for name in names.chain(["node.env".to_owned()]) {
-            match fs::read(self.folder.join(&name)) {
+            match bounded::read(&self.folder.join(&name), bounded::SETTINGS) {
                 Ok(bytes) => {
                     let value = FileText(String::from_utf8_lossy(&bytes).into_owned());
                     rows.insert(name, Observed { value, owner: Owner::Ours });
+                }
+                // None that this daemon wrote, whatever it holds.
+                Err(error) if error.kind() == io::ErrorKind::FileTooLarge => {
+                    rows.insert(name, Observed { value: FileText(String::new()), owner: Owner::Ours });
                 }
                 // Gone meanwhile, or a folder.
                 Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::IsADirectory) => {}
@@ -146,6 +148,6 @@ mod tests {
         fs::write(&path, [0xff, 0xfe]).unwrap();
         assert!(format!("{:#}", data(run_dir.path()).unwrap_err()).contains("backend-data"));
         fs::write(&path, vec![b'x'; 70_000]).unwrap();
-        assert!(data(run_dir.path()).unwrap_err().to_string().contains("more than 65536 bytes"));
+        assert!(format!("{:#}", data(run_dir.path()).unwrap_err()).contains("more than 65536 bytes"));
     }
 }

@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::Path;
 
+use cluster::bounded;
 use kernel::query::Query;
 use kernel::{Chain, KernelError, Rtnl};
 use netstate::family::{IpFamily, PerFamily};
@@ -129,7 +130,9 @@ const MACHINE: [&str; 3] = ["/etc/machine-id", "/var/lib/dbus/machine-id", "/sys
 /// # Errors
 /// When the kernel cannot be read.
 pub(super) fn machine(interface: &IfName) -> Result<Vec<u8>, KernelError> {
-    let id = MACHINE.iter().find_map(|file| std::fs::read(file).ok().filter(|id| !id.trim_ascii().is_empty()));
+    let id = MACHINE.iter().find_map(|file| {
+        bounded::read(Path::new(file), bounded::SETTINGS).ok().filter(|id| !id.trim_ascii().is_empty())
+    });
     let mut machine = id.unwrap_or_default().trim_ascii().to_vec();
     let found = Rtnl::open()?.link(interface)?;
     machine.extend(found.and_then(|state| state.link.mac).into_iter().flat_map(|mac| mac.0));

@@ -7,12 +7,14 @@ use std::io::{self, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
+use cluster::bounded;
+
 /// Makes `path` hold `content`, with mode 0644 and the folders above it. Returns whether it had to be written.
 ///
 /// # Errors
 /// When the folder or the file cannot be written.
 pub(crate) fn replace(path: &Path, content: &[u8]) -> io::Result<bool> {
-    if fs::read(path).is_ok_and(|current| current == content) {
+    if bounded::holds(path, content) {
         return Ok(false);
     }
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));

@@ -10,6 +10,7 @@ use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt 
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
+use cluster::bounded;
 use kernel::wireguard::Wireguards;
 use netstate::wireguard::{PrivateKey, PublicKey};
 use x25519_dalek::StaticSecret;
@@ -108,7 +109,7 @@ fn generated() -> PrivateKey {
 
 /// Reads a key file; `None` when there is none.
 fn read(path: &Path) -> Result<Option<PrivateKey>> {
-    let text = match fs::read_to_string(path) {
+    let text = match bounded::read_text(path, bounded::SETTINGS) {
         Ok(text) => text,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error).with_context(|| format!("read {}", path.display())),
@@ -183,5 +184,8 @@ mod tests {
         let error = format!("{:#}", key_at(&path, None).unwrap_err());
         assert!(error.contains("wgkey holds no WireGuard key") && !error.contains("secret"), "{error}");
         assert_eq!(fs::read_to_string(&path).unwrap(), "secret-but-broken");
+        fs::write(&path, "s".repeat((1 << 20) + 1)).unwrap();
+        let error = format!("{:#}", key_at(&path, None).unwrap_err());
+        assert!(error.contains("more than 1048576 bytes") && !error.contains("sss"), "{error}");
     }
 }

@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use cluster::bounded;
 use kernel::Rtnl;
 use kernel::link::{LinkIndexes, Links, OwnsLink};
 use netstate::IfName;
@@ -40,7 +41,7 @@ impl Indexes {
 
     /// What was written here; nothing when that cannot be read or is of another place.
     fn read(&self) -> LinkIndexes {
-        known_in(&fs::read_to_string(&self.file).unwrap_or_default(), &self.place)
+        known_in(&bounded::read_text(&self.file, bounded::SETTINGS).unwrap_or_default(), &self.place)
     }
 
     /// Writes down what the next run should know.

@@ -9,7 +9,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use cluster::Problem;
+use cluster::{Problem, bounded};
 use netstate::IfName;
 use netstate::family::IpFamily;
 use tokio::time::Instant;
@@ -73,7 +73,7 @@ impl Change {
 
 /// The backend that earlier runs of this daemon have used and other nodes may use still, when that is another one.
 pub(super) fn earlier_backend(run_dir: &Path, network: &Network) -> Option<Backend> {
-    let text = std::fs::read_to_string(run_dir.join(SETTLED)).ok()?;
+    let text = bounded::read_text(&run_dir.join(SETTLED), bounded::SETTINGS).ok()?;
     let before = NetConf::parse(&text).ok()?.network;
     (change::refusals(&before, network, |_| None).is_empty() && before.backend.stands_beside(&network.backend))
         .then_some(before.backend)

@@ -8,7 +8,7 @@ use std::io;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
-use cluster::Backoff;
+use cluster::{Backoff, bounded};
 use daemon::shell::Shell;
 use netstate::address_plan::AddressPlan;
 use netstate::family::{IpFamily, PerFamily};
@@ -284,7 +284,7 @@ impl Records {
     /// later configuration does not want it.
     fn open(config: &Config, network: &Network, claimed: &Claimed) -> Result<Self> {
         let folder = &config.run_dir;
-        let read = |name: &str| std::fs::read_to_string(folder.join(name));
+        let read = |name: &str| bounded::read_text(&folder.join(name), bounded::SETTINGS);
         let adopts = read(DEVICES).is_err() || folder.join(ADOPTING).exists();
         let Recorded { mut devices, mut networks } = Recorded::read(folder);
         let leases = read(LEASE_RECORD).unwrap_or_default().parse().unwrap_or_default();
@@ -315,7 +315,7 @@ impl Recorded {
     /// Reads it from the folder of run-time files; what cannot be read was not written down.
     #[must_use]
     pub(crate) fn read(folder: &Path) -> Self {
-        let read = |name: &str| std::fs::read_to_string(folder.join(name)).unwrap_or_default();
+        let read = |name: &str| bounded::read_text(&folder.join(name), bounded::SETTINGS).unwrap_or_default();
         Self { devices: lines(&read(DEVICES)).collect(), networks: lines(&read(NETWORKS)).collect() }
     }
 }

@@ -5,9 +5,10 @@
 use std::io;
 use std::path::Path;
 
+use cluster::bounded;
 use netstate::Prefix;
 use netstate::family::PerFamily;
-use netstate::subnet_file::SubnetFile;
+use netstate::subnet_file::{LONGEST, SubnetFile};
 
 use super::files;
 use crate::format::net_conf::Network;
@@ -16,7 +17,7 @@ use crate::plan::Planner;
 /// The subnets that the file names for `network`, of each family that it does.
 #[must_use]
 pub(super) fn previous(path: &Path, network: &Network) -> PerFamily<Option<Prefix>> {
-    let text = match std::fs::read_to_string(path) {
+    let text = match bounded::read_text(path, LONGEST) {
         Ok(text) => text,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return PerFamily::default(),
         Err(error) => {
@@ -90,6 +91,21 @@ mod tests {
         );
         std::fs::write(&path, "FLANNEL_NETWORK=junk\n").unwrap();
         assert_eq!(previous(&path, &pods), PerFamily::default());
+    }
+
+    #[test]
+    fn a_file_of_more_than_64_kib_is_the_same_as_none() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("subnet.env");
+        let pods = network(r#"{"Network":"172.7.0.0/16"}"#);
+        let subnets = subnets("172.7.21.0/24", "");
+        let padded = |length: usize| {
+            let text = text(&pods, subnets, 1450, true);
+            std::fs::write(&path, format!("{text}#{}\n", "x".repeat(length - text.len() - 2))).unwrap();
+            previous(&path, &pods)
+        };
+        assert_eq!(padded(64 * 1024), subnets);
+        assert_eq!(padded(64 * 1024 + 1), PerFamily::default());
     }
 
     #[test]

@@ -9,6 +9,8 @@ use std::io;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
+use cluster::bounded;
+use netstate::subnet_file::LONGEST;
 
 use crate::command::verbs::DockerOpts;
 
@@ -30,7 +32,7 @@ pub(super) fn write(options: &DockerOpts) -> Result<()> {
 
 /// The variables of the subnet file, as a shell that sources it sees them.
 fn read(path: &Path) -> Result<Vec<(String, String)>> {
-    let text = match fs::read_to_string(path) {
+    let text = match bounded::read_text(path, LONGEST) {
         Ok(text) => text,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         Err(error) => return Err(error).with_context(|| format!("read {}", path.display())),

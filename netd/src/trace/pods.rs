@@ -11,6 +11,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
+use cluster::bounded;
 use kernel::{Netns, Rtnl};
 use netstate::IfName;
 use serde_json::Value;
@@ -75,8 +76,8 @@ fn files(folder: &Path) -> Vec<PathBuf> {
 
 /// A file that is a plain one, and of a size that either program writes.
 fn read(file: &Path) -> Option<String> {
-    let plain = fs::symlink_metadata(file).is_ok_and(|meta| meta.is_file() && meta.len() < 1 << 20);
-    if plain { fs::read_to_string(file).ok() } else { None }
+    let plain = fs::symlink_metadata(file).is_ok_and(|meta| meta.is_file());
+    if plain { bounded::read_text(file, bounded::SETTINGS).ok() } else { None }
 }
 
 /// An entry of libcni's cache.

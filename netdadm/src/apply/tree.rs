@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use cluster::bounded;
 use host::manifest::Digest;
 use host::{FilePath, Manifest};
 
@@ -28,7 +29,7 @@ pub(super) fn read(out: &Path, host: &str) -> Result<Tree, String> {
     if host.contains('/') || !folder.is_dir() {
         return Err(format!("{} has no host {host:?}; it has {}", out.display(), names(&hosts)));
     }
-    let bytes = fs::read(&path).map_err(|cause| format!("read {}: {cause}", path.display()))?;
+    let bytes = bounded::read(&path, bounded::MANIFEST).map_err(|cause| format!("read {}: {cause}", path.display()))?;
     let manifest = Manifest::parse(&bytes).map_err(|refusal| format!("{}: {refusal}", path.display()))?;
     if manifest.host != host {
         return Err(format!("{} is of host {}, not of {host}; render the folder again", path.display(), manifest.host));
@@ -68,7 +69,7 @@ fn plain(path: &Path) -> Result<Vec<u8>, String> {
     if !metadata.is_file() {
         return Err(format!("{} is no file", path.display()));
     }
-    fs::read(path).map_err(failed)
+    bounded::read(path, bounded::MANIFEST).map_err(failed)
 }
 
 /// Every file below `folder`.

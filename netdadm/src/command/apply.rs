@@ -3,7 +3,7 @@
 //! Invariant: nothing is touched before the plan was printed and somebody said yes to it; status 0 is a host as the folder says, 1 one that
 //! was put back to what it was, 2 an order that was refused.
 
-use std::io::{self, BufRead, IsTerminal, Write};
+use std::io::{self, BufRead, IsTerminal, Read, Write};
 use std::process::ExitCode;
 
 use super::args::Apply;
@@ -32,6 +32,9 @@ pub(super) fn run(asked: &Apply, out: &mut impl Write) -> Result<ExitCode, Strin
     }
 }
 
+/// The most that is read of an answer, in bytes.
+const LINE: u64 = 64;
+
 /// Asks the person at the terminal.
 pub(super) fn answer(question: &str) -> Result<bool, String> {
     if !io::stdin().is_terminal() {
@@ -39,6 +42,6 @@ pub(super) fn answer(question: &str) -> Result<bool, String> {
     }
     eprint!("{question} [y/N] ");
     let mut line = String::new();
-    io::stdin().lock().read_line(&mut line).map_err(|cause| format!("read the answer: {cause}"))?;
+    io::stdin().lock().take(LINE).read_line(&mut line).map_err(|cause| format!("read the answer: {cause}"))?;
     Ok(matches!(line.trim(), "y" | "Y" | "yes"))
 }

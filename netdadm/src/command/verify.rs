@@ -3,10 +3,11 @@
 //! Invariant: a file that cannot be read and one that is wrong are different ends.
 
 use std::fmt::Write as _;
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::path::Path;
 use std::process::ExitCode;
 
+use cluster::bounded;
 use serde::Serialize;
 
 use super::args::Check;
@@ -60,12 +61,7 @@ pub(super) fn topology(file: &Path, out: &mut impl Write) -> Result<Option<Topol
 /// # Errors
 /// What the system says.
 pub(super) fn read(file: &Path) -> io::Result<String> {
-    if file != Path::new("-") {
-        return std::fs::read_to_string(file);
-    }
-    let mut text = String::new();
-    io::stdin().lock().read_to_string(&mut text)?;
-    Ok(text)
+    bounded::read_argument(file, bounded::MANIFEST)
 }
 
 /// The findings, how many there are, and what the hosts will be.
@@ -96,4 +92,16 @@ fn json(name: &str, findings: &[Finding]) -> Result<String, String> {
     };
     let rows: serde_json::Result<Vec<String>> = findings.iter().map(row).collect();
     Ok(format!("[{}]\n", rows.map_err(|cause| format!("print findings: {cause}"))?.join(",\n ")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_topology_has_16_mib_at_most() {
+        let asked = Check { file: "/dev/zero".into(), json: false };
+        let error = run(&asked, &mut io::sink()).unwrap_err();
+        assert!(error.contains("read /dev/zero: it has more than 16777216 bytes"), "{error}");
+    }
 }

@@ -3,7 +3,9 @@
 //! Invariant: nothing of it is in the host's own namespace; where no namespace can be made that is the answer.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
+use cluster::bounded;
 use kernel::ipvs::Ipvs;
 use kernel::nft::{Nft, Tables};
 use kernel::{Chain as Words, KernelError, Rtnl, netns};
@@ -74,7 +76,8 @@ fn overlay() -> Option<Result<(), String>> {
         return Some(Ok(()));
     }
     let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").ok()?;
-    let modules = std::fs::read_to_string(format!("/lib/modules/{}/modules.dep", release.trim())).unwrap_or_default();
+    let modules = Path::new("/lib/modules").join(release.trim()).join("modules.dep");
+    let modules = bounded::read_text(&modules, bounded::MANIFEST).unwrap_or_default();
     // containerd's mount loads it.
     let there = modules.lines().filter_map(|line| line.split(':').next()).any(|path| path.contains("/overlay.ko"));
     Some(if there { Ok(()) } else { Err("it is not in /proc/filesystems, nor among its modules".to_owned()) })

@@ -8,6 +8,7 @@ use std::io::{self, ErrorKind, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
+use cluster::bounded;
 use cluster::problem::elided;
 use host::Manifest;
 use host::manifest::Digest;
@@ -98,7 +99,7 @@ impl Folder {
     pub(crate) fn manifests(&self) -> BTreeMap<String, Manifest> {
         let of = |path: &PathBuf| -> Option<(String, Manifest)> {
             path.ends_with("manifest.json").then_some(())?;
-            let manifest = Manifest::parse(&fs::read(self.path.join(path)).ok()?).ok()?;
+            let manifest = Manifest::parse(&bounded::read(&self.path.join(path), bounded::MANIFEST).ok()?).ok()?;
             Some((manifest.host.clone(), manifest))
         };
         self.record.keys().filter_map(of).collect()
@@ -164,7 +165,8 @@ impl Folder {
         if !self.record.contains_key(path) || !found.is_file() {
             return Err(format!("{} is there, and no `netdadm render` wrote it; move it away", place.display()));
         }
-        let content = fs::read(&place).map_err(|cause| format!("read {}: {cause}", place.display()))?;
+        let content =
+            bounded::read(&place, bounded::MANIFEST).map_err(|cause| format!("read {}: {cause}", place.display()))?;
         if content == file.text.as_bytes() && found.permissions().mode() & 0o7777 == file.mode.bits() {
             outcome.same = outcome.same.saturating_add(1);
         } else {
@@ -176,9 +178,10 @@ impl Folder {
     fn unwanted(&self, wanted: &Wanted, outcome: &mut Outcome) -> Result<(), String> {
         for (path, digest) in self.record.iter().filter(|(path, _)| !wanted.files.contains_key(*path)) {
             let place = self.path.join(path);
-            match fs::read(&place) {
+            match bounded::read(&place, bounded::MANIFEST) {
                 Ok(content) if Digest::of(&content) == *digest => drop(outcome.removed.insert(path.clone())),
                 Ok(_) => drop(outcome.kept.insert(path.clone())),
+                Err(cause) if cause.kind() == ErrorKind::FileTooLarge => drop(outcome.kept.insert(path.clone())),
                 Err(cause) if cause.kind() == ErrorKind::NotFound => {}
                 Err(cause) => return Err(format!("read {}: {cause}", place.display())),
             }
@@ -236,7 +239,7 @@ pub(super) fn refusals(bytes: &[u8]) -> Vec<String> {
 
 /// What `parse` reads in `file`, if it is there.
 fn optional<T>(file: &Path, parse: impl Fn(&[u8]) -> Result<T, String>) -> Result<Option<T>, String> {
-    match fs::read(file) {
+    match bounded::read(file, bounded::MANIFEST) {
         Ok(bytes) => parse(&bytes).map(Some).map_err(|cause| {
             format!("{} is damaged: {cause}; name another folder, or remove this one", file.display())
         }),

@@ -7,6 +7,7 @@ use std::fs;
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
+use cluster::bounded;
 use cluster::problem::elided;
 use serde::{Deserialize, Serialize};
 
@@ -32,7 +33,7 @@ pub(super) struct Pending {
 /// When the system refuses; the step is in the message.
 pub(super) fn recover(folder: &Path) -> Result<(), String> {
     let file = folder.join(FILE);
-    match fs::read(&file) {
+    match bounded::read(&file, bounded::MANIFEST) {
         Ok(bytes) => {
             let read = Pending::read(&bytes);
             read.map_err(|cause| format!("read {}: {cause}; remove it and render again", file.display()))?.carry(folder)

@@ -2,10 +2,10 @@
 //!
 //! Invariant: what is not there is missing, and said where it is needed; no key is in any text.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use cluster::bounded;
 use rustls::RootCertStore;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -65,7 +65,7 @@ fn authorities(path: &Path) -> Result<Option<Arc<RootCertStore>>, String> {
 
 fn identity(certificate: &Path) -> Result<Identity, String> {
     let path = certificate.with_extension("key");
-    let bytes = fs::read(&path).map_err(|error| format!("read {}: {error}", path.display()))?;
+    let bytes = bounded::read(&path, bounded::SETTINGS).map_err(|error| format!("read {}: {error}", path.display()))?;
     // The reason may not repeat what is in the file.
     let key =
         PrivateKeyDer::from_pem_slice(&bytes).map_err(|_| format!("read {}: no private key in PEM", path.display()))?;
@@ -73,7 +73,7 @@ fn identity(certificate: &Path) -> Result<Identity, String> {
 }
 
 fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
-    let bytes = fs::read(path).map_err(|error| format!("read {}: {error}", path.display()))?;
+    let bytes = bounded::read(path, bounded::SETTINGS).map_err(|error| format!("read {}: {error}", path.display()))?;
     let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&bytes).collect();
     let found = found.map_err(|error| format!("read {}: {error}", path.display()))?;
     if found.is_empty() { Err(format!("read {}: no certificate in PEM", path.display())) } else { Ok(found) }

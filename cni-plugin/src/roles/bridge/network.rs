@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use kernel::Rtnl;
 use kernel::link::LinkState;
-use netstate::subnet_file::SubnetFile;
+use netstate::subnet_file::{self, SubnetFile};
 use netstate::{IfName, LinkKind};
 use serde_json::Value;
 
@@ -215,14 +215,11 @@ impl Network {
     }
 }
 
-/// The longest subnet file that is read, in bytes.
-const SUBNET_FILE_MAX: u64 = 64 * 1024;
-
 fn read_subnet_file(path: &Path) -> Result<SubnetFile, CniError> {
     let failed = |code, why: String| {
         CniError::new(code, format!("failed to load flannel 'subnet.env' file: {}", path.display())).details(why)
     };
-    match safe_file::read(path, SUBNET_FILE_MAX, Links::Followed) {
+    match safe_file::read(path, subnet_file::LONGEST, Links::Followed) {
         Ok(text) => SubnetFile::parse(&text).map_err(|e| failed(Code::InvalidConfig, e.to_string())),
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => Err(failed(
             Code::TryAgainLater,

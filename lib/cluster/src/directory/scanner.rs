@@ -1,7 +1,8 @@
 //! Reading the manifests of a directory, only those that may have changed.
 //!
 //! Blocking; runs on tokio's blocking threads. Invariant: nothing but regular files (symbolic links followed)
-//! is opened, and none beyond [`MAX_FILE`] is read, so a pipe or a huge file in the directory stops nobody.
+//! is opened, and none beyond [`MANIFEST`] is read, so a pipe or a huge file in the directory stops nobody; of a directory with more than
+//! [`MAX_ENTRIES`] nothing is.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, Metadata};
@@ -11,10 +12,11 @@ use std::path::{Path, PathBuf};
 
 use super::files::{Reading, Readings};
 use crate::Words;
+use crate::bounded::{self, MANIFEST};
 use crate::manifest::{self, Form, Kind};
 
-/// Largest manifest, in bytes. etcd and the Kubernetes API refuse objects above 1.5 MiB; a file may hold many.
-pub(super) const MAX_FILE: u64 = 16 << 20;
+/// The most that may be in a directory, manifests or not: twelve times the files that 10,000 Services are.
+const MAX_ENTRIES: usize = 1 << 17;
 
 /// What distinguishes one version of a file from the next: device, inode, size, modification and change time.
 type Stamp = (u64, u64, u64, (i64, i64), (i64, i64));
@@ -25,6 +27,7 @@ pub(super) struct Scanner {
     dir: PathBuf,
     kinds: &'static [Kind],
     stamps: BTreeMap<String, Stamp>,
+    most: usize,
 }
 
 /// Which files get special treatment in a scan.
@@ -40,16 +43,23 @@ pub(super) struct Hints {
 
 impl Scanner {
     pub(super) fn new(dir: &Path, kinds: &'static [Kind]) -> Self {
-        Self { dir: dir.to_path_buf(), kinds, stamps: BTreeMap::new() }
+        Self { dir: dir.to_path_buf(), kinds, stamps: BTreeMap::new(), most: MAX_ENTRIES }
     }
 
     /// Reads the directory.
     ///
     /// # Errors
-    /// When the directory itself cannot be read; a file that cannot is a [`Reading::Bad`].
+    /// When the directory itself cannot be read, or has too many entries; a file that cannot is a [`Reading::Bad`].
     pub(super) fn scan(&mut self, hints: &Hints) -> io::Result<Readings> {
         let mut readings = Readings::new();
-        for entry in fs::read_dir(&self.dir)? {
+        for (count, entry) in fs::read_dir(&self.dir)?.enumerate() {
+            if count >= self.most {
+                let text = format!(
+                    "it has more than {} entries, which is the limit: split it, or put more objects into a file",
+                    self.most
+                );
+                return Err(io::Error::other(text));
+            }
             let entry = entry?;
             let name = entry.file_name().to_string_lossy().into_owned();
             let Some(form) = Form::of(&name) else { continue };
@@ -84,10 +94,10 @@ impl Scanner {
         if !metadata.is_file() {
             return Some(self.bad(name, "is not a regular file".into()));
         }
-        if metadata.len() > MAX_FILE {
-            return Some(self.bad(name, format!("has {} bytes; accepted: up to {MAX_FILE}", metadata.len())));
+        if metadata.len() > MANIFEST {
+            return Some(self.bad(name, format!("has {} bytes; accepted: up to {MANIFEST}", metadata.len())));
         }
-        let reading = match fs::read(path) {
+        let reading = match bounded::read(path, MANIFEST) {
             Ok(text) => match manifest::parse(form, &text, self.kinds) {
                 Ok(manifest) => Reading::Good(manifest),
                 Err(error) => Reading::Bad(error.to_string(), Words::of(&text)),
@@ -109,4 +119,36 @@ fn stamp(metadata: &Metadata) -> Stamp {
     let modified = (metadata.mtime(), metadata.mtime_nsec());
     let changed = (metadata.ctime(), metadata.ctime_nsec());
     (metadata.dev(), metadata.ino(), metadata.len(), modified, changed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KINDS: [Kind; 1] = [Kind { group: "", versions: &["v1"], name: "Service", namespaced: true }];
+
+    #[test]
+    fn a_directory_with_too_many_entries_is_refused_whole_until_it_has_fewer() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut scanner = Scanner::new(dir.path(), &KINDS);
+        assert_eq!(scanner.most, 131_072);
+        scanner.most = 3;
+        for name in ["a.yaml", "b.json", "README", "c.yaml"] {
+            fs::write(dir.path().join(name), "").unwrap();
+        }
+        let error = scanner.scan(&Hints::default()).unwrap_err().to_string();
+        assert!(error.contains("more than 3 entries"), "{error}");
+        fs::remove_file(dir.path().join("README")).unwrap();
+        assert_eq!(scanner.scan(&Hints::default()).unwrap().len(), 3);
+    }
+
+    #[test]
+    fn a_manifest_of_more_than_16_mib_is_refused_with_what_is_accepted() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = fs::File::create(dir.path().join("a.yaml")).unwrap();
+        file.set_len(MANIFEST + 1).unwrap();
+        let readings = Scanner::new(dir.path(), &KINDS).scan(&Hints::default()).unwrap();
+        let Some(Reading::Bad(reason, _)) = readings.get("a.yaml") else { panic!("{readings:?}") };
+        assert_eq!(reason, "has 16777217 bytes; accepted: up to 16777216");
+    }
 }

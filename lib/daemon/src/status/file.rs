@@ -10,6 +10,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use cluster::bounded;
 use nix::fcntl::{FcntlArg, fcntl};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -188,7 +189,7 @@ impl Stored {
     /// # Errors
     /// When there is no such file, or it is none of ours.
     pub fn read(folder: &Path) -> io::Result<Self> {
-        let text = fs::read(folder.join(FILE))?;
+        let text = bounded::read(&folder.join(FILE), bounded::STATUS)?;
         let mut status: Value = serde_json::from_slice(&text).map_err(io::Error::other)?;
         let process = status.get(PROCESS).and_then(|process| Process::deserialize(process).ok()).unwrap_or_default();
         let age = Duration::from_secs(now().saturating_sub(process.heartbeat));

@@ -14,6 +14,9 @@ use nix::fcntl::{AtFlags, Flock, FlockArg, OFlag, OpenHow, ResolveFlag, openat, 
 use nix::sys::stat::{FileStat, Mode, SFlag, fchmod, fstatat, mkdirat};
 use nix::unistd::{Gid, Uid, UnlinkatFlags, fchown, linkat, symlinkat, unlinkat};
 
+/// The longest content that is read: what is longer is nothing of a manifest's.
+const LONGEST: u64 = 16 << 20;
+
 /// What stands behind the name of a file that is being written, and of one that was replaced a moment ago.
 const DRAFT: &str = ".netdadm-new";
 const EARLIER: &str = ".netdadm-old";
@@ -81,7 +84,12 @@ impl Place {
     pub(super) fn read(&self) -> io::Result<Vec<u8>> {
         let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK;
         let mut bytes = Vec::new();
-        File::from(openat(&self.folder, self.name.as_os_str(), flags, Mode::empty())?).read_to_end(&mut bytes)?;
+        let file = File::from(openat(&self.folder, self.name.as_os_str(), flags, Mode::empty())?);
+        file.take(LONGEST + 1).read_to_end(&mut bytes)?;
+        if u64::try_from(bytes.len()).unwrap_or(u64::MAX) > LONGEST {
+            let text = format!("it has more than {LONGEST} bytes, which is no file of a manifest: move it away");
+            return Err(io::Error::new(io::ErrorKind::FileTooLarge, text));
+        }
         Ok(bytes)
     }
 
@@ -179,6 +187,9 @@ impl Place {
 /// Whether it is a file whose content can be read, and otherwise what it is.
 pub(super) fn kind(status: &FileStat) -> Result<(), &'static str> {
     match SFlag::from_bits_truncate(status.st_mode) & SFlag::S_IFMT {
+        SFlag::S_IFREG if u64::try_from(status.st_size).is_ok_and(|size| size > LONGEST) => {
+            Err("file of more than 16 MiB")
+        }
         SFlag::S_IFREG => Ok(()),
         SFlag::S_IFLNK => Err("link"),
         SFlag::S_IFDIR => Err("folder"),

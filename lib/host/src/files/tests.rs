@@ -116,6 +116,21 @@ fn one_file_that_cannot_be_written_keeps_the_whole_batch_back() {
 }
 
 #[test]
+fn a_file_of_more_than_16_mib_is_named_and_not_read() {
+    let (folder, mut files) = root();
+    let large = fs::File::create(folder.path().join("etc/large")).unwrap();
+    files.offer(key("/etc/large"), b"x".to_vec());
+    let mut content = |length: u64| {
+        large.set_len(length).unwrap();
+        files.observe().unwrap().remove(&key("/etc/large")).unwrap().value.content
+    };
+    assert!(matches!(content(16 << 20), Content::Sha256(_)));
+    assert_eq!(content((16 << 20) + 1), Content::Other("file of more than 16 MiB".to_owned()));
+    let error = files.read(Path::new("/etc/large")).unwrap_err().to_string();
+    assert!(error.contains("more than 16777216 bytes"), "{error}");
+}
+
+#[test]
 fn links_of_the_tree_lead_nowhere_outside_of_it() {
     let (folder, mut files) = root();
     let outside = tempfile::tempdir().unwrap();

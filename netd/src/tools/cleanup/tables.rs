@@ -8,13 +8,14 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Result, bail};
+use cluster::bounded;
 use daemon::status::{Row, TableRows};
 use kernel::link::Links;
 use kernel::nft::forward::Forward;
 use kernel::nft::{self, Nft};
 use kernel::route::Routes;
 use kernel::{Chain, Rtnl};
-use netstate::subnet_file::SubnetFile;
+use netstate::subnet_file::{LONGEST, SubnetFile};
 use netstate::{IfName, Link, Prefix, Route, RouteKey};
 use reconcile::{Reconciler, Stack, Stage};
 
@@ -138,7 +139,7 @@ fn check(stack: &Stack) -> Result<()> {
 
 /// The Pod networks that the subnet file names, and the lengths of this node's subnets.
 fn flannel_networks(subnet_file: &Path, claimed: &Claimed) -> Option<(BTreeSet<Prefix>, Vec<u8>)> {
-    let text = std::fs::read_to_string(subnet_file).ok()?;
+    let text = bounded::read_text(subnet_file, LONGEST).ok()?;
     let file = SubnetFile::parse(&text).ok()?;
     let networks = file.networks().filter(|network| !claimed.is_others_network(network)).copied().collect();
     Some((networks, [file.subnet_v4, file.subnet_v6].into_iter().flatten().map(|subnet| subnet.len()).collect()))

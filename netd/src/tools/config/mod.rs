@@ -6,10 +6,10 @@
 mod effect;
 mod place;
 
-use std::io::Read as _;
+use std::path::Path;
 
 use anyhow::{Context, Result};
-use cluster::{Problem, Problems};
+use cluster::{Problem, Problems, bounded};
 use daemon::lifecycle::Exit;
 
 use self::place::{Place, Stored};
@@ -93,12 +93,8 @@ fn there(stored: Option<Stored>, place: &Place) -> Result<Stored> {
 }
 
 fn text_of(file: &str) -> Result<String> {
-    if file == "-" {
-        let mut text = String::new();
-        std::io::stdin().read_to_string(&mut text).context("read standard input")?;
-        return Ok(text);
-    }
-    std::fs::read_to_string(file).with_context(|| format!("read {file}"))
+    let named = || if file == "-" { "read standard input".to_owned() } else { format!("read {file}") };
+    bounded::read_argument(Path::new(file), bounded::SETTINGS).with_context(named)
 }
 
 fn edited(text: &str, changes: &[Change<'_>]) -> Result<String> {

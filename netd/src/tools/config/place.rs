@@ -5,6 +5,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
+use cluster::bounded;
 use cluster::etcd::{self, Creation, Hold, Replacement};
 
 use crate::command::config::Store;
@@ -97,7 +98,7 @@ impl Place {
 }
 
 fn read_file(path: &Path) -> Result<Option<String>> {
-    match std::fs::read_to_string(path) {
+    match bounded::read_text(path, bounded::SETTINGS) {
         Ok(text) => Ok(Some(text)),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error).with_context(|| format!("read {}", path.display())),
