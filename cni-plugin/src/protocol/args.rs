@@ -54,6 +54,9 @@ impl Call {
 /// The longest accepted container identifier in bytes: it becomes part of file names, which end at 255 (NAME_MAX).
 const CONTAINER_ID_MAX: usize = 200;
 
+/// The longest accepted path in bytes, as the kernel's: its `PATH_MAX` counts the end.
+const PATH_MAX: usize = 4095;
+
 impl Request {
     /// Reads the environment through `var`, which answers `None` for a variable that is not set.
     ///
@@ -94,8 +97,13 @@ fn call(var: &impl Fn(&str) -> Option<String>, needs_netns: bool) -> Result<Call
         return Err(missing(&absent));
     };
     let attachment = Attachment::new(container_id(&container)?, interface(&ifname)?);
+    let netns = match netns.map(namespace).transpose() {
+        // No Pod was ever attached there: DEL has nothing to do in it.
+        Err(_) if !needs_netns => None,
+        checked => checked?,
+    };
     let own_netns = get("CNI_NETNS_OVERRIDE").is_some_and(|value| value == "1" || value.eq_ignore_ascii_case("true"));
-    Ok(Call { attachment, netns: netns.map(PathBuf::from), args: get("CNI_ARGS").unwrap_or_default(), own_netns })
+    Ok(Call { attachment, netns, args: get("CNI_ARGS").unwrap_or_default(), own_netns })
 }
 
 fn container_id(text: &str) -> Result<ContainerId, CniError> {
@@ -107,6 +115,14 @@ fn container_id(text: &str) -> Result<ContainerId, CniError> {
         return Err(CniError::new(Code::InvalidEnvironment, msg).details(format!("at most {CONTAINER_ID_MAX}")));
     }
     Ok(id)
+}
+
+fn namespace(text: String) -> Result<PathBuf, CniError> {
+    if text.len() > PATH_MAX {
+        let msg = format!("CNI_NETNS has {} bytes", text.len());
+        return Err(CniError::new(Code::InvalidEnvironment, msg).details(format!("at most {PATH_MAX}")));
+    }
+    Ok(PathBuf::from(text))
 }
 
 fn interface(text: &str) -> Result<IfName, CniError> {
@@ -222,6 +238,18 @@ mod tests {
         ] {
             assert_eq!(with(name, value).unwrap_err().code, Code::InvalidEnvironment, "{name}={value}");
         }
+    }
+
+    #[test]
+    fn a_path_of_a_namespace_is_no_longer_than_the_kernels() {
+        let path = |length: usize| format!("/{}", "n".repeat(length - 1));
+        assert!(matches!(with("CNI_NETNS", &path(4095)), Ok(Request::Add(_))));
+        let error = with("CNI_NETNS", &path(4096)).unwrap_err();
+        assert_eq!((error.code, error.msg.as_str()), (Code::InvalidEnvironment, "CNI_NETNS has 4096 bytes"));
+        let of_del = FULL.map(|(name, value)| (name, if name == "CNI_COMMAND" { "DEL" } else { value }));
+        let long = path(4096);
+        let of_del = of_del.map(|(name, value)| (name, if name == "CNI_NETNS" { long.as_str() } else { value }));
+        assert!(matches!(parse(&of_del), Ok(Request::Del(call)) if call.netns.is_none()));
     }
 
     #[test]

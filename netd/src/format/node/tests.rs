@@ -187,6 +187,19 @@ fn of_a_node_only_what_is_needed_is_kept() {
 }
 
 #[test]
+fn an_annotation_of_more_than_64_kib_is_refused_by_its_name_and_others_of_any_length_are_passed_over() {
+    let read = |name: &str, length: usize| {
+        let annotations = json!({name: "x".repeat(length)});
+        serde_json::from_value::<Node>(json!({"metadata": {"name": "n1", "annotations": annotations}}))
+    };
+    let name = "flannel.alpha.coreos.com/backend-data";
+    assert_eq!(read(name, 64 * 1024).unwrap().metadata.annotations[0].1.len(), 65_536);
+    let error = read(name, 64 * 1024 + 1).unwrap_err().to_string();
+    assert!(error.contains(&format!("annotation {name} has 65537 bytes; accepted: up to 65536")), "{error}");
+    assert!(read("example.com/notes", 1 << 20).unwrap().metadata.annotations.is_empty());
+}
+
+#[test]
 fn the_condition_is_flannels_and_its_opposite() {
     let now = Duration::from_secs(1_795_762_705);
     // As flannel sends it, whatever the order of the members.

@@ -7,9 +7,12 @@ use std::borrow::Cow;
 use std::fmt;
 
 use serde::Deserialize;
-use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
+use serde::de::{Deserializer, Error as _, IgnoredAny, MapAccess, Visitor};
 
 use super::NAMES;
+
+/// The longest annotation of those that are kept: as much as an operator's program may say of a lease in its file.
+const LONGEST: usize = 64 * 1024;
 
 /// A Node as the other nodes need it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
@@ -120,7 +123,12 @@ impl<'de> Visitor<'de> for Annotations {
         let mut kept = Vec::new();
         while let Some(name) = map.next_key::<Cow<str>>()? {
             if NAMES.iter().any(|known| name.ends_with(known)) {
-                kept.push((name.into_owned(), map.next_value()?));
+                let value: String = map.next_value()?;
+                if value.len() > LONGEST {
+                    let found = format!("annotation {name} has {} bytes; accepted: up to {LONGEST}", value.len());
+                    return Err(A::Error::custom(found));
+                }
+                kept.push((name.into_owned(), value));
             } else {
                 map.next_value::<IgnoredAny>()?;
             }
