@@ -65,6 +65,11 @@ fn parsers_are_fuzzed() -> Result<()> {
     none_of("parsers", &house::parsers::unlisted())
 }
 
+fn what_is_read_whole_has_a_limit() -> Result<()> {
+    house::reads::check_reader();
+    none_of("reads", &house::reads::unbounded())
+}
+
 fn files_and_functions_are_short() -> Result<()> {
     house::size::check_readers();
     let everything = everything();
@@ -194,6 +199,7 @@ fn main() -> ExitCode {
             crates_point_downwards_only,
             pure_rooms_do_no_io_and_import_pure_rooms_only,
             parsers_are_fuzzed,
+            what_is_read_whole_has_a_limit,
             files_and_functions_are_short,
             kernel_half_has_its_share_of_tests,
             public_functions_say_when_they_fail,

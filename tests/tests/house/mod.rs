@@ -6,6 +6,7 @@ pub(crate) mod deny;
 pub(crate) mod dependencies;
 pub(crate) mod nouns;
 pub(crate) mod parsers;
+pub(crate) mod reads;
 pub(crate) mod rooms;
 pub(crate) mod size;
 mod source;
