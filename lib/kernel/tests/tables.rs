@@ -6,8 +6,11 @@
 mod common;
 
 use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader};
 use std::process::ExitCode;
-use std::time::Duration;
+use std::sync::mpsc;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use common::{cases, converge, converge_at, ip, run};
 use kernel::address::Addresses;
@@ -139,6 +142,53 @@ fn options_that_differ_are_changed_in_place_or_by_a_new_device() {
     }
 }
 
+/// `ip monitor link`, which listens, and ends with this.
+struct LinkMonitor {
+    child: std::process::Child,
+    lines: mpsc::Receiver<String>,
+}
+
+impl LinkMonitor {
+    fn start() -> Self {
+        let mut command = std::process::Command::new("ip");
+        let mut child = command.args(["monitor", "link"]).stdout(std::process::Stdio::piped()).spawn().unwrap();
+        let output = BufReader::new(child.stdout.take().unwrap());
+        let (sender, lines) = mpsc::channel();
+        thread::spawn(move || output.lines().map_while(Result::ok).try_for_each(|line| sender.send(line)));
+        let monitor = Self { child, lines };
+        // What is changed before its socket is there is never printed, so a line of its own shows that it listens.
+        let end = Instant::now() + Duration::from_secs(60);
+        loop {
+            ip("link set switch mtu 1400");
+            ip("link set switch mtu 1500");
+            match monitor.lines.recv_timeout(Duration::from_millis(100)) {
+                Ok(_) => return monitor,
+                Err(error) => assert!(Instant::now() < end, "ip monitor prints nothing: {error}"),
+            }
+        }
+    }
+
+    /// Waits for a line that contains `part`.
+    fn wait_for(&self, part: &str) {
+        let end = Instant::now() + Duration::from_secs(60);
+        loop {
+            let left = end.saturating_duration_since(Instant::now());
+            let line =
+                self.lines.recv_timeout(left).unwrap_or_else(|error| panic!("no notification of {part}: {error}"));
+            if line.contains(part) {
+                return;
+            }
+        }
+    }
+}
+
+impl Drop for LinkMonitor {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
 fn checksum_offload_is_turned_off_and_on_and_what_others_set_stays() {
     uplink();
     let mut devices = links();
@@ -151,23 +201,11 @@ fn checksum_offload_is_turned_off_and_on_and_what_others_set_stays() {
     table.invalidate();
     let value = |table: &mut Reconciler<TxChecksums>| table.target_mut().observe().unwrap()[&name("flannel.1")].clone();
     assert_eq!(value(&mut table).value, TxChecksum::Offloaded, "as the kernel makes it");
-    let mut monitor = std::process::Command::new("ip");
-    let mut monitor = monitor.args(["monitor", "link"]).stdout(std::process::Stdio::piped()).spawn().unwrap();
-    // A line of its own shows that the monitor listens.
-    let mut lines =
-        std::io::BufRead::lines(std::io::BufReader::new(monitor.stdout.take().unwrap())).map_while(Result::ok);
-    loop {
-        ip("link set switch mtu 1400");
-        ip("link set switch mtu 1500");
-        if lines.next().is_some() {
-            break;
-        }
-    }
+    let monitor = LinkMonitor::start();
     assert_eq!(table.pass(true, Duration::from_secs(60)).upserted, 1);
     assert_eq!(value(&mut table).value, TxChecksum::Counted);
-    assert!(lines.any(|line| line.contains("flannel.1")), "the kernel notifies of it");
-    monitor.kill().unwrap();
-    monitor.wait().unwrap();
+    monitor.wait_for("flannel.1");
+    drop(monitor);
     // Somebody turns it back.
     TxChecksums::open([name("flannel.1")]).unwrap().apply(&[Step::Create(name("flannel.1"), TxChecksum::Offloaded)]);
     table.invalidate();

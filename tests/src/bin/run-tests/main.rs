@@ -28,8 +28,8 @@ use job::{Ended, Job};
 use pace::Pace;
 use report::Report;
 
-/// Longest time of one binary, ten times what the longest one takes.
-const LIMIT: Duration = Duration::from_secs(1800);
+/// Longest time of one binary, nearly three times what the longest one takes; what stands still so long leaves time to run it again.
+const LIMIT: Duration = Duration::from_secs(900);
 
 /// So many that failed beside others are run alone: where there are more, it is no accident.
 const ALONE: usize = 3;
