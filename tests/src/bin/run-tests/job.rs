@@ -64,7 +64,7 @@ const STOOD_STILL: i32 = 122;
 const GUEST_MEMORY: &str = "2048M";
 
 /// And its time, below [`super::LIMIT`].
-const GUEST_LIMIT: Duration = Duration::from_secs(1500);
+const GUEST_LIMIT: Duration = Duration::from_secs(840);
 
 /// Something to run.
 #[derive(Debug, Clone)]
