@@ -7,7 +7,7 @@ mod common;
 use std::collections::BTreeSet;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use common::{ip, sh};
 use kernel::Rtnl;
@@ -144,6 +144,11 @@ fn routes_of_addresses() {
     ip("addr add 10.4.7.21/24 dev eth0");
     ip("addr add fd00:4:7::21/64 dev eth0 nodad");
     ip("link set eth0 up");
+    // A kernel's thread makes the local route of an IPv6 address when it gets to it.
+    let begun = Instant::now();
+    while ip("-6 route show table local fd00:4:7::21").is_empty() {
+        assert!(begun.elapsed() < LIMIT, "no local route of the address");
+    }
     on_tokio(async {
         let mut watch = AddressWatch::open(IfName::literal("kube-ipvs0")).unwrap();
         ip("route add 172.7.22.0/24 via 10.4.7.22");
