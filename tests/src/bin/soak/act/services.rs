@@ -10,7 +10,7 @@ use anyhow::{Context, Result};
 use lab::bin;
 
 use super::Heal;
-use crate::bounds::CHANGE;
+use crate::bounds::{CHANGE, STORE, scale};
 use crate::ledger::Element;
 use crate::shared::Service;
 use crate::world::World;
@@ -56,10 +56,16 @@ pub(crate) fn remove(world: &mut World, name: &str) -> Result<()> {
         state.previous.entry(name.to_owned()).or_default().extend(before);
         state.ledger.forget(&Element::Service(name.to_owned()));
     }
-    let operator = world.cluster.host(OPERATOR)?;
-    let delete = operator.command(bin("ipvs-proxy")?).args(["delete", &format!("service/{name}")]);
-    let delete = delete.args([&format!("endpointslice/{name}-1"), "--etcd-endpoints", &world.etcd.endpoints()]);
-    delete.run().map(drop)
+    let (service, slice) = (format!("service/{name}"), format!("endpointslice/{name}-1"));
+    operate(world, &["delete", &service, &slice], "")
+}
+
+/// Runs `ipvs-proxy` where the operator is, again while it fails: a member that was killed may have led the others, which choose another.
+fn operate(world: &World, arguments: &[&str], input: &str) -> Result<()> {
+    let (operator, program) = (world.cluster.host(OPERATOR)?, bin("ipvs-proxy")?);
+    let endpoints = world.etcd.endpoints();
+    let command = || operator.command(&program).args(arguments).args(["--etcd-endpoints", &endpoints]).input(input);
+    lab::eventually(STORE.mul_f64(scale()), || command().run()).map(drop)
 }
 
 /// Endpoints by chance.
@@ -85,9 +91,7 @@ pub(crate) fn publish(world: &mut World, name: &str, endpoints: BTreeSet<String>
         state.services.insert(name.to_owned(), Service { address, endpoints });
         manifest(name, address, &addresses)
     };
-    let operator = world.cluster.host(OPERATOR)?;
-    let apply = operator.command(bin("ipvs-proxy")?).args(["apply", "-f", "-", "--etcd-endpoints"]);
-    apply.arg(world.etcd.endpoints()).input(manifest).run()?;
+    operate(world, &["apply", "-f", "-"], &manifest)?;
     let now = world.shared.now();
     world.shared.lock().ledger.release(CAUSE, &element, CHANGE, now);
     Ok(())
