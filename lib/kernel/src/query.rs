@@ -4,7 +4,9 @@
 //! address. Tables that are compared and written have a reader of their own ([`crate::Rtnl`]), because the one behind
 //! this leaves a message out when it does not know one attribute in it.
 //!
-//! Invariants. No question waits for ever. Of ten thousand routes only those that are asked for are parsed. A route with several next hops is a route: each of them is returned.
+//! Invariants. No question waits for ever, and answers that end because the socket failed are an error with its number. Of ten thousand routes only those that are asked for are parsed. A route with several next hops is a route: each of them is returned.
+
+mod socket;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -16,9 +18,11 @@ use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessa
 use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
 use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteNextHop, RouteVia};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+use netlink_sys::AsyncSocket as _;
 use netstate::family::IpFamily;
 use netstate::{IfName, InterfaceAddress, Prefix};
-use rtnetlink::{Handle, new_connection_with_strict_check};
+use rtnetlink::{Handle, new_connection_with_socket};
+use socket::{Ended, Noted};
 use tokio::task::JoinHandle;
 
 use crate::error::{Cause, KernelError, Nack, SocketError};
@@ -78,6 +82,7 @@ pub struct Way {
 pub struct Query {
     handle: Handle,
     connection: JoinHandle<()>,
+    ended: Ended,
 }
 
 impl Drop for Query {
@@ -92,9 +97,11 @@ impl Query {
     /// # Errors
     /// When the kernel refuses the socket.
     pub fn open() -> Result<Self, KernelError> {
-        let (connection, handle, _) = new_connection_with_strict_check()
-            .map_err(|error| KernelError::io("open", "rtnetlink", "socket", error))?;
-        Ok(Self { handle, connection: tokio::spawn(connection) })
+        let refused = |error| KernelError::io("open", "rtnetlink", "socket", error);
+        let (mut connection, handle, _) = new_connection_with_socket::<Noted>().map_err(refused)?;
+        connection.socket_mut().socket_mut().set_netlink_get_strict_chk(true).map_err(refused)?;
+        let ended = connection.socket_mut().ended.clone();
+        Ok(Self { handle, connection: tokio::spawn(connection), ended })
     }
 
     /// All interfaces with their addresses, by index.
@@ -105,7 +112,7 @@ impl Query {
         let links = self.links().await?;
         let listing = self.handle.address().get().execute();
         let mut addresses: BTreeMap<u32, Vec<InterfaceAddress>> = BTreeMap::new();
-        for message in collect("list addresses", listing).await? {
+        for message in self.collect("list addresses", &"all", listing).await? {
             addresses.entry(message.header.index).or_default().extend(interface_address(&message));
         }
         let with_addresses = |(index, link): (u32, Interface)| Interface {
@@ -150,7 +157,7 @@ impl Query {
         message.header.address_family = address_family(IpFamily::of(addr));
         message.header.destination_prefix_length = Prefix::host(addr).len();
         message.attributes.push(RouteAttribute::Destination(RouteAddress::from(addr)));
-        let found = collect_about(op, &addr, self.handle.route().get(message).execute()).await?;
+        let found = self.collect(op, &addr, self.handle.route().get(message).execute()).await?;
         let none = || KernelError::new(op, addr, Cause::Missing("a route".to_owned()));
         let route = found.first().ok_or_else(none)?;
         let links = self.links().await?;
@@ -162,8 +169,24 @@ impl Query {
     }
 
     async fn links(&self) -> Result<BTreeMap<u32, Interface>, KernelError> {
-        let listed = collect("list links", self.handle.link().get().execute()).await?;
+        let listed = self.collect("list links", &"all", self.handle.link().get().execute()).await?;
         Ok(listed.iter().filter_map(interface).map(|link| (link.index, link)).collect())
+    }
+
+    async fn collect<T>(
+        &self,
+        op: &'static str,
+        object: &impl std::fmt::Display,
+        replies: impl Stream<Item = Result<T, rtnetlink::Error>>,
+    ) -> Result<Vec<T>, KernelError> {
+        let collected = tokio::time::timeout(TIMEOUT, replies.try_collect()).await;
+        if let Some(error) = self.ended.error() {
+            return Err(KernelError::new(op, object, error));
+        }
+        match collected {
+            Ok(collected) => collected.map_err(|error| KernelError::new(op, object, cause(error))),
+            Err(_) => Err(KernelError::new(op, object, SocketError::Timeout(TIMEOUT))),
+        }
     }
 }
 
@@ -179,24 +202,6 @@ fn listed_default_routes(family: IpFamily, table: Option<u32>) -> Result<Vec<Rou
 fn default_route_message(frame: &Frame) -> Option<RouteMessage> {
     let is_default = frame.kind == RTM_NEWROUTE && frame.body.get(1) == Some(&0);
     if is_default { RouteMessage::parse(frame.body.as_slice()).ok() } else { None }
-}
-
-async fn collect<T>(
-    op: &'static str,
-    replies: impl Stream<Item = Result<T, rtnetlink::Error>>,
-) -> Result<Vec<T>, KernelError> {
-    collect_about(op, &"all", replies).await
-}
-
-async fn collect_about<T>(
-    op: &'static str,
-    object: &impl std::fmt::Display,
-    replies: impl Stream<Item = Result<T, rtnetlink::Error>>,
-) -> Result<Vec<T>, KernelError> {
-    match tokio::time::timeout(TIMEOUT, replies.try_collect()).await {
-        Ok(collected) => collected.map_err(|error| KernelError::new(op, object, cause(error))),
-        Err(_) => Err(KernelError::new(op, object, SocketError::Timeout(TIMEOUT))),
-    }
 }
 
 fn cause(error: rtnetlink::Error) -> Cause {

@@ -68,6 +68,26 @@ fn made_vxlan_device_reads_back_as_desired() {
     }
 }
 
+fn indexes_that_could_not_be_kept_are_given_again_at_the_next_listing() {
+    ip("link add cbr0 type bridge");
+    let (given, taken) = std::sync::mpsc::channel();
+    let mut calls = 0;
+    let remember = move |indexes: &kernel::link::LinkIndexes| {
+        given.send(indexes.clone()).unwrap();
+        calls += 1;
+        calls > 2
+    };
+    let links = Links::new(Rtnl::open().unwrap(), Box::new(|_, _| true)).only([name("cbr0")]);
+    let mut links = links.known_as(BTreeMap::new(), remember);
+    for _ in 0..5 {
+        links.observe().unwrap();
+    }
+    drop(links);
+    let given: Vec<_> = taken.iter().collect();
+    assert_eq!(given.len(), 3, "{given:?}");
+    assert!(given.iter().all(|indexes| indexes.contains_key(&name("cbr0"))), "{given:?}");
+}
+
 fn changed_mtu_is_set_in_place_and_changed_vni_makes_a_new_device() {
     uplink();
     let mut table = links();
@@ -713,6 +733,7 @@ fn ordinary_file_is_no_namespace() {
 fn main() -> ExitCode {
     common::main(cases![
         made_vxlan_device_reads_back_as_desired,
+        indexes_that_could_not_be_kept_are_given_again_at_the_next_listing,
         changed_mtu_is_set_in_place_and_changed_vni_makes_a_new_device,
         options_that_differ_are_changed_in_place_or_by_a_new_device,
         checksum_offload_is_turned_off_and_on_and_what_others_set_stays,

@@ -44,12 +44,14 @@ impl Indexes {
         known_in(&bounded::read_text(&self.file, bounded::SETTINGS).unwrap_or_default(), &self.place)
     }
 
-    /// Writes down what the next run should know.
-    fn write(&self, indexes: &LinkIndexes) {
+    /// Writes down what the next run should know. Returns whether that is in the file.
+    fn write(&self, indexes: &LinkIndexes) -> bool {
         let lines: String = indexes.iter().map(|(name, index)| format!("{name} {index}\n")).collect();
-        if let Err(error) = files::replace(&self.file, format!("{}\n{lines}", self.place).as_bytes()) {
+        let written = files::replace(&self.file, format!("{}\n{lines}", self.place).as_bytes());
+        if let Err(error) = &written {
             tracing::warn!(file = %self.file.display(), %error, "a device that is renamed while netd does not run will not be recognised");
         }
+        written.is_ok()
     }
 }
 
@@ -87,7 +89,8 @@ mod tests {
         let indexes = Indexes::in_folder(folder.path());
         assert!(indexes.read().is_empty());
         let known = LinkIndexes::from([("flannel-wg".parse().unwrap(), 9)]);
-        indexes.write(&known);
+        assert!(indexes.write(&known));
         assert_eq!(Indexes::in_folder(folder.path()).read(), known);
+        assert!(!Indexes::in_folder(&folder.path().join(INDEXES)).write(&known), "a file is no folder");
     }
 }

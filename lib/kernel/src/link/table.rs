@@ -27,20 +27,22 @@ pub struct Links {
     names: Option<BTreeSet<IfName>>,
     /// Which link had a name when it was last listed: it is the same under another name.
     indexes: LinkIndexes,
-    /// Given these whenever they change.
-    remember: Box<dyn FnMut(&LinkIndexes) + Send>,
+    /// Given these whenever they change, and again at the next listing where it could not keep them.
+    remember: Box<dyn FnMut(&LinkIndexes) -> bool + Send>,
+    remembered: bool,
 }
 
 impl Links {
     /// The links of `rtnl`'s namespace, of which those that `owns` returns true for are ours to remove.
     pub fn new(rtnl: Rtnl, owns: OwnsLink) -> Self {
-        Self { rtnl, owns, names: None, indexes: LinkIndexes::new(), remember: Box::new(|_| ()) }
+        Self { rtnl, owns, names: None, indexes: LinkIndexes::new(), remember: Box::new(|_| true), remembered: true }
     }
 
     /// Takes links of these indexes for those that had the names when they were last listed, by an earlier run: somebody
-    /// may have renamed them since. `remember` is given what the next run should know, whenever that changes.
+    /// may have renamed them since. `remember` is given what the next run should know, whenever that changes; at the next
+    /// listing again after it has returned `false`.
     #[must_use]
-    pub fn known_as(self, indexes: LinkIndexes, remember: impl FnMut(&LinkIndexes) + Send + 'static) -> Self {
+    pub fn known_as(self, indexes: LinkIndexes, remember: impl FnMut(&LinkIndexes) -> bool + Send + 'static) -> Self {
         Self { indexes, remember: Box::new(remember), ..self }
     }
 
@@ -124,9 +126,9 @@ impl Target for Links {
         let links = self.read()?;
         let mut indexes = self.indexes.clone();
         indexes.extend(links.iter().map(|state| (state.name.clone(), state.index)));
-        if indexes != self.indexes {
+        if indexes != self.indexes || !self.remembered {
             self.indexes = indexes;
-            (self.remember)(&self.indexes);
+            self.remembered = (self.remember)(&self.indexes);
         }
         let owner = |state: &LinkState| match (self.owns)(&state.name, &state.link) {
             true => Owner::Ours,
