@@ -116,7 +116,8 @@ fn enter(kernel: &Path, needs: &[Need], guest: Guest) -> Result<Infallible> {
     let tree = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     let mut command = Command::new(script("run"));
     command.arg("-k").arg(kernel).args(["-m", &format!("{}M", guest.memory)]);
-    command.args(["-t", &guest.limit.as_secs().to_string()]).env(BIN_DIR_VARIABLE, &bin_dir);
+    // How far fault injection goes is the caller's to say, inside as well.
+    command.args(["-t", &guest.limit.as_secs().to_string(), "-e", "FAULTS"]).env(BIN_DIR_VARIABLE, &bin_dir);
     if needs.contains(&Need::VirtualTime) {
         command.arg("-T");
     }

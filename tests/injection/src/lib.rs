@@ -44,8 +44,6 @@ pub type Plan = BTreeMap<usize, Effect>;
 pub enum Effect {
     /// It fails with that errno of its kind; numbers beyond the last begin again.
     Fails(usize),
-    /// The same with one that may pass by itself: a daemon tries again soon.
-    FailsForNow(usize),
     /// The program is killed before it.
     Killed,
 }
@@ -136,15 +134,11 @@ pub fn follow(process: i32, plan: Plan) -> Report {
     Report { operations: seen.operations, faults: faults.collect() }
 }
 
-/// What is to happen at an operation, as one word: `NUMBER=ERRNO`, `NUMBER=~ERRNO` or `NUMBER=kill`.
+/// What is to happen at an operation, as one word: `NUMBER=ERRNO` or `NUMBER=kill`.
 #[must_use]
 pub fn planned(word: &str) -> Option<(usize, Effect)> {
     let (number, effect) = word.split_once('=')?;
-    let effect = match effect.strip_prefix('~') {
-        Some(errno) => Effect::FailsForNow(errno.parse().ok()?),
-        None if effect == "kill" => Effect::Killed,
-        None => Effect::Fails(effect.parse().ok()?),
-    };
+    let effect = if effect == "kill" { Effect::Killed } else { Effect::Fails(effect.parse().ok()?) };
     Some((number.parse().ok()?, effect))
 }
 

@@ -1,4 +1,4 @@
-//! `injection PID [NUMBER=[~]ERRNO|NUMBER=kill...]`: follows a process that its launcher has stopped, and says what it has seen once it has ended.
+//! `injection PID [NUMBER=ERRNO|NUMBER=kill...]`: follows a process that its launcher has stopped, and says what it has seen once it has ended.
 //!
 //! Invariant: it is a process of its own, because whoever has started a process would be given its stops as well.
 
@@ -14,7 +14,7 @@ fn main() -> std::process::ExitCode {
         }
         _ => {
             eprintln!(
-                "usage: injection PID [NUMBER=[~]ERRNO|NUMBER=kill...]; ERRNO is a number into those of the operation's kind, with ~ into those that may pass"
+                "usage: injection PID [NUMBER=ERRNO|NUMBER=kill...]; ERRNO is a number into those of the operation's kind"
             );
             std::process::ExitCode::FAILURE
         }

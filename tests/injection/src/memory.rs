@@ -3,6 +3,7 @@
 //! Invariant: only what the thread's own call names is read or written, while it is stopped at that call.
 
 use std::fs::{self, File};
+use std::io;
 use std::os::unix::fs::FileExt;
 
 /// A stopped thread.
@@ -17,9 +18,10 @@ impl Thread {
         bytes
     }
 
-    pub(crate) fn write(self, address: u64, bytes: &[u8]) {
+    /// Fails when the thread has been killed meanwhile.
+    pub(crate) fn write(self, address: u64, bytes: &[u8]) -> io::Result<()> {
         let file = File::options().write(true).open(format!("/proc/{}/mem", self.0));
-        file.and_then(|file| file.write_all_at(bytes, address)).unwrap();
+        file.and_then(|file| file.write_all_at(bytes, address))
     }
 
     pub(crate) fn word(self, address: u64) -> u64 {

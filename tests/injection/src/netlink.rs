@@ -2,6 +2,8 @@
 //!
 //! Invariant: a spoiled request is one that every kernel refuses without doing anything: its type is nobody's.
 
+use std::io;
+
 use crate::memory::Thread;
 
 /// Bytes of `nlmsghdr`.
@@ -31,8 +33,8 @@ impl Request {
     }
 
     /// Gives it a type that is nobody's: beyond the last one of rtnetlink, a family that there is not, a subsystem that there is not.
-    pub(crate) fn spoil(self, thread: Thread) {
-        thread.write(self.address + 4, &0xfff0_u16.to_ne_bytes());
+    pub(crate) fn spoil(self, thread: Thread) -> io::Result<()> {
+        thread.write(self.address + 4, &0xfff0_u16.to_ne_bytes())
     }
 }
 
@@ -84,8 +86,7 @@ pub(crate) fn answer(thread: Thread, buffers: &[(u64, usize)], sequence: u32, er
                 && whole(&bytes, at + HEADER) != 0
             {
                 let place = address + u64::try_from(at + HEADER).unwrap_or_default();
-                thread.write(place, &(-errno).to_ne_bytes());
-                return true;
+                return thread.write(place, &(-errno).to_ne_bytes()).is_ok();
             }
         }
     }

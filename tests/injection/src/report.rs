@@ -43,7 +43,6 @@ impl Followed {
     pub fn start(program: &Path, process: i32, plan: &Plan) -> Self {
         let words = plan.iter().map(|(number, effect)| match effect {
             Effect::Fails(errno) => format!("{number}={errno}"),
-            Effect::FailsForNow(errno) => format!("{number}=~{errno}"),
             Effect::Killed => format!("{number}=kill"),
         });
         let command = Command::new(program).arg(process.to_string()).args(words).stdout(Stdio::piped()).spawn();

@@ -2,7 +2,7 @@
 //!
 //! Invariant: what is stopped is let go on, whatever it stopped for; a supervisor that ends takes what it follows with it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
@@ -22,6 +22,13 @@ use crate::{Effect, Injected, Plan};
 
 const ENTRY: u8 = 1;
 const EXIT: u8 = 2;
+
+/// A call begins or ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stop {
+    Entry,
+    Exit,
+}
 
 /// What has been seen of a process so far.
 #[derive(Debug, Clone, Default)]
@@ -43,6 +50,8 @@ pub(crate) struct Supervisor {
     /// The program is there: what the launcher did before counts for nothing.
     runs: bool,
     sockets: Sockets,
+    /// Threads within a call, where the kernel does not say which of its two stops one is (user-mode Linux).
+    within: BTreeSet<i32>,
     /// Calls that were begun and end otherwise than the kernel says, or whose end is of interest.
     pending: BTreeMap<i32, Pending>,
     /// The answers to these sequence numbers, each on a descriptor, become another errno.
@@ -79,6 +88,7 @@ impl Supervisor {
             seen: Seen::default(),
             runs: false,
             sockets: Sockets::new(),
+            within: BTreeSet::new(),
             pending: BTreeMap::new(),
             spoiled: BTreeMap::new(),
         }
@@ -127,16 +137,32 @@ impl Supervisor {
     }
 
     fn called(&mut self, pid: Pid) {
-        let (Ok(info), Ok(registers)) = (ptrace::syscall_info(pid), ptrace::getregs(pid)) else { return };
+        let stop = self.stop(pid);
+        let Ok(registers) = ptrace::getregs(pid) else { return };
         let thread = Thread(pid.as_raw());
-        if info.op == ENTRY && self.runs {
+        if stop == Some(Stop::Entry) && self.runs {
             let call = Call {
                 number: registers.orig_rax.cast_signed(),
                 args: [registers.rdi, registers.rsi, registers.rdx, registers.r10, registers.r8, registers.r9],
             };
             self.begun(pid, call, thread);
-        } else if info.op == EXIT {
+        } else if stop == Some(Stop::Exit) {
             self.returned(pid, thread, registers);
+        }
+    }
+
+    /// Which of the two stops of a call this is.
+    fn stop(&mut self, pid: Pid) -> Option<Stop> {
+        match ptrace::syscall_info(pid) {
+            Ok(info) if info.op == ENTRY => Some(Stop::Entry),
+            Ok(info) if info.op == EXIT => Some(Stop::Exit),
+            // A thread that is gone comes to no stop any more.
+            Ok(_) | Err(Errno::ESRCH) => None,
+            Err(_) if self.within.remove(&pid.as_raw()) => Some(Stop::Exit),
+            Err(_) => {
+                self.within.insert(pid.as_raw());
+                Some(Stop::Entry)
+            }
         }
     }
 
@@ -160,23 +186,31 @@ impl Supervisor {
 
     fn inject(&mut self, pid: Pid, effect: Effect, operation: Operation, (fd, thread): (u64, Thread)) {
         let errnos = operation.kind.errnos();
-        let passing: Vec<Errno> =
-            errnos.iter().copied().filter(|errno| !matches!(errno, Errno::EPERM | Errno::EOPNOTSUPP)).collect();
         let errno = match effect {
             Effect::Fails(number) => Some(errnos[number % errnos.len()]),
-            Effect::FailsForNow(number) => Some(passing[number % passing.len()]),
             Effect::Killed => None,
         };
         match (errno, operation.request) {
-            (None, _) => kill(self.process, Signal::SIGKILL).unwrap(),
+            (None, _) => {
+                // It may be gone already, and what was planned beyond is for the next start.
+                let _ = kill(self.process, Signal::SIGKILL);
+                self.plan.clear();
+            }
             (Some(errno), Some(request)) => {
-                request.spoil(thread);
+                if request.spoil(thread).is_err() {
+                    return;
+                }
                 self.spoiled.insert((fd, request.sequence), errno);
             }
             (Some(errno), None) => {
-                let mut registers = ptrace::getregs(pid).unwrap();
-                registers.orig_rax = u64::MAX;
-                ptrace::setregs(pid, registers).unwrap();
+                let skipped = ptrace::getregs(pid).and_then(|mut registers| {
+                    registers.orig_rax = u64::MAX;
+                    ptrace::setregs(pid, registers)
+                });
+                // Killed by somebody else meanwhile: nothing has failed.
+                if skipped.is_err() {
+                    return;
+                }
                 self.pending.insert(pid.as_raw(), Pending::Fails(errno));
             }
         }
@@ -188,7 +222,8 @@ impl Supervisor {
         match self.pending.remove(&pid.as_raw()) {
             Some(Pending::Fails(errno)) => {
                 registers.rax = (-i64::from(errno as i32)).cast_unsigned();
-                ptrace::setregs(pid, registers).unwrap();
+                // One that was killed meanwhile needs no answer.
+                let _ = ptrace::setregs(pid, registers);
             }
             Some(Pending::Socket { protocol }) if result >= 0 => {
                 self.sockets.insert(thread.descriptor(registers.rax), protocol);

@@ -1,0 +1,180 @@
+//! Every write of state and every step in the kernel of a daemon fails once, or it is killed at it: the node converges to what an undisturbed
+//! run makes.
+//!
+//! A run begins with nothing on the node, takes in what there is and one change, and has each n-th operation fail, with another errno from one
+//! to the next. What the daemon sends to its source counts as well. A daemon that ends itself is started again, as its unit does it. `FAULTS=all`
+//! has each operation fail with every errno of its kind, and the daemon killed at each third.
+//!
+//! Invariant: a fault is got over within [`CONVERGED`], and nothing but the faults of its plan is done to a run.
+#![allow(dead_code, reason = "each test binary uses its part")]
+#![allow(clippy::indexing_slicing, reason = "a test may fail by panic")]
+
+pub(crate) mod netd;
+pub(crate) mod proxy;
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use injection::{Effect, Followed, Kind, Plan, Report};
+use lab::{Command, Host, Process, eventually};
+
+/// How long a daemon may take to put right what failed: what its audit finds only is found within a minute.
+pub(crate) const CONVERGED: Duration = Duration::from_secs(90);
+/// Each n-th operation of a run fails: a prime, so that it is another one of what is done again and again.
+const SPARSE: usize = 37;
+/// The same with `FAULTS=all`.
+const DENSE: usize = 17;
+/// More operations than a run has: one that reaches none of its plan is counted to its end.
+const NEVER: usize = usize::MAX;
+
+/// A walk ends when so many of its runs have failed.
+const MANY: usize = 5;
+
+/// A daemon and its node.
+pub(crate) trait Scene {
+    /// The daemon with what precedes it.
+    fn daemon(&self) -> Result<Command>;
+    /// The node.
+    fn node(&self) -> Result<&Host>;
+    /// What the node has once all is in place.
+    fn state(&self) -> Result<String>;
+    /// Takes away everything that the daemon made, and takes back the change.
+    fn clear(&self) -> Result<()>;
+    /// What the state has before and after the change, and not the other way round.
+    fn signs(&self) -> [&'static str; 2];
+    /// One change of what is desired.
+    fn change(&self) -> Result<()>;
+    /// True when the daemon says that nothing is missing.
+    fn is_in_place(&self) -> Result<bool>;
+}
+
+/// One run of a daemon, which is started again where it ended.
+struct Run {
+    process: Process,
+    followed: Option<Followed>,
+    plan: Plan,
+    /// What was seen of it, all starts together.
+    seen: Report,
+}
+
+impl Run {
+    fn start(scene: &impl Scene, plan: &Plan) -> Result<Self> {
+        let (process, followed) = Self::process(scene, plan)?;
+        Ok(Self { process, followed: Some(followed), plan: plan.clone(), seen: Report::default() })
+    }
+
+    fn process(scene: &impl Scene, plan: &Plan) -> Result<(Process, Followed)> {
+        let process = scene.daemon()?.start("the daemon")?;
+        let followed = Followed::start(&lab::bin("injection")?, process.pid(), plan);
+        Ok((process, followed))
+    }
+
+    /// Starts it again where it ended; what is left of its plan is for the next one.
+    fn again(&mut self, scene: &impl Scene) -> Result<()> {
+        if self.process.is_running() {
+            return Ok(());
+        }
+        self.report();
+        ensure!(!self.seen.faults.is_empty(), "it ended without a fault:\n{}", self.process.log());
+        let left = self.plan.clone().into_iter().skip(self.seen.faults.len()).collect();
+        let (process, followed) = Self::process(scene, &left)?;
+        (self.process, self.followed) = (process, Some(followed));
+        Ok(())
+    }
+
+    fn report(&mut self) {
+        let report = self.followed.take().map(Followed::finish).unwrap_or_default();
+        self.seen.operations = self.seen.operations.max(report.operations);
+        self.seen.faults.extend(report.faults);
+    }
+
+    /// Ends it, and says what was seen of it.
+    fn finish(mut self) -> Result<Report> {
+        self.process.kill()?;
+        self.report();
+        Ok(self.seen)
+    }
+
+    /// Waits until the node is as `wanted` and the daemon says so.
+    fn converges(&mut self, scene: &impl Scene, sign: &str, wanted: Option<&str>) -> Result<String> {
+        let mut last = String::new();
+        eventually(CONVERGED, || {
+            self.again(scene)?;
+            let state = scene.state()?;
+            ensure!(scene.is_in_place()?, "it says that something is missing:\n{}", self.process.log());
+            // Without a wanted state it is the one that stays.
+            let is_wanted = wanted.map_or(state == last && state.contains(sign), |wanted| state == wanted);
+            last.clone_from(&state);
+            ensure!(is_wanted, "{}\n{}", differences(&state, wanted.unwrap_or("")), self.process.log());
+            Ok::<_, anyhow::Error>(state)
+        })
+    }
+}
+
+/// The lines that are in one of two texts only.
+fn differences(now: &str, wanted: &str) -> String {
+    let only = |sign: &str, a: &str, b: &str| {
+        let lines = a.lines().filter(|line| !b.lines().any(|other| other == *line));
+        lines.map(|line| format!("{sign} {line}\n")).collect::<String>()
+    };
+    only("-", wanted, now) + &only("+", now, wanted)
+}
+
+/// Both states of a run with `plan`, and what has been seen of it.
+fn run(scene: &impl Scene, plan: &Plan, wanted: Option<&[String; 2]>) -> Result<([String; 2], Report)> {
+    scene.clear()?;
+    let mut run = Run::start(scene, plan)?;
+    let mut converge = || {
+        let first = run.converges(scene, scene.signs()[0], wanted.map(|wanted| wanted[0].as_str()))?;
+        scene.change()?;
+        Ok([first, run.converges(scene, scene.signs()[1], wanted.map(|wanted| wanted[1].as_str()))?])
+    };
+    let converged: Result<_> = converge();
+    let seen = run.finish()?;
+    let faults = seen.faults.iter().map(|(_, words)| words.as_str()).collect::<Vec<_>>().join("\n");
+    Ok((converged.with_context(|| format!("its faults:\n{faults}"))?, seen))
+}
+
+/// Plans for a run of so many operations: `sample` of them, the last with a death at its end, or with `FAULTS=all` each operation with each
+/// errno, and a death at each third.
+fn plans(operations: usize, sample: usize) -> Vec<Plan> {
+    let step = if injection::all() { DENSE } else { SPARSE };
+    let failing = |first: usize, errno: usize| -> Plan {
+        let of_it = (first..operations).step_by(step).enumerate();
+        of_it.map(|(turn, at)| (at, Effect::Fails(turn + errno))).collect()
+    };
+    if injection::all() {
+        let errnos = |first| (0..Kind::MOST).map(move |errno| failing(first, errno));
+        // Each start dies later than the one before it.
+        let quarter = operations / 4 + 1;
+        let deaths = |first| (first..operations).step_by(quarter).map(|at| (at, Effect::Killed)).collect();
+        return (0..step).flat_map(errnos).chain((0..quarter).step_by(3).map(deaths)).collect();
+    }
+    let mut plans: Vec<Plan> =
+        (0..step).step_by(step / sample).take(sample).map(|first| failing(first, first)).collect();
+    plans.iter_mut().next_back().map(|plan| plan.insert(operations / 2, Effect::Killed));
+    plans
+}
+
+/// Walks a scene; without `FAULTS=all` by `sample` runs.
+pub(crate) fn every_fault_is_got_over(scene: &impl Scene, sample: usize) -> Result<()> {
+    let begun = Instant::now();
+    let (wanted, seen) = run(scene, &Plan::from([(NEVER, Effect::Killed)]), None)?;
+    ensure!(wanted[0] != wanted[1], "the change changes nothing: {wanted:?}");
+    ensure!(seen.operations > 50, "only {} operations", seen.operations);
+    let mut kinds: BTreeMap<String, usize> = BTreeMap::new();
+    let plans = plans(seen.operations, sample);
+    let mut failed = Vec::new();
+    for plan in &plans {
+        match run(scene, plan, Some(&wanted)).with_context(|| format!("plan {plan:?}")) {
+            Ok((_, seen)) => seen.faults.into_iter().for_each(|(kind, _)| *kinds.entry(kind).or_default() += 1),
+            Err(error) => failed.push(format!("{error:?}")),
+        }
+        ensure!(failed.len() < MANY, "{}", failed.join("\n\n"));
+    }
+    let (faults, runs, seconds) = (kinds.values().sum::<usize>(), plans.len(), begun.elapsed().as_secs());
+    println!("{} operations, {faults} faults in {runs} runs and {seconds} s: {kinds:?}", seen.operations);
+    ensure!(failed.is_empty(), "{}", failed.join("\n\n"));
+    Ok(())
+}

@@ -1,0 +1,142 @@
+//! netd with etcd as its source, for each backend.
+//!
+//! Invariant: what a run chooses anew (hardware address, key) is no part of the state; that the own lease has it is.
+
+use anyhow::{Context, Result};
+use injection::launcher;
+use lab::{Command, Host};
+
+use super::Scene;
+use crate::netd_node::{self, Net};
+
+/// What differs from one backend to another.
+pub(crate) struct Backend {
+    config: &'static str,
+    /// Value of the lease of the n-th other node.
+    lease: fn(u8) -> String,
+    /// Prints what the kernel has of it.
+    pub(crate) state: &'static str,
+    /// Prints what the own lease says of this node's device.
+    pub(crate) identity: &'static str,
+}
+
+pub(crate) const HOST_GW: Backend = Backend {
+    config: netd_node::HOST_GW,
+    lease: |n| netd_node::lease(&format!("10.4.7.{n}"), "host-gw"),
+    state: "true",
+    identity: "echo host-gw",
+};
+
+pub(crate) const VXLAN: Backend = Backend {
+    config: netd_node::VXLAN,
+    lease: |n| netd_node::lease(&format!("10.4.7.{n}"), &format!("02:00:00:00:01:{n}")),
+    state: "ip -d link show flannel.1 | grep -v link/ether | sed 's/^[0-9]*: //; s/qlen.*//'; ip -4 -br address show dev flannel.1; \
+            ip neigh show nud permanent | sort; bridge fdb show dev flannel.1 | sort",
+    identity: "cat /sys/class/net/flannel.1/address",
+};
+
+pub(crate) const WIREGUARD: Backend = Backend {
+    config: r#"{"Network":"172.7.0.0/16","Backend":{"Type":"wireguard"}}"#,
+    lease: |n| {
+        let key = format!("hSDwCYkwp1R0i33ctD73Wg2/Og0mOBr066Spjqqb{n}o=");
+        format!(
+            r#"{{"PublicIP":"10.4.7.{n}","PublicIPv6":null,"BackendType":"wireguard","BackendData":{{"PublicKey":"{key}","Port":51820}}}}"#
+        )
+    },
+    state: "ip -d link show flannel-wg | grep -v link/ | sed 's/^[0-9]*: //; s/qlen.*//'; ip -4 -br address show dev flannel-wg; \
+            for what in listen-port peers endpoints allowed-ips preshared-keys persistent-keepalive; do wg show flannel-wg $what | sort; done; \
+            stat -c %a /var/lib/netd/wgkey",
+    identity: "wg show flannel-wg public-key",
+};
+
+/// A node of the reference cluster.
+pub(crate) struct Netd {
+    net: Net,
+    backend: &'static Backend,
+}
+
+impl Netd {
+    pub(crate) fn start(backend: &'static Backend) -> Result<Self> {
+        let scene = Self { net: Net::start(backend.config)?, backend };
+        scene.put(22)?;
+        Ok(scene)
+    }
+
+    fn put(&self, n: u8) -> Result<()> {
+        self.net.etcd.put(&format!("{SUBNETS}/172.7.{n}.0-24"), &(self.backend.lease)(n))
+    }
+
+    /// What the own lease says.
+    fn own(&self) -> Result<String> {
+        let others = ["172.7.22.0-24", "172.7.23.0-24"];
+        let own = self.net.subnets()?.into_iter().find(|key| !others.contains(&key.as_str()));
+        let value = self.net.etcd.get(&format!("{SUBNETS}/{}", own.context("no own lease")?))?;
+        Ok(value.unwrap_or_default())
+    }
+}
+
+const SUBNETS: &str = "/coreos.com/network/subnets";
+
+/// What a node has of netd but for its source: kernel, files and parameters.
+pub(crate) fn node_state(node: &Host, backend: &Backend) -> Result<String> {
+    let common = "ip route; nft -s list ruleset; cat /run/flannel/subnet.env; ls /run/netd | grep -v http.sock; sysctl net.ipv4.ip_forward";
+    let script = format!("{}\n{common}", backend.state);
+    Ok(node.command("sh").args(["-c", &script]).output()?.stdout)
+}
+
+/// Whether what `lease` says of this node's device is so.
+pub(crate) fn identity(node: &Host, backend: &Backend, lease: &str) -> Result<String> {
+    let identity = node.command("sh").args(["-c", backend.identity]).output()?.stdout;
+    let is_said = !identity.trim().is_empty() && lease.contains(identity.trim());
+    Ok(format!("the lease names the device: {is_said}\n"))
+}
+
+/// Takes away what netd made.
+pub(crate) fn clean(node: &Host) -> Result<()> {
+    node.command(lab::bin("netd")?).args(["cleanup", "--yes", "--files"]).run()?;
+    node.run(&["sysctl", "-qw", "net.ipv4.ip_forward=0"]).map(drop)
+}
+
+/// netd, started by what a supervisor waits for.
+pub(crate) fn daemon(node: &Host) -> Result<Command> {
+    let command = node.command(launcher()[0]).args(&launcher()[1..]).arg(lab::bin("netd")?);
+    Ok(command.args(["--iface=eth0", "--ip-masq"]))
+}
+
+/// Whether netd says that nothing is missing.
+pub(crate) fn is_in_place(node: &Host) -> Result<bool> {
+    Ok(node.command(lab::bin("netd")?).arg("status").output()?.status.success())
+}
+
+impl Scene for Netd {
+    fn signs(&self) -> [&'static str; 2] {
+        ["172.7.22.0/24", "172.7.23.0/24"]
+    }
+
+    fn daemon(&self) -> Result<Command> {
+        Ok(daemon(self.node()?)?.arg(format!("--etcd-endpoints={}", self.net.etcd.endpoints())))
+    }
+
+    fn node(&self) -> Result<&Host> {
+        self.net.host("hdss7-21")
+    }
+
+    fn state(&self) -> Result<String> {
+        let identity = identity(self.node()?, self.backend, &self.own()?)?;
+        Ok(format!("{}{identity}{:?}", node_state(self.node()?, self.backend)?, self.net.subnets()?))
+    }
+
+    fn clear(&self) -> Result<()> {
+        clean(self.node()?)?;
+        let key = format!("{SUBNETS}/172.7.23.0-24");
+        if self.net.etcd.get(&key)?.is_some() { self.net.etcd.delete(&key) } else { Ok(()) }
+    }
+
+    fn change(&self) -> Result<()> {
+        self.put(23)
+    }
+
+    fn is_in_place(&self) -> Result<bool> {
+        is_in_place(self.node()?)
+    }
+}
