@@ -26,6 +26,12 @@ impl Ended {
         polled
     }
 
+    /// Has it end as if the system had refused `call`.
+    #[cfg(test)]
+    pub(super) fn fail(&self, call: &'static str, errno: i32) {
+        let _ = self.note(call, Poll::Ready(io::Result::<()>::Err(io::Error::from_raw_os_error(errno))));
+    }
+
     /// The error, if there was one.
     pub(super) fn error(&self) -> Option<SocketError> {
         let ended = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -80,13 +86,12 @@ mod tests {
     #[test]
     fn first_refusal_is_kept_and_an_overrun_is_none() {
         let ended = Ended::default();
-        let refused = |errno| Poll::Ready(io::Result::<()>::Err(io::Error::from_raw_os_error(errno)));
-        let _ = ended.note("recv", refused(libc::ENOBUFS));
+        ended.fail("recv", libc::ENOBUFS);
         let _ = ended.note("send", Poll::<io::Result<()>>::Pending);
         let _ = ended.note("send", Poll::Ready(Ok(())));
         assert!(ended.error().is_none());
-        let _ = ended.note("send", refused(libc::ENOBUFS));
-        let _ = ended.note("recv", refused(libc::EIO));
+        ended.fail("send", libc::ENOBUFS);
+        ended.fail("recv", libc::EIO);
         let said = ended.error().unwrap().to_string();
         assert_eq!(said, "netlink socket: send: No buffer space available (os error 105)");
     }

@@ -120,6 +120,45 @@ fn refusal_keeps_its_number_and_anything_else_its_text() {
     assert!(matches!(cause(rtnetlink::Error::RequestFailed), Cause::Unexpected(_)));
 }
 
+/// A conversation with the kernel of this process, and what drives it.
+fn conversation() -> (tokio::runtime::Runtime, Query) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let query = runtime.block_on(async { Query::open() }).unwrap();
+    (runtime, query)
+}
+
+/// What a refusal says with its causes.
+fn said<T: std::fmt::Debug>(refused: Result<T, KernelError>) -> String {
+    crate::Chain(&refused.unwrap_err()).to_string()
+}
+
+#[test]
+fn answers_that_end_because_the_socket_failed_are_an_error_with_its_number() {
+    let (runtime, query) = conversation();
+    assert!(!runtime.block_on(query.interfaces()).unwrap().is_empty(), "there is a loopback");
+    // As rtnetlink leaves it: the answers just end.
+    let answers = |count: usize| futures_util::stream::iter(vec![Ok(7); count]);
+    let collected = runtime.block_on(query.collect("list links", &"all", answers(2)));
+    assert_eq!(collected.unwrap(), [7, 7]);
+    query.ended.fail("send", libc::ENOMEM);
+    for count in [0, 2] {
+        let collected = runtime.block_on(query.collect("list links", &"all", answers(count)));
+        assert_eq!(said(collected), "list links all: netlink socket: send: Cannot allocate memory (os error 12)");
+    }
+    // Whatever is asked next cannot be answered either.
+    let way = runtime.block_on(query.way_to("127.0.0.1".parse().unwrap()));
+    assert_eq!(said(way), "look up route to 127.0.0.1: netlink socket: send: Cannot allocate memory (os error 12)");
+}
+
+#[test]
+fn conversation_that_is_over_says_so_where_the_socket_did_not_fail() {
+    let (runtime, query) = conversation();
+    query.connection.abort();
+    runtime.block_on(tokio::task::yield_now());
+    let listed = said(runtime.block_on(query.interfaces()));
+    assert_eq!(listed, "list links all: unexpected answer: A netlink request failed");
+}
+
 #[test]
 fn families_have_their_numbers() {
     assert_eq!(address_family(IpFamily::V4), AddressFamily::Inet);
