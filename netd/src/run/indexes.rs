@@ -1,11 +1,14 @@
 //! Which link was which of this program's devices, written down for the next run: somebody may rename one meanwhile.
 //!
-//! Invariant: what was written in another network namespace or before another boot says nothing here, because indexes are
-//! given anew there.
+//! Invariants: what was written in another network namespace or before another boot says nothing here, because indexes are
+//! given anew there. What could not be written is written soon: links are listed again for it.
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use cluster::bounded;
 use kernel::Rtnl;
@@ -14,11 +17,47 @@ use netstate::IfName;
 
 use super::files;
 
-/// The links with these names, or that had them when an earlier run listed them.
-pub(super) fn links(rtnl: Rtnl, owns: OwnsLink, names: BTreeSet<IfName>, run_dir: &Path) -> Links {
-    let indexes = Indexes::in_folder(run_dir);
+/// The links with these names, or that had them when an earlier run listed them; and whether that could be written down.
+pub(super) fn links(rtnl: Rtnl, owns: OwnsLink, names: BTreeSet<IfName>, run_dir: &Path) -> (Links, Unwritten) {
+    let (indexes, unwritten) = (Indexes::in_folder(run_dir), Unwritten::default());
     let known = indexes.read().into_iter().filter(|(name, _)| names.contains(name)).collect();
-    Links::new(rtnl, owns).only(names).known_as(known, move |now| indexes.write(now))
+    let failed = Arc::clone(&unwritten.failed);
+    let write = move |now: &LinkIndexes| {
+        let is_written = indexes.write(now);
+        failed.store(!is_written, Ordering::Relaxed);
+        is_written
+    };
+    (Links::new(rtnl, owns).only(names).known_as(known, write), unwritten)
+}
+
+/// What could not be written is tried again after this time.
+const AGAIN: Duration = Duration::from_secs(2);
+
+/// Whether the file has to be written again, and when: at the next listing of the links.
+#[derive(Debug, Default)]
+pub(super) struct Unwritten {
+    failed: Arc<AtomicBool>,
+    at: Option<Duration>,
+}
+
+impl Unwritten {
+    /// True when the links are to be listed again at `now`.
+    pub(super) fn is_due(&mut self, now: Duration) -> bool {
+        self.at.take_if(|at| *at <= now).is_some()
+    }
+
+    /// A pass has ended at `now`, which may have listed them.
+    pub(super) fn note(&mut self, now: Duration) {
+        match self.failed.load(Ordering::Relaxed) {
+            true => drop(self.at.get_or_insert(now + AGAIN)),
+            false => self.at = None,
+        }
+    }
+
+    /// When they are listed again, if they are.
+    pub(super) const fn next(&self) -> Option<Duration> {
+        self.at
+    }
 }
 
 /// File in the run-time folder: the place, then one `NAME INDEX` a line.
@@ -81,6 +120,23 @@ mod tests {
         for elsewhere in ["boot-2 net:[4026531840]", "boot-1 net:[4026532000]", ""] {
             assert!(known_in(text, elsewhere).is_empty(), "{elsewhere}");
         }
+    }
+
+    #[test]
+    fn what_could_not_be_written_is_tried_again_until_it_is() {
+        let (mut unwritten, second) = (Unwritten::default(), Duration::from_secs);
+        unwritten.note(second(1));
+        assert_eq!(unwritten.next(), None);
+        unwritten.failed.store(true, Ordering::Relaxed);
+        unwritten.note(second(1));
+        unwritten.note(second(2));
+        assert_eq!((unwritten.next(), unwritten.is_due(second(2))), (Some(second(3)), false));
+        assert!(unwritten.is_due(second(3)) && !unwritten.is_due(second(3)));
+        unwritten.note(second(4));
+        assert_eq!(unwritten.next(), Some(second(6)));
+        unwritten.failed.store(false, Ordering::Relaxed);
+        unwritten.note(second(6));
+        assert_eq!(unwritten.next(), None);
     }
 
     #[test]

@@ -20,6 +20,7 @@ use netstate::{
 use reconcile::{Audited, Counts, Gate, Handle, Pass, Reconciler, Stack, Stage, State, Table, TableStatus, Target};
 
 use super::forward::{self, Advice};
+use super::indexes::Unwritten;
 use super::notification::Notification;
 use super::outer::Tunnels;
 use super::rivals::Rivals;
@@ -32,6 +33,8 @@ use crate::plan::{Changes, Passing, RowChanges};
 pub(super) struct Stages {
     stack: Stack,
     links: Table<Rows<IfName, Link>>,
+    /// Whether links are listed once more, for the file of their indexes.
+    unwritten: Unwritten,
     checksums: Table<Rows<IfName, TxChecksum>>,
     peers: Option<Table<Rows<wireguard::RowKey, wireguard::Row>>>,
     peers_differ: Option<Check>,
@@ -73,6 +76,7 @@ impl Stages {
             unannounced,
             peers_differ: targets.wireguard_differs,
             links,
+            unwritten: targets.unwritten,
             checksums: stack.push(Reconciler::new("checksums", targets.checksums)),
             peers: targets.wireguard.map(|peers| stack.push(Reconciler::new("wireguard", peers))),
             sysctls: stack.push(Reconciler::new("sysctls", (targets.sysctls)(BTreeSet::new()))),
@@ -159,7 +163,11 @@ impl Stages {
             self.peers.into_iter().filter(|_| differ).for_each(|peers| self.stack.invalidate(peers));
             self.files.into_iter().for_each(|files| self.stack.invalidate(files));
         }
+        if self.unwritten.is_due(now) {
+            self.stack.invalidate(self.links);
+        }
         let done = self.stack.pass(gate.is_open(), now);
+        self.unwritten.note(now);
         if let Some(tables) = self.unannounced.as_mut().filter(|_| due && done.is_idle() && done.observed <= 1) {
             tables.note(begun.elapsed());
         }
@@ -251,7 +259,7 @@ impl Stages {
     pub(super) fn next_try(&self) -> Option<Duration> {
         let rivals = self.rivals.as_ref().filter(|rivals| rivals.is_due()).map(|_| Duration::ZERO);
         let unannounced = self.unannounced.as_ref().map(Unannounced::next);
-        self.stack.next_try().into_iter().chain(unannounced).chain(rivals).min()
+        self.stack.next_try().into_iter().chain(unannounced).chain(rivals).chain(self.unwritten.next()).min()
     }
 
     /// Where each table stands.

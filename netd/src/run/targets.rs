@@ -28,7 +28,7 @@ use reconcile::Target;
 
 use super::extension::EventFiles;
 use super::identity::Identity;
-use super::indexes::links;
+use super::indexes::{Unwritten, links};
 use super::notification::interest;
 use super::rivals::Rivals;
 use super::unannounced::{Check, check};
@@ -42,6 +42,8 @@ pub(super) type Rows<K, V> = Box<dyn Target<Key = K, Value = V, Error = KernelEr
 /// The tables as something that rows can be written into.
 pub(super) struct Targets {
     pub(super) links: Rows<IfName, Link>,
+    /// Whether what the next run should know of these could be written down.
+    pub(super) unwritten: Unwritten,
     pub(super) checksums: Rows<IfName, TxChecksum>,
     /// Identity, port and peers of WireGuard devices, where there are any.
     pub(super) wireguard: Option<Rows<wireguard::RowKey, wireguard::Row>>,
@@ -110,8 +112,10 @@ impl Targets {
         let fdb = Fdbs::new(rtnl()?, devices_now.clone());
         let neighbours = Neighbours::new(rtnl()?, devices_now.clone());
         let (written, removed, writers) = (fdb.written(), neighbours.removed(), Writers::default());
+        let (links, unwritten) = links(rtnl()?, Box::new(own_link), names, &folders.run_dir);
         Ok(Self {
-            links: Box::new(writers.watch(links(rtnl()?, Box::new(own_link), names, &folders.run_dir), Subject::Link)),
+            links: Box::new(writers.watch(links, Subject::Link)),
+            unwritten,
             checksums: Box::new(TxChecksums::open(devices_now.iter().cloned())?),
             wireguard,
             wireguard_differs: fingerprint.map(check),

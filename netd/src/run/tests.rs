@@ -26,6 +26,7 @@ use tokio::time::{Instant, sleep};
 use super::daemon::{Daemon, Node};
 use super::external::External;
 use super::identity::Identity;
+use super::indexes::Unwritten;
 use super::notification::Notification;
 use super::report::is_local_done;
 use super::tables::Stages;
@@ -73,6 +74,7 @@ impl Fakes {
         let sysctls = self.sysctls.clone();
         Targets {
             links: Box::new(self.links.clone()),
+            unwritten: Unwritten::default(),
             checksums: Box::new(self.checksums.clone()),
             wireguard: None,
             wireguard_differs: None,
