@@ -48,7 +48,9 @@ pub(super) fn recover(folder: &Path) -> Result<(), String> {
 /// # Errors
 /// When the system refuses.
 pub(super) fn discard(folder: &Path) -> Result<(), String> {
-    let new = folder.join(NEW);
+    // The file of steps that could not be written down for certain would be believed by the next start.
+    let (file, new) = (folder.join(FILE), folder.join(NEW));
+    absent_is_fine(fs::remove_file(&file)).map_err(|cause| format!("remove {}: {cause}", file.display()))?;
     absent_is_fine(fs::remove_dir_all(&new)).map_err(|cause| format!("remove {}: {cause}", new.display()))
 }
 
@@ -94,8 +96,13 @@ impl Pending {
             absent_is_fine(fs::remove_file(&file)).map_err(|cause| format!("remove {}: {cause}", file.display()))?;
             // Folders that nobody uses go as well; one with a foreign file in it refuses.
             for parent in path.ancestors().skip(1).filter(|parent| !parent.as_os_str().is_empty()) {
-                if fs::remove_dir(folder.join(parent)).is_err() {
-                    break;
+                let place = folder.join(parent);
+                match fs::remove_dir(&place) {
+                    Err(cause) if cause.kind() == ErrorKind::DirectoryNotEmpty => break,
+                    // It went before a call was killed, and what is above it did not.
+                    other => {
+                        absent_is_fine(other).map_err(|cause| format!("remove {}: {cause}", place.display()))?;
+                    }
                 }
             }
         }
