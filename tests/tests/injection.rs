@@ -4,13 +4,16 @@
 mod injected;
 #[path = "injected/kubernetes.rs"]
 mod injected_kubernetes;
+#[path = "injected/netdadm.rs"]
+mod injected_netdadm;
 mod kube_nodes;
 mod netd_node;
+mod netdadm_etcd;
 mod proxy;
 
 use std::process::ExitCode;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use injected::every_fault_is_got_over;
 use injected::netd::{HOST_GW, Netd, VXLAN};
 use injected::proxy::{NFTABLES, Proxy};
@@ -34,6 +37,15 @@ fn proxy_gets_over_every_operation_that_fails_once_on_nftables() -> Result<()> {
     every_fault_is_got_over(&Proxy::start(&NFTABLES)?, 4)
 }
 
+fn netdadm_gets_over_every_operation_that_fails_once_at_members_of_etcd() -> Result<()> {
+    let members = injected_netdadm::Members::start()?;
+    let backups = injected_netdadm::backup_leaves_no_half(&members)?;
+    let changes = injected_netdadm::membership_is_ended_by_the_next_call(&members)?;
+    println!("{backups} faults of backup, {changes} of etcd add and etcd remove");
+    ensure!(backups > 40 && changes > 60, "the walk did not reach the work");
+    Ok(())
+}
+
 fn main() -> ExitCode {
     let mut tests = lab::tests![
         netd_gets_over_every_operation_that_fails_once_with_vxlan,
@@ -47,6 +59,7 @@ fn main() -> ExitCode {
     tests.extend(lab::tests![
         netd_gets_over_every_operation_that_fails_once_with_host_gw,
         netd_gets_over_every_operation_that_fails_once_with_kubernetes,
+        netdadm_gets_over_every_operation_that_fails_once_at_members_of_etcd,
     ]);
     suite.with_kubernetes(Release::V1_20).run(tests)
 }

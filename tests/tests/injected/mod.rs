@@ -24,7 +24,7 @@ pub(crate) const CONVERGED: Duration = Duration::from_secs(90);
 /// Each n-th operation of a run fails: a prime, so that it is another one of what is done again and again.
 const SPARSE: usize = 37;
 /// The same with `FAULTS=all`.
-const DENSE: usize = 17;
+const DENSE: usize = 11;
 /// More operations than a run has: one that reaches none of its plan is counted to its end.
 const NEVER: usize = usize::MAX;
 
@@ -70,17 +70,17 @@ impl Run {
         Ok((process, followed))
     }
 
-    /// Starts it again where it ended; what is left of its plan is for the next one.
-    fn again(&mut self, scene: &impl Scene) -> Result<()> {
+    /// Starts it again where it ended; what is left of its plan is for the next one. Says whether it did.
+    fn again(&mut self, scene: &impl Scene) -> Result<bool> {
         if self.process.is_running() {
-            return Ok(());
+            return Ok(false);
         }
         self.report();
         ensure!(!self.seen.faults.is_empty(), "it ended without a fault:\n{}", self.process.log());
         let left = self.plan.clone().into_iter().skip(self.seen.faults.len()).collect();
         let (process, followed) = Self::process(scene, &left)?;
         (self.process, self.followed) = (process, Some(followed));
-        Ok(())
+        Ok(true)
     }
 
     fn report(&mut self) {
@@ -100,9 +100,10 @@ impl Run {
     fn converges(&mut self, scene: &impl Scene, sign: &str, wanted: Option<&str>) -> Result<String> {
         let mut last = String::new();
         eventually(CONVERGED, || {
-            self.again(scene)?;
-            let state = scene.state()?;
+            ensure!(!self.again(scene)?, "it has just been started again");
+            // One question, where the state is many.
             ensure!(scene.is_in_place()?, "it says that something is missing:\n{}", self.process.log());
+            let state = scene.state()?;
             // Without a wanted state it is the one that stays.
             let is_wanted = wanted.map_or(state == last && state.contains(sign), |wanted| state == wanted);
             last.clone_from(&state);
@@ -145,11 +146,11 @@ fn plans(operations: usize, sample: usize) -> Vec<Plan> {
         of_it.map(|(turn, at)| (at, Effect::Fails(turn + errno))).collect()
     };
     if injection::all() {
-        let errnos = |first| (0..Kind::MOST).map(move |errno| failing(first, errno));
+        let each = |errno| (0..step).map(move |first| failing(first, errno));
         // Each start dies later than the one before it.
         let quarter = operations / 4 + 1;
         let deaths = |first| (first..operations).step_by(quarter).map(|at| (at, Effect::Killed)).collect();
-        return (0..step).flat_map(errnos).chain((0..quarter).step_by(3).map(deaths)).collect();
+        return (0..Kind::MOST).flat_map(each).chain((0..quarter).step_by(3).map(deaths)).collect();
     }
     let mut plans: Vec<Plan> =
         (0..step).step_by(step / sample).take(sample).map(|first| failing(first, first)).collect();
@@ -166,7 +167,10 @@ pub(crate) fn every_fault_is_got_over(scene: &impl Scene, sample: usize) -> Resu
     let mut kinds: BTreeMap<String, usize> = BTreeMap::new();
     let plans = plans(seen.operations, sample);
     let mut failed = Vec::new();
-    for plan in &plans {
+    for (number, plan) in plans.iter().enumerate() {
+        if injection::all() {
+            eprintln!("run {number} of {}, {} s", plans.len(), begun.elapsed().as_secs());
+        }
         match run(scene, plan, Some(&wanted)).with_context(|| format!("plan {plan:?}")) {
             Ok((_, seen)) => seen.faults.into_iter().for_each(|(kind, _)| *kinds.entry(kind).or_default() += 1),
             Err(error) => failed.push(format!("{error:?}")),
