@@ -42,7 +42,7 @@ fn plan<'a>(view: &'a View, path: &Path) -> Result<(String, &'a Member), String>
     if path.symlink_metadata().is_ok() {
         return Err(format!("{} is there already; name another file", path.display()));
     }
-    let member = view.best_follower().or_else(|| view.leader()).ok_or("no member of etcd leads: there is no quorum")?;
+    let member = view.best_follower().or_else(|| view.leader()).ok_or_else(|| leaderless(view))?;
     let status = member.status.clone()?;
     let mut text = format!(
         "take a snapshot of etcd from {}, which {}, at revision {}, some {} bytes, into {}\n",
@@ -57,6 +57,15 @@ fn plan<'a>(view: &'a View, path: &Path) -> Result<(String, &'a Member), String>
         text += &format!("{} does not serve: {reason}\n", silent.name());
     }
     Ok((text, member))
+}
+
+/// Why there is nobody to ask: who leads may just not have answered.
+fn leaderless(view: &View) -> String {
+    let silent =
+        |member: &Member| Some(format!("{} does not answer: {}", member.name(), member.status.as_ref().err()?));
+    let silent: Vec<String> = view.members.iter().filter_map(silent).collect();
+    let reason = if silent.is_empty() { "there is no quorum".to_owned() } else { silent.join("; ") };
+    format!("no member of etcd leads: {reason}")
 }
 
 /// Prints what makes a cluster of a snapshot.
@@ -102,6 +111,12 @@ mod tests {
         assert!(text.contains("from m1, which leads") && text.contains("m3 does not serve: no answer\n"), "{text}");
         assert_eq!(chosen.entry.id, 1);
         view.members[0].status = Err("no answer".to_owned());
+        let refused = plan(&view, path).unwrap_err();
+        assert!(
+            refused.starts_with("no member of etcd leads: m1 does not answer: no answer; m2 does not"),
+            "{refused}"
+        );
+        view.members.iter_mut().for_each(|member| member.status = Ok(MemberStatus::default()));
         assert_eq!(plan(&view, path).unwrap_err(), "no member of etcd leads: there is no quorum");
     }
 
