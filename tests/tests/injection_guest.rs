@@ -16,7 +16,7 @@ use lab::Need;
 use lab::harness::Suite;
 
 /// Time for the whole walk.
-const LONGEST: Duration = Duration::from_secs(2 * 3600);
+const LONGEST: Duration = Duration::from_secs(3 * 3600);
 
 fn proxy_gets_over_every_operation_that_fails_once_on_ipvs() -> Result<()> {
     every_fault_is_got_over(&Proxy::start(&IPVS)?, 1)

@@ -23,8 +23,8 @@ use lab::{Command, Host, Process, eventually};
 pub(crate) const CONVERGED: Duration = Duration::from_secs(90);
 /// Each n-th operation of a run fails: a prime, so that it is another one of what is done again and again.
 const SPARSE: usize = 37;
-/// The same with `FAULTS=all`.
-const DENSE: usize = 11;
+/// The same with `FAULTS=all`: more than one try of a listing has, which would meet a fault each time and wait ever longer.
+const DENSE: usize = 23;
 /// More operations than a run has: one that reaches none of its plan is counted to its end.
 const NEVER: usize = usize::MAX;
 

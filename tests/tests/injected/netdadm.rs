@@ -2,13 +2,11 @@
 //!
 //! Invariant: after each walk step the members are the three of before, and no snapshot is left.
 
-use std::process::Command;
-
 use anyhow::{Context, Result, ensure};
-use injection::{Effect, Kind, Plan, Run};
+use injection::{Effect, Followed, Kind, Plan, launcher};
 use lab::{Cluster, Host, Process};
 
-use crate::netdadm_etcd::{OPERATOR, REFERENCE, netdadm, render, start_all};
+use crate::netdadm_etcd::{OPERATOR, REFERENCE, SOON, netdadm, render, start_all};
 
 const FOLDER: &str = "/opt/backup";
 const SNAPSHOT: &str = "/opt/backup/etcd.db";
@@ -24,10 +22,11 @@ pub(crate) struct Members {
 }
 
 impl Members {
-    /// The reference cluster, in which another host may join.
+    /// The reference cluster, in which another host is to join and one is to leave.
     pub(crate) fn start() -> Result<Self> {
         let joins = "10.4.7.11, joins: true, roles: [control-plane, etcd]}";
         let topology = REFERENCE.replace("10.4.7.11, roles: control-plane}", joins);
+        let topology = topology.replace("10.4.7.22, roles: [etcd, node]}", "10.4.7.22, roles: node}");
         let cluster = Cluster::reference()?;
         let operator = cluster.host(OPERATOR)?;
         render(operator, REFERENCE)?;
@@ -42,9 +41,12 @@ impl Members {
     }
 
     fn run(&self, words: &[&str], plan: &Plan) -> Result<Run> {
-        let mut command = Command::new(lab::bin("netdadm")?);
-        command.args(words).args(["-f", "/opt/cluster.yaml", "-o", "/opt/out"]);
-        self.operator()?.within(|| injection::run(&command, "", plan.clone()))
+        let command = self.operator()?.command(launcher()[0]).args(&launcher()[1..]).arg(lab::bin("netdadm")?);
+        let process = command.args(words).args(["-f", "/opt/cluster.yaml", "-o", "/opt/out"]).start("netdadm")?;
+        let followed = Followed::start(&lab::bin("injection")?, process.pid(), plan);
+        let status = process.wait(SOON)?;
+        let fault = followed.finish().faults.into_iter().next().map(|(_, words)| words);
+        Ok(Run { code: status.code(), said: process.log(), fault })
     }
 
     /// Names in the folder of snapshots.
@@ -56,7 +58,7 @@ impl Members {
     fn has_joined(&self) -> Result<bool> {
         let pki = "/opt/out/pki/etcd";
         let ask = format!(
-            "ETCDCTL_API=3 etcdctl --endpoints https://10.4.7.12:2379 --cacert {pki}/ca.crt --cert {pki}/healthcheck-client.crt \\
+            "ETCDCTL_API=3 etcdctl --endpoints https://10.4.7.12:2379 --cacert {pki}/ca.crt --cert {pki}/healthcheck-client.crt \
              --key {pki}/healthcheck-client.key member list"
         );
         let list = self.operator()?.run(&["sh", "-c", &ask])?.stdout;
@@ -66,10 +68,20 @@ impl Members {
     }
 }
 
-/// What a call that failed says: the errno, or which member did not answer.
+/// One call with faults.
+#[derive(Debug)]
+struct Run {
+    /// Its exit status; none where it was killed.
+    code: Option<i32>,
+    said: String,
+    /// The first fault that it reached.
+    fault: Option<String>,
+}
+
+/// A call that failed says the errno, or which member did not answer.
 fn is_said(run: &Run) -> Result<()> {
-    let names = run.stderr.contains("(os error ") || run.stderr.contains("10.4.7.") || run.stderr.contains("hdss7-");
-    ensure!(run.status.code().is_none_or(|code| code == 0 || names), "{:?}: {}", run.injected, run.stderr);
+    let names = ["(os error ", "10.4.7.", "hdss7-"].iter().any(|part| run.said.contains(part));
+    ensure!(run.code.is_none_or(|code| code == 0 || names), "{run:?}");
     Ok(())
 }
 
@@ -81,19 +93,19 @@ pub(crate) fn backup_leaves_no_half(members: &Members) -> Result<usize> {
         let reached = faults;
         for effect in (0..Kind::MOST).map(Effect::Fails).chain([Effect::Killed]) {
             let run = members.run(&words, &Plan::from([(at, effect)]))?;
-            let Some(injected) = &run.injected else { continue };
+            let Some(fault) = &run.fault else { continue };
             faults += 1;
             is_said(&run)?;
-            let (failed, was_killed) = (run.status.code().is_some_and(|code| code > 0), run.status.code().is_none());
+            let (failed, was_killed) = (run.code.is_some_and(|code| code > 0), run.code.is_none());
             let files = members.files()?;
-            ensure!(!failed || files.is_empty(), "{injected}: {files} {}", run.stderr);
-            if !files.contains("etcd.db\\n") || files.starts_with('.') {
-                ensure!(failed || was_killed, "{injected}: {files}");
-                netdadm(members.operator()?, &words)?.run().with_context(|| injected.to_string())?;
+            ensure!(!failed || files.is_empty(), "{run:?}: {files}");
+            if !files.lines().any(|name| name == "etcd.db") {
+                ensure!(failed || was_killed, "{run:?}: {files}");
+                netdadm(members.operator()?, &words)?.run().with_context(|| fault.clone())?;
             }
             let restore = ["restore", "-f", "/opt/cluster.yaml", SNAPSHOT];
             members.operator()?.command(lab::bin("netdadm")?).args(restore).run()?;
-            ensure!(members.files()? == "etcd.db\\n", "{injected}: {}", members.files()?);
+            ensure!(members.files()? == "etcd.db\n", "{fault}: {}", members.files()?);
             members.operator()?.run(&["rm", SNAPSHOT])?;
         }
         if faults == reached {
@@ -116,13 +128,13 @@ pub(crate) fn membership_is_ended_by_the_next_call(members: &Members) -> Result<
     for plan in failing.chain(killed) {
         for (verb, joined) in [("add", true), ("remove", false)] {
             let run = members.run(&order(verb), &plan)?;
-            faults += usize::from(run.injected.is_some());
+            faults += usize::from(run.fault.is_some());
             is_said(&run)?;
             members.has_joined()?;
             // Nobody starts the new member: of adding it that step is left.
             let next = netdadm(members.operator()?, &order(verb))?.output()?;
             let is_done = next.status.success() || (joined && next.stderr.contains("not done within 1s: wait until"));
-            ensure!(is_done && members.has_joined()? == joined, "{verb} behind {:?}: {next:?}", run.injected);
+            ensure!(is_done && members.has_joined()? == joined, "{verb} behind {run:?}: {next:?}");
         }
     }
     Ok(faults)
