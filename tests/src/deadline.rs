@@ -11,6 +11,9 @@ use anyhow::{Result, bail};
 const FIRST_PAUSE: Duration = Duration::from_millis(5);
 const LONGEST_PAUSE: Duration = Duration::from_millis(100);
 
+/// What `tests/kernel/run` says to the guest about the machine beside it.
+const SHARING_VARIABLE: &str = "NETD_LAB_SHARING";
+
 /// Calls `condition` until it returns `Ok` and gives back its value.
 ///
 /// The error type only needs to be readable: `String`, `anyhow::Error` and every `std::error::Error` fit.
@@ -58,12 +61,19 @@ pub fn throughout<E: Display>(period: Duration, mut condition: impl FnMut() -> R
 
 /// What a promise of `limit` comes to on this machine: longer by as much as there is more to run than it has processors.
 ///
-/// For tests of how fast something is: they share the processors with whatever else runs, and start processes to find out.
+/// For tests of how fast something is: they share the processors with whatever else runs, and start processes to find out. In the lab kernel
+/// what runs beside it counts as well, as it was when that kernel was started.
 #[must_use]
 pub fn allowing_for_load(limit: Duration) -> Duration {
     let load = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
     let processors = std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get);
-    limit.mul_f64(crowding(&load, processors))
+    let outside = std::env::var(SHARING_VARIABLE).unwrap_or_default();
+    limit.mul_f64(crowding(&load, processors) * sharing(&outside))
+}
+
+/// How many share a processor of the machine that the lab kernel runs on, as `tests/kernel/run` says it: at least one.
+fn sharing(text: &str) -> f64 {
+    text.parse::<f64>().ok().filter(|number| number.is_finite()).unwrap_or_default().max(1.0)
 }
 
 /// How many share one of `processors`, at least one: on the average of the last minute or just now, whichever is more.
@@ -78,6 +88,12 @@ fn crowding(load: &str, processors: usize) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn limit_in_a_lab_kernel_grows_with_what_runs_beside_it() {
+        let is = |text: &str, wanted: f64| (sharing(text) - wanted).abs() < 1e-9;
+        assert!(is("6.5", 6.5) && is("0.2", 1.0) && is("", 1.0) && is("inf", 1.0) && is("NaN", 1.0));
+    }
 
     #[test]
     fn limit_grows_with_what_shares_a_processor() {
