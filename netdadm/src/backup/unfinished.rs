@@ -58,7 +58,7 @@ impl Unfinished {
     /// Brings all of it to the disk, and gives it its name.
     ///
     /// # Errors
-    /// When the disk refuses, or something has come there meanwhile.
+    /// When the disk refuses, or something has come there meanwhile; then the name is not there.
     pub(super) fn finish(self) -> io::Result<()> {
         self.file.sync_all()?;
         match &self.part {
@@ -68,7 +68,12 @@ impl Unfinished {
                 linkat(AT_FDCWD, open.as_str(), AT_FDCWD, &self.path, AtFlags::AT_SYMLINK_FOLLOW)?;
             }
         }
-        File::open(folder(&self.path))?.sync_all()
+        let synced = File::open(folder(&self.path)).and_then(|folder| folder.sync_all());
+        if synced.is_err() {
+            // A name that the disk may not have is taken back: where this fails there is no file.
+            fs::remove_file(&self.path)?;
+        }
+        synced
     }
 }
 
