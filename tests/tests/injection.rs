@@ -37,12 +37,10 @@ fn proxy_gets_over_every_operation_that_fails_once_on_nftables() -> Result<()> {
     every_fault_is_got_over(&Proxy::start(&NFTABLES)?, 4)
 }
 
-fn netdadm_gets_over_every_operation_that_fails_once_at_members_of_etcd() -> Result<()> {
-    let members = injected_netdadm::Members::start()?;
-    let backups = injected_netdadm::backup_leaves_no_half(&members)?;
-    let changes = injected_netdadm::membership_is_ended_by_the_next_call(&members)?;
-    println!("{backups} faults of backup, {changes} of etcd add and etcd remove");
-    ensure!(backups > 40 && changes > 60, "the walk did not reach the work");
+fn netdadm_backup_with_any_operation_failing_leaves_no_half() -> Result<()> {
+    let faults = injected_netdadm::backup_leaves_no_half(&injected_netdadm::Members::start()?)?;
+    println!("{faults} faults");
+    ensure!(faults > 40, "only {faults} faults: the walk did not reach the work");
     Ok(())
 }
 
@@ -59,7 +57,7 @@ fn main() -> ExitCode {
     tests.extend(lab::tests![
         netd_gets_over_every_operation_that_fails_once_with_host_gw,
         netd_gets_over_every_operation_that_fails_once_with_kubernetes,
-        netdadm_gets_over_every_operation_that_fails_once_at_members_of_etcd,
+        netdadm_backup_with_any_operation_failing_leaves_no_half,
     ]);
     suite.with_kubernetes(Release::V1_20).run(tests)
 }
