@@ -51,9 +51,14 @@ lab-kernel: ## Build the user-mode kernel with IPVS, once (4 to 10 minutes, cach
 kubernetes: ## Build real Kubernetes for the tests, once (10 to 30 minutes, cached outside the tree; KUBE_BIN=folder takes programs at hand)
 	@tests/setup kubernetes
 
+# A newcomer waits for what the demo executes and for nothing else: seven packages, not the forty of the tests.
+.PHONY: setup-demo
+setup-demo:
+	@tests/setup build demo
+
 # A kernel with ip_vs needs no lab kernel.
 .PHONY: lab-kernel-if-needed
-lab-kernel-if-needed: setup
+lab-kernel-if-needed: setup-demo
 	@tests/setup kernel-if-needed
 
 .PHONY: build
@@ -134,7 +139,7 @@ manual: build ## Write manual pages and completions of the programs into target/
 	@cp docs/man/netd-cni.8 configs/completions/netd-cni.* $(TARGET)/manual/
 
 .PHONY: demo
-demo: setup $(if $(filter ipvs,$(PROXY)),lab-kernel-if-needed) ## Show the main job: two nodes, etcd, Pods that talk, a Service that balances
+demo: setup-demo $(if $(filter ipvs,$(PROXY)),lab-kernel-if-needed) ## Show the main job: two nodes, etcd, Pods that talk, a Service that balances
 	cargo build --locked -p netd -p ipvs-proxy -p cni-plugin -p tests --bins
 	@$(TARGET)/debug/demo --backend $(BACKEND) --proxy $(PROXY) $(if $(KEEP),--keep)
 

@@ -161,6 +161,38 @@ fn whatever_is_executed_is_installed() -> Result<()> {
     Ok(())
 }
 
+/// What the demo is made of: its own program, and of the lab all but machines that boot and Kubernetes.
+fn is_of_the_demo(place: &str) -> bool {
+    const OTHERS: [&str; 6] = ["bin/", "booted.rs", "confined.rs", "kubernetes/", "rendered/", "generic_netlink.rs"];
+    let of_the_lab =
+        place.strip_prefix("tests/src/").is_some_and(|file| !OTHERS.iter().any(|other| file.starts_with(other)));
+    of_the_lab || place.starts_with("tests/src/bin/demo/") || ["tests/kernel/run", "tests/kernel/init"].contains(&place)
+}
+
+fn whatever_the_demo_executes_is_installed_for_it() -> Result<()> {
+    let installed = packages("demo_packages")?;
+    let (mut missing, mut needed) = (Vec::new(), BTreeSet::new());
+    for (program, places) in executed::everywhere(&root()) {
+        let (true, Some(package)) = (places.iter().any(|place| is_of_the_demo(place)), provider(&program)) else {
+            continue;
+        };
+        needed.insert(package.to_owned());
+        if !installed.contains(package) && !ALWAYS_THERE.iter().any(|(always, _)| *always == package) {
+            missing.push(format!("{program} of {package}: {places:?}"));
+        }
+    }
+    ensure!(
+        missing.is_empty(),
+        "executed by the demo, but not installed by `tests/setup demo`:\n{}",
+        missing.join("\n")
+    );
+    // What the kernel holds is shown by one of two, which the demo chooses from a table.
+    needed.insert("ipvsadm".to_owned());
+    let unused: Vec<_> = installed.difference(&needed).collect();
+    ensure!(unused.is_empty(), "installed for the demo, and executed by nothing of it: {unused:?}");
+    Ok(())
+}
+
 fn nothing_is_installed_without_a_reason() -> Result<()> {
     let executed = executed::everywhere(&root());
     for package in all_packages()? {
@@ -200,6 +232,7 @@ fn main() -> ExitCode {
         lab::tests![
             programs_are_read_from_scripts_and_sources,
             whatever_is_executed_is_installed,
+            whatever_the_demo_executes_is_installed_for_it,
             nothing_is_installed_without_a_reason,
             packages_hold_the_programs_that_the_table_says,
         ],
