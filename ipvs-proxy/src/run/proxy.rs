@@ -12,8 +12,9 @@ mod succession;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use daemon::spent::Spent;
 use reconcile::{Gate, Pass};
 
 use self::node::{ChangedChecks, mode};
@@ -213,14 +214,13 @@ impl Proxy {
         if self.tables.look() && !is_time {
             return;
         }
-        // Not the time on a processor, which some kernels count in ticks of 10 ms.
-        let begun = Instant::now();
+        let spent = Spent::begin();
         self.tables.audit();
-        if self.whole && occasions::is_large(begun.elapsed()) {
+        if self.whole && occasions::is_large(spent.so_far()) {
             // It needed megabytes for a moment. What giving them back costs counts with it.
             kernel::heap::trim();
         }
-        self.occasions.listed(now, begun.elapsed());
+        self.occasions.listed(now, spent.so_far());
     }
 
     /// The kernel's tables, to be audited.

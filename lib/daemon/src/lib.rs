@@ -40,6 +40,7 @@ pub mod monitors;
 pub mod readiness;
 pub mod shell;
 pub mod slot;
+pub mod spent;
 pub mod status;
 pub mod terminal;
 pub mod worker;

@@ -10,6 +10,7 @@ use tokio::sync::oneshot;
 use super::mailbox::{Inside, Mailbox};
 use super::{Cause, Took, Work};
 use crate::slot::Slot;
+use crate::spent::Spent;
 
 /// How long to wait for more of the same before a table is listed.
 const QUIET: Duration = Duration::from_millis(20);
@@ -36,7 +37,7 @@ pub(super) struct Rounds<W: Work> {
     auditors: Vec<oneshot::Sender<()>>,
     /// Who waits for the end of the audit that is under way, if one is.
     audit: Option<Vec<oneshot::Sender<()>>>,
-    /// How long the thread has worked for that audit.
+    /// What that audit has taken of a processor.
     auditing: Duration,
 }
 
@@ -170,15 +171,14 @@ impl<W: Work> Rounds<W> {
         if self.audit.is_none() {
             return;
         }
-        let begun = self.mailbox.now();
+        let spent = Spent::begin();
         let audited = self.work.audit();
         if audited == Some(Audited::Due) {
             self.pass(Cause::Timer);
         }
-        let now = self.mailbox.now();
-        self.auditing += now.saturating_sub(begun);
+        self.auditing += spent.so_far();
         if audited.is_none() {
-            self.end_audit(now);
+            self.end_audit(self.mailbox.now());
         }
     }
 
