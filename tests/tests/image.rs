@@ -25,6 +25,15 @@ const CONFINED: [&str; 6] = [
     "--security-opt=no-new-privileges",
 ];
 
+/// A Service that the page shows.
+const SERVICE: &str = "apiVersion: v1\nkind: Service\nmetadata: {name: web, namespace: shop}\n\
+    spec: {clusterIP: 192.168.0.10, ports: [{name: http, port: 80}]}\n";
+
+/// What libcni keeps of a Pod that the page shows.
+const ATTACHMENT: &str = r#"{"kind": "cniCacheV1", "containerId": "c1", "networkName": "cbr0", "ifName": "eth0",
+    "cniArgs": [["K8S_POD_NAMESPACE", "shop"], ["K8S_POD_NAME", "cart-1"]],
+    "result": {"cniVersion": "1.0.0", "ips": [{"address": "172.7.21.9/24"}]}}"#;
+
 fn obstacle() -> Option<String> {
     ours::obstacle().or_else(containerd::obstacle)
 }
@@ -69,13 +78,24 @@ fn netd_and_the_proxy_work_with_one_capability_and_a_read_only_root() -> Result<
     let node = node_of(&cluster)?;
     node.run(&["sysctl", "-q", "-w", "net.ipv4.ip_forward=0"])?;
     node.write("/etc/netd/net-conf.json", r#"{"Network": "172.7.0.0/16", "Backend": {"Type": "vxlan"}}"#)?;
-    node.write("/etc/services.d/none.yaml", "")?;
-    node.run(&["mkdir", "-p", "/run/flannel", "/run/netd", "/var/lib/netd", "/run/ipvs-proxy"])?;
+    node.write("/etc/services.d/web.yaml", SERVICE)?;
+    node.run(&[
+        "mkdir",
+        "-p",
+        "/run/flannel",
+        "/run/netd",
+        "/var/lib/netd",
+        "/run/ipvs-proxy",
+        "/var/lib/cni/results",
+    ])?;
+    node.write("/var/lib/cni/results/cbr0-c1-eth0", ATTACHMENT)?;
+    node.run(&["chmod", "-R", "go=", "/var/lib/cni/results"])?;
     let podman = ours::build(node, IMAGE)?;
     let parameters = ["-v", "/proc/sys/net:/host/proc/sys/net"];
     let folders = [
         &["-v", "/run/flannel:/run/flannel", "-v", "/run/netd:/run/netd", "-v", "/var/lib/netd:/var/lib/netd"][..],
-        &["-v", "/etc/netd:/etc/kube-flannel:ro"],
+        &["-v", "/etc/netd:/etc/kube-flannel:ro", "-v", "/var/lib/cni:/var/lib/cni:ro"],
+        &["-v", "/run/ipvs-proxy:/run/ipvs-proxy:ro"],
     ]
     .concat();
     let netd = ["netd", "--store=local", "--ip-masq", "--iface=eth0", "--healthz-ip=127.0.0.1", "--healthz-port=10248"];
@@ -104,6 +124,12 @@ fn netd_and_the_proxy_work_with_one_capability_and_a_read_only_root() -> Result<
     start("ipvs-proxy", &mounts, &proxy)?;
     eventually(SOON, || answers("http://127.0.0.1:10256/readyz").map(drop)).with_context(|| log("ipvs-proxy"))?;
     node.run(&["nft", "list", "table", "ip", "ipvs-proxy"])?;
+    eventually(SOON, || {
+        let page = answers("http://127.0.0.1:10247/")?.stdout;
+        ensure!(page.contains("shop/web") && page.contains("shop/cart-1") && page.contains("172.7.21.9"), "{page}");
+        Ok(())
+    })
+    .with_context(|| log("netd"))?;
     for name in ["netd", "ipvs-proxy"] {
         // The status file follows half a second behind: what /readyz says may not be in it yet.
         let status = eventually(SOON, || podman.exec(name, &[name, "status"]))?;

@@ -115,6 +115,42 @@ fn containers_may_configure_the_network_and_nothing_else() -> Result<()> {
     Ok(())
 }
 
+/// Of the node, netd writes what it must, and reads besides what its page shows: Pods' records, and ipvs-proxy's folder.
+fn netd_reads_pods_and_services_of_its_node_and_writes_neither() -> Result<()> {
+    let mut seen = 0;
+    for (overlay, objects) in overlays()? {
+        for (name, set) in of_kind(&objects, "DaemonSet").filter(|(name, _)| *name == "netd") {
+            let container = list_at(set, "/spec/template/spec/containers").next().context("its container")?;
+            let path_of = |volume: &Value| {
+                let mut volumes = list_at(set, "/spec/template/spec/volumes");
+                volumes
+                    .find(|found| found["name"] == *volume)
+                    .and_then(|found| found.pointer("/hostPath/path").cloned())
+            };
+            let mut mounted = Vec::new();
+            for mount in list_at(container, "/volumeMounts") {
+                let Some(path) = path_of(&mount["name"]) else { continue };
+                let (path, at) = (path.as_str().context("a path")?.to_owned(), text_at(mount, "/mountPath")?);
+                ensure!(at == path || at == format!("/host{path}"), "{overlay}: {name}: {path} at {at}");
+                mounted.push((path, mount["readOnly"] == true));
+            }
+            mounted.sort();
+            let expected = [
+                ("/proc/sys/net", false),
+                ("/run/flannel", false),
+                ("/run/ipvs-proxy", true),
+                ("/run/netd", false),
+                ("/var/lib/cni", true),
+                ("/var/lib/netd", false),
+            ];
+            ensure!(mounted == expected.map(|(path, only)| (path.to_owned(), only)), "{overlay}: {mounted:?}");
+            seen += 1;
+        }
+    }
+    ensure!(seen > 0, "no overlay has netd");
+    Ok(())
+}
+
 /// The paths in a word of a command line: `--config=/etc/x`, `/etc/x`.
 fn path_in(word: &str) -> Option<&str> {
     word.find('/')
@@ -344,6 +380,7 @@ fn main() -> ExitCode {
         every_overlay_renders_objects_without_an_unknown_field,
         references_lead_to_objects_of_the_same_overlay,
         containers_may_configure_the_network_and_nothing_else,
+        netd_reads_pods_and_services_of_its_node_and_writes_neither,
         paths_of_command_lines_are_mounted_and_files_of_config_maps_are_in_them,
         probes_ask_where_the_programs_answer,
         pods_of_one_overlay_keep_their_ports_while_those_of_another_come,
