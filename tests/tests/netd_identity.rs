@@ -4,7 +4,7 @@
 mod netd_node;
 
 use std::process::ExitCode;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use lab::{Host, Need, eventually, throughout};
@@ -53,7 +53,16 @@ fn node_that_changes_its_address_while_it_runs_keeps_its_subnet() -> Result<()> 
     let [first, _second] = net.both()?;
     let host = net.host("hdss7-21")?;
     let mac = mac(host)?;
+    let begin = Instant::now();
     readdress(host, "10.4.7.21/24", "10.4.7.121/24")?;
+    // Nothing comes back on the connections of the earlier address: whoever waits for that waits for seconds.
+    first.wait_for_line("connections to etcd are made anew", SOON)?;
+    eventually(SOON, || {
+        let value = net.etcd.get("/coreos.com/network/subnets/172.7.21.0-24")?;
+        ensure!(value == Some(lease("10.4.7.121", &mac)), "{value:?}");
+        Ok(())
+    })?;
+    println!("the new address is in the lease after {:?}", begin.elapsed());
     moved_with_its_subnet(&net, &mac)?;
     ensure!(first.is_running());
     Ok(())

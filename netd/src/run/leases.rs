@@ -312,6 +312,9 @@ impl<S: LeaseSource> Daemon<S> {
             interface = %now.interface, public_ip = now.public_ips().list(), mtu = now.mtu,
             "this node's interface towards the others changed"
         );
+        if now.addresses != before.addresses {
+            self.source.dial_anew();
+        }
         let known = self.planning.planner.local().clone();
         self.reporter.note();
         let local = self.local(None);

@@ -230,6 +230,10 @@ impl LeaseSource for EtcdLeases {
         LeaseEvents::spawn(move |events| follow(source, events)).fed_by(progress)
     }
 
+    fn dial_anew(&self) {
+        self.store.client().dial_anew();
+    }
+
     async fn list(&self) -> Result<Vec<LeaseEvent>, ClusterError> {
         // A second opinion is another member's, where there is one.
         self.store.client().move_on();

@@ -182,6 +182,9 @@ pub(crate) trait LeaseSource: Clone + Send + Sync + 'static {
         report: impl FnMut(Keeping) + Send,
     ) -> impl Future<Output = Result<String, ClusterError>> + Send;
 
+    /// This host has another address: what was connected from the earlier one may be silent for ever.
+    fn dial_anew(&self) {}
+
     /// Takes in how this node stands, where the source says so to others.
     fn publish(&self, _: NodeState) {}
 }

@@ -1,11 +1,12 @@
 //! How members let this client in: user, time limits, and TLS material that is read again when it was renewed.
 //!
 //! Invariants: material that cannot be used (half of a renewal, a file that is gone) never replaces what is used; a
-//! connection made with older material than there is now is not used for another request.
+//! connection made with older material than there is now, or from an address that this host has no more, is not used for another request.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use etcd_client::{ConnectOptions, TlsOptions};
+use tokio::sync::watch;
 
 use super::tls::TlsMaterial;
 use crate::certificates::InUse;
@@ -15,6 +16,8 @@ pub(super) struct Access {
     /// Everything but TLS.
     options: ConnectOptions,
     tls: Mutex<Tls>,
+    /// Changes when connections that are there are to be left.
+    anew: watch::Sender<()>,
 }
 
 struct Tls {
@@ -22,7 +25,7 @@ struct Tls {
     options: Option<TlsOptions>,
     /// Of members that are spoken to over TLS.
     in_use: Option<InUse>,
-    /// Grows with each renewal.
+    /// Grows with each renewal, and when connections are to be left.
     generation: u64,
     /// What was read last and cannot be used.
     refused: Option<TlsMaterial>,
@@ -31,7 +34,8 @@ struct Tls {
 impl Access {
     pub(super) fn new(options: ConnectOptions, material: TlsMaterial, tls: Option<TlsOptions>) -> Self {
         let in_use = tls.is_some().then(|| material.in_use());
-        Self { options, tls: Mutex::new(Tls { material, options: tls, in_use, generation: 0, refused: None }) }
+        let tls = Mutex::new(Tls { material, options: tls, in_use, generation: 0, refused: None });
+        Self { options, tls, anew: watch::Sender::new(()) }
     }
 
     /// The options for a connection, and which generation of TLS material they hold. The member's certificate must bear
@@ -49,6 +53,20 @@ impl Access {
     /// The generation of the material that is used now.
     pub(super) fn generation(&self) -> u64 {
         self.tls().generation
+    }
+
+    /// Has every connection left, and whoever waits on one.
+    pub(super) fn dial_anew(&self) {
+        {
+            let mut tls = self.tls();
+            tls.generation = tls.generation.wrapping_add(1);
+        }
+        self.anew.send_replace(());
+    }
+
+    /// Changes when connections that are there now are to be left.
+    pub(super) fn left(&self) -> watch::Receiver<()> {
+        self.anew.subscribe()
     }
 
     /// Reads the files again and uses what they hold, if that differs and is in order.

@@ -13,6 +13,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
+use tokio::sync::watch;
+
 use super::access::Access;
 use super::comparison::{Comparison, pace};
 use super::config::{Config, Limits};
@@ -74,6 +76,18 @@ impl Client {
     #[must_use]
     pub fn current_endpoint(&self) -> String {
         self.members.current().map_or_else(String::new, |member| member.endpoint.to_string())
+    }
+
+    /// Leaves every connection for a new one: this host has other addresses, and nothing comes back to the earlier ones.
+    /// Requests that wait are made again, watches list what has changed meanwhile.
+    pub fn dial_anew(&self) {
+        tracing::info!("connections to etcd are made anew: this host has another address");
+        self.access.dial_anew();
+    }
+
+    /// Changes when connections that are there now are left.
+    pub(super) fn left(&self) -> watch::Receiver<()> {
+        self.access.left()
     }
 
     /// Moves everybody to the next member, as when the current one had failed: for a second opinion.

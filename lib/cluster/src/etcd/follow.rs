@@ -8,6 +8,7 @@ use std::pin::pin;
 use std::sync::Arc;
 
 use etcd_client::{WatchOptions, WatchResponse, WatchStream};
+use tokio::sync::watch;
 use tokio::time::{Duration, Instant, sleep_until, timeout, timeout_at};
 
 use super::audit::Count;
@@ -26,6 +27,8 @@ const PROGRESS_PAUSE: Duration = Duration::from_millis(100);
 pub(super) struct Stream {
     pub(super) member: Arc<Member>,
     stream: WatchStream,
+    /// Changes when its connection is to be left.
+    left: watch::Receiver<()>,
     /// The listing that it goes on from.
     listed: Origin,
 }
@@ -37,6 +40,7 @@ impl<V: Send + Sync + 'static> Watch<V> {
             .with_start_revision(listed.revision.saturating_add(1))
             // A member that has fallen silent behind a living connection shows by their absence.
             .with_progress_notify();
+        let left = self.client.left();
         let (member, stream) =
             self.client
                 .call_member("watch", &self.range.to_string(), |client| {
@@ -46,7 +50,7 @@ impl<V: Send + Sync + 'static> Watch<V> {
                     }
                 })
                 .await?;
-        Ok(Stream { member, stream, listed })
+        Ok(Stream { member, stream, left, listed })
     }
 
     pub(super) async fn follow(&mut self, stream: &mut Stream) -> Result<std::convert::Infallible, Ended> {
@@ -74,6 +78,7 @@ impl<V: Send + Sync + 'static> Watch<V> {
     async fn follow_until(&mut self, audit: Instant, stream: &mut Stream, opened: Instant) -> Result<(), Ended> {
         loop {
             let pace = self.client.pace();
+            let mut left = stream.left.clone();
             let (client, key, at) = (self.client.clone(), self.range.start(), Instant::now() + self.jittered(pace));
             let mut other = pin!(async move {
                 sleep_until(at).await;
@@ -85,6 +90,8 @@ impl<V: Send + Sync + 'static> Watch<V> {
                     message = self.message(stream) => message,
                     other = &mut other => break other,
                     () = sleep_until(audit) => return Ok(()),
+                    // No trouble: what has changed meanwhile is listed at once.
+                    _ = left.changed() => return Err(Ended::Audit),
                 };
                 let message = message.inspect_err(|_| self.calm_down(opened))?;
                 self.take(&message).await?;

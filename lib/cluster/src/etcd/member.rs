@@ -68,13 +68,19 @@ impl Member {
         F: Fn(etcd_client::Client) -> Fut,
         Fut: Future<Output = Result<T, etcd_client::Error>>,
     {
-        let mut used = None;
-        let answer = timeout(limits.operation, async {
+        let (mut used, mut left) = (None, self.access.left());
+        let asked = timeout(limits.operation, async {
             let (number, client) = self.connected().await?;
             used = Some(number);
             request(client).await
-        })
-        .await;
+        });
+        let answer = tokio::select! {
+            answer = asked => answer,
+            _ = left.changed() => {
+                let message = "its connection was left for one from this host's new address".to_owned();
+                return Err(ClusterError::new(op, object, self.endpoint.as_str(), message, Class::Retry));
+            }
+        };
         let failure = match answer {
             Ok(Ok(answer)) => return Ok(answer),
             Ok(Err(error)) => fault(op, object, self.endpoint.as_str(), &error),

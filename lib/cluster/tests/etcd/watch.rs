@@ -6,8 +6,9 @@ use std::time::{Duration, Instant};
 use cluster::Event;
 use cluster::etcd::{Client, Config, Limits, Shown, Store, watch_entries, watch_key};
 use etcd_client::{CompactionOptions, Txn, TxnOp};
+use tokio::time::timeout;
 
-use crate::consumer::Consumer;
+use crate::consumer::{Consumer, DEADLINE, eventually};
 use crate::server::Server;
 use crate::wire::Wire;
 use crate::{Case, block_on, subnets};
@@ -23,6 +24,7 @@ pub(crate) const CASES: &[Case] = &[
     ("one_key_is_watched_without_its_neighbours", one_key),
     ("members_that_nobody_configured_are_learned_and_used", learned_members),
     ("frozen_member_is_left_within_seconds", frozen_member),
+    ("connections_of_an_address_that_is_gone_are_left_at_once", other_address),
     ("member_without_quorum_is_no_source", quorum_lost),
     ("change_during_a_cut_is_found_by_a_new_listing", cut_without_compaction),
     ("change_during_a_cut_with_compaction_is_found_by_a_new_listing", cut_with_compaction),
@@ -391,6 +393,35 @@ fn twenty_thousand() {
         let mut consumer = Consumer::of(&server.client(), &subnets());
         consumer.listed().await;
         assert_eq!(consumer.snapshot.entries().len(), 20_000);
+    });
+}
+
+/// Nothing comes back on the connections of an address that the host has no more, and nothing says so.
+fn other_address() {
+    let server = Server::single();
+    block_on(async {
+        let wire = Wire::to(server.address(0)).await;
+        // No limit of its own ends a wait before the test gives up.
+        let never = Duration::from_secs(3600);
+        let limits = Limits { operation: never, keep_alive: never, compare: never, ..Limits::default() };
+        let config = Config { endpoints: wire.endpoint(), limits, ..Config::default() };
+        let client = Client::new(&config, 1).unwrap();
+        let store = server.store();
+        let mut consumer = Consumer::of(&client, &subnets());
+        consumer.listed().await;
+        store.put(&subnets().key("172.7.21.0-24"), b"21", None).await.unwrap();
+        consumer.until("a change by the stream", |c| c.knows("172.7.21.0-24")).await;
+        wire.silence();
+        store.put(&subnets().key("172.7.22.0-24"), b"22", None).await.unwrap();
+        let (asked, key) = (Store::new(client.clone()), subnets().key("172.7.22.0-24"));
+        wire.lose_answer_to(key.as_bytes());
+        let waiting = tokio::spawn(async move { asked.get(&key).await });
+        eventually("a request on the silent connection", || async { wire.has_lost_an_answer() }).await;
+        client.dial_anew();
+        consumer.until("a change that came meanwhile", |c| c.knows("172.7.22.0-24")).await;
+        assert!(!consumer.log.iter().any(|event| matches!(event, Event::Lost(_))), "{:?}", consumer.log);
+        let answer = timeout(DEADLINE, waiting).await.unwrap().unwrap().unwrap();
+        assert_eq!(answer.unwrap().value, b"22");
     });
 }
 

@@ -1,7 +1,7 @@
 //! A TCP relay in front of a member: the network between a node and etcd, which can be cut, or lose an answer.
 
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -13,6 +13,8 @@ pub(crate) struct Wire {
     address: SocketAddr,
     up: watch::Sender<bool>,
     lose_answer_to: Arc<Mutex<Option<Vec<u8>>>>,
+    /// Grows when the connections that are there fall silent.
+    silenced: Arc<AtomicU64>,
 }
 
 impl Wire {
@@ -21,15 +23,16 @@ impl Wire {
         let address = listener.local_addr().unwrap();
         let (up, is_up) = watch::channel(true);
         let lose_answer_to = Arc::new(Mutex::new(None));
-        let needle = Arc::clone(&lose_answer_to);
+        let (needle, silenced) = (Arc::clone(&lose_answer_to), Arc::<AtomicU64>::default());
+        let silent = Arc::clone(&silenced);
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
                 if *is_up.borrow() {
-                    tokio::spawn(relay(client, server, is_up.clone(), Arc::clone(&needle)));
+                    tokio::spawn(relay((client, server), is_up.clone(), Arc::clone(&needle), Arc::clone(&silent)));
                 }
             }
         });
-        Self { address, up, lose_answer_to }
+        Self { address, up, lose_answer_to, silenced }
     }
 
     pub(crate) fn endpoint(&self) -> String {
@@ -45,6 +48,11 @@ impl Wire {
         self.up.send_replace(true);
     }
 
+    /// Nothing goes through the connections that are there any more; new ones are not concerned.
+    pub(crate) fn silence(&self) {
+        self.silenced.fetch_add(1, Ordering::SeqCst);
+    }
+
     /// The next request that contains `bytes` reaches the server; nothing comes back on its connection any more.
     pub(crate) fn lose_answer_to(&self, bytes: &[u8]) {
         *self.lose_answer_to.lock().unwrap() = Some(bytes.to_vec());
@@ -57,14 +65,15 @@ impl Wire {
 }
 
 async fn relay(
-    client: TcpStream,
-    server: SocketAddr,
+    (client, server): (TcpStream, SocketAddr),
     mut up: watch::Receiver<bool>,
     needle: Arc<Mutex<Option<Vec<u8>>>>,
+    silenced: Arc<AtomicU64>,
 ) {
     let Ok(server) = TcpStream::connect(server).await else { return };
     let (from_client, to_client) = client.into_split();
     let (from_server, to_server) = server.into_split();
+    let before = silenced.load(Ordering::SeqCst);
     let mute = Arc::new(AtomicBool::new(false));
     let muted = Arc::clone(&mute);
     let requests = pump(from_client, to_server, move |chunk| {
@@ -75,7 +84,9 @@ async fn relay(
         }
         true
     });
-    let answers = pump(from_server, to_client, move |_| !muted.load(Ordering::SeqCst));
+    let answers = pump(from_server, to_client, move |_| {
+        !muted.load(Ordering::SeqCst) && silenced.load(Ordering::SeqCst) == before
+    });
     tokio::select! {
         () = requests => {}
         () = answers => {}
