@@ -7,10 +7,11 @@
 use std::collections::BTreeSet;
 use std::ffi::c_char;
 use std::io;
-use std::net::{Ipv4Addr, UdpSocket};
-use std::os::fd::AsRawFd as _;
+use std::os::fd::{AsRawFd as _, OwnedFd};
 
 use netstate::{IfName, TxChecksum};
+use nix::errno::Errno;
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 use reconcile::{Observed, Owner, Rows, Step, Target};
 
 use crate::error::{Cause, KernelError};
@@ -33,7 +34,7 @@ struct EthtoolValue {
 /// Who counts the checksums of packets that links send, as a table.
 #[derive(Debug)]
 pub struct TxChecksums {
-    socket: UdpSocket,
+    socket: OwnedFd,
     links: BTreeSet<IfName>,
     /// Links that this table set.
     set: BTreeSet<IfName>,
@@ -46,8 +47,9 @@ impl TxChecksums {
     /// When the kernel refuses a socket.
     pub fn open(links: impl IntoIterator<Item = IfName>) -> Result<Self, KernelError> {
         // Any socket serves to reach the links of its namespace; it is bound to no port that packets could arrive at.
-        let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0));
-        let socket = socket.map_err(|source| KernelError::io("open", "checksum offload", "socket", source))?;
+        let socket = socket(AddressFamily::Inet, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None);
+        let refused = |errno: Errno| KernelError::io("open", "checksum offload", "socket", errno.into());
+        let socket = socket.map_err(refused)?;
         Ok(Self { socket, links: links.into_iter().collect(), set: BTreeSet::new() })
     }
 
