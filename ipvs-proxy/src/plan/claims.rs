@@ -8,6 +8,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::ops::Bound;
 
 use netstate::{IpFamily, Protocol};
 
@@ -165,9 +166,10 @@ impl Claims {
         self.claims.keys().filter_map(|key| Some((key, self.served(key)?)))
     }
 
-    /// The plans of all Services, by name.
-    pub(crate) fn plans(&self) -> impl Iterator<Item = (&ObjectName, &ServicePlan)> {
-        self.plans.iter()
+    /// The plans of the Services behind `name`, by name; of all for none.
+    pub(crate) fn plans_behind(&self, name: Option<&ObjectName>) -> impl Iterator<Item = (&ObjectName, &ServicePlan)> {
+        let from = name.map_or(Bound::Unbounded, Bound::Excluded);
+        self.plans.range((from, Bound::Unbounded))
     }
 
     /// Every node port that is served, with whose it is.

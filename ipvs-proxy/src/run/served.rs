@@ -1,14 +1,16 @@
 //! `/services`: which Services are served where, and by which endpoints with which weights, for netd's page and whoever asks.
 //!
 //! Invariants: nothing is put together unless somebody asks; an answer has no more than [`SERVICES`] Services with [`PLACES`] places of
-//! [`ENDPOINTS`] endpoints each, whatever the cluster has, and says how many there are.
+//! [`ENDPOINTS`] endpoints each, whatever the cluster has, and says how many there are; the thread of the kernel tables is held for [`SLICE`]
+//! Services at a time, and what it takes in between two of them is in the later one.
 
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use daemon::http::{Answer, OwnPages, Page};
-use daemon::worker::Mailbox;
+use daemon::worker::{Busy, Mailbox};
 use serde::Serialize;
+use tokio::time::timeout;
 
 use super::worker::ProxyWork;
 use crate::dataplane::Mode;
@@ -25,6 +27,9 @@ const PATH: &str = "/services";
 /// Longest wait for the thread of the kernel tables.
 const LIMIT: Duration = Duration::from_secs(3);
 
+/// Services that are searched at a time: a millisecond of work.
+const SLICE: usize = 500;
+
 /// Services in an answer.
 const SERVICES: usize = 100;
 
@@ -35,7 +40,7 @@ const PLACES: usize = 8;
 const ENDPOINTS: usize = 8;
 
 /// An answer.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Default, Serialize)]
 struct Served {
     /// The data path, in kube-proxy's words.
     mode: &'static str,
@@ -83,10 +88,10 @@ pub(super) fn show(mailbox: &Mailbox<ProxyWork>, pages: &OwnPages) {
         let mailbox = mailbox.clone();
         async move {
             let search = asked.field("q").unwrap_or_default();
-            let served = move |work: &ProxyWork| served(work.proxy().claims(), work.proxy().plane().mode(), &search);
-            Answer::Page(match mailbox.ask(LIMIT, served).await {
-                Ok(served) => page(&served),
-                Err(busy) => Page::text(503, format!("{busy}\n")),
+            Answer::Page(match timeout(LIMIT, all(&mailbox, &search)).await {
+                Ok(Ok(served)) => page(&served),
+                Ok(Err(busy)) => Page::text(503, format!("{busy}\n")),
+                Err(_) => Page::text(503, format!("{}\n", Busy::Late)),
             })
         }
     });
@@ -99,19 +104,50 @@ fn page(served: &Served) -> Page {
     }
 }
 
-fn served(claims: &Claims, mode: Mode, search: &str) -> Served {
-    let (mut count, mut matching, mut services) = (0, 0, Vec::new());
-    for (name, plan) in claims.plans() {
-        count += 1;
-        if !matches(name, plan, search) {
-            continue;
-        }
-        matching += 1;
-        if services.len() < SERVICES {
-            services.push(service(claims, name, plan));
-        }
+/// What was searched for among all Services, slice by slice.
+async fn all(mailbox: &Mailbox<ProxyWork>, search: &str) -> Result<Served, Busy> {
+    let mut searched = Searched::default();
+    while !searched.is_whole {
+        let search = search.to_owned();
+        let on = move |work: &ProxyWork| {
+            searched.go_on(work.proxy().claims(), work.proxy().plane().mode(), &search);
+            searched
+        };
+        searched = mailbox.ask(LIMIT, on).await?;
     }
-    Served { mode: mode.name(), count, matching, services }
+    Ok(searched.found)
+}
+
+/// A search under way.
+#[derive(Debug, Default)]
+struct Searched {
+    found: Served,
+    /// The last Service that was searched.
+    behind: Option<ObjectName>,
+    is_whole: bool,
+}
+
+impl Searched {
+    /// Searches the next slice.
+    fn go_on(&mut self, claims: &Claims, mode: Mode, search: &str) {
+        self.found.mode = mode.name();
+        let behind = self.behind.take();
+        let mut plans = claims.plans_behind(behind.as_ref()).peekable();
+        let mut last = None;
+        for (name, plan) in plans.by_ref().take(SLICE) {
+            last = Some(name);
+            self.found.count += 1;
+            if !matches(name, plan, search) {
+                continue;
+            }
+            self.found.matching += 1;
+            if self.found.services.len() < SERVICES {
+                self.found.services.push(service(claims, name, plan));
+            }
+        }
+        self.is_whole = plans.peek().is_none();
+        self.behind = last.cloned();
+    }
 }
 
 /// True when the Service's name or one of its places has `search` in it.
@@ -175,7 +211,11 @@ mod tests {
     }
 
     fn shown(claims: &Claims, search: &str) -> Value {
-        serde_json::to_value(served(claims, Mode::Nftables, search)).unwrap()
+        let mut searched = Searched::default();
+        while !searched.is_whole {
+            searched.go_on(claims, Mode::Nftables, search);
+        }
+        serde_json::to_value(searched.found).unwrap()
     }
 
     #[test]
@@ -201,6 +241,26 @@ mod tests {
             let found = shown(&claims, search);
             assert_eq!((&found["matching"], &found["count"]), (&json!(matching), &json!(2)), "{search}");
         }
+    }
+
+    #[test]
+    fn a_search_goes_through_all_services_a_slice_at_a_time_and_counts_each_once() {
+        let mut claims = Claims::default();
+        for number in 0..2 * SLICE + 1 {
+            let spec =
+                json!({"clusterIP": format!("192.168.{}.{}", number / 250, number % 250), "ports": [{"port": 80}]});
+            settle(&mut claims, &format!("s{number:04}"), &spec, &json!([]));
+        }
+        let (mut searched, mut counts) = (Searched::default(), Vec::new());
+        while !searched.is_whole {
+            searched.go_on(&claims, Mode::Ipvs, "s0999");
+            counts.push((searched.found.count, searched.found.matching));
+            // What is taken in meanwhile may be of Services that were seen, and of those that are next.
+            claims.settle(&ObjectName::new("shop", "s0499"), None);
+        }
+        assert_eq!(counts, [(SLICE, 0), (2 * SLICE, 1), (2 * SLICE + 1, 1)]);
+        assert_eq!(searched.found.services[0].name, "shop/s0999");
+        assert!(shown(&Claims::default(), "")["services"].as_array().unwrap().is_empty());
     }
 
     #[test]
