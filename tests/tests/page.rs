@@ -142,8 +142,34 @@ fn changes_come_by_themselves(small: &Small, browser: &mut Browser) -> Result<()
     small.net.etcd.put("/coreos.com/network/subnets/172.7.31.0-24", &lease("10.4.7.131", "02:00:00:00:00:31"))?;
     browser.shows("[data-part=nodes]", "172.7.31.0/24")?;
     ensure!(browser.evaluate("document.activeElement.value")? == "192.168.0.11");
+    arrows_lead_through_many_nodes(small, browser)?;
     ensure!(browser.evaluate("window.loaded")? == "once", "it was loaded again");
     Ok(())
+}
+
+/// Two columns of nodes: up and down lead through one, left and right to the other beside.
+fn arrows_lead_through_many_nodes(small: &Small, browser: &mut Browser) -> Result<()> {
+    for number in 32..41 {
+        let (key, address) = (format!("172.7.{number}.0-24"), format!("10.4.7.1{number}"));
+        small.net.put_lease(&key, &address, &format!("02:00:00:00:00:{number}"))?;
+    }
+    browser.until("document.querySelectorAll('svg a.node').length === 13")?;
+    browser.evaluate("document.querySelector('svg a.node[tabindex=\"0\"]').focus()")?;
+    let mut at = Vec::new();
+    let ways = [("Home", 36, 1), ("ArrowDown", 40, 7), ("ArrowUp", 38, 2), ("ArrowLeft", 37, 2), ("ArrowDown", 40, 3)];
+    for (key, code, times) in ways.into_iter().chain([("ArrowRight", 39, 2), ("End", 35, 1)]) {
+        for _ in 0..times {
+            browser.key(key, code)?;
+            let number = "[...document.querySelectorAll('svg a.node')].indexOf(document.activeElement)";
+            at.push(browser.evaluate(number)?.as_i64().context("a node")?);
+        }
+    }
+    // To the end of a column and no further; the left one is shorter.
+    let expected = [0, 2, 4, 6, 8, 10, 12, 12, 10, 8, 9, 9, 11, 11, 11, 10, 10, 12];
+    ensure!(at == expected, "{at:?}");
+    let reached = "document.querySelectorAll('svg a.node[tabindex=\"0\"]').length";
+    ensure!(browser.evaluate(reached)? == 1, "the tab key reaches one node of the picture");
+    browser.evaluate("document.getElementById('search-services').focus()").map(drop)
 }
 
 /// ipvs-proxy ends and comes back, and so does netd.
@@ -152,8 +178,15 @@ fn outlives_the_daemons(small: Small, browser: &mut Browser) -> Result<()> {
     let host = net.host("hdss7-21")?;
     proxy.kill()?;
     browser.shows("[data-part=services]", "ipvs-proxy is not running on this node")?;
+    let weighed = service("api", "192.168.0.11").replacen(
+        "name: api,",
+        "name: api, annotations: {ipvs-proxy/weights: 'here=4,elsewhere=1'},",
+        1,
+    );
+    host.write(format!("{SERVICES}/api.yaml"), weighed)?;
     let _proxy = start_proxy(host)?;
-    browser.shows("[data-part=services]", "shop/api")?;
+    browser.shows("[data-part=services]", "172.7.21.2:8080 weight 4, on this node")?;
+    browser.shows("[data-part=services]", "172.7.22.2:8080 weight 1")?;
     netd.terminate(SOON)?;
     browser.shows("#live", "netd does not answer")?;
     ensure!(browser.evaluate("document.getElementById('live').classList.contains('lost')")? == true);
@@ -203,6 +236,24 @@ const CONTRAST: &str = r#"(() => {
   return { seen, failed };
 })()"#;
 
+/// What is written in the picture and crossed by a link, in the browser's own measures.
+const CROSSED: &str = r#"(() => {
+  const crossed = []; let seen = 0;
+  for (const label of document.querySelectorAll("svg .label")) {
+    const box = label.getBBox();
+    for (const link of document.querySelectorAll("svg path.link")) {
+      const length = link.getTotalLength();
+      for (let at = 0; at <= length; at += 2) {
+        const { x, y } = link.getPointAtLength(at);
+        seen += 1;
+        // The box has room above capitals and below the line.
+        if (x > box.x && x < box.x + box.width && y > box.y + 2 && y < box.y + box.height - 2) { crossed.push(label.textContent); break; }
+      }
+    }
+  }
+  return { seen, crossed };
+})()"#;
+
 fn page_can_be_used_by_everybody_and_on_paper() -> Result<()> {
     let small = Small::start()?;
     let host = small.host()?;
@@ -218,6 +269,9 @@ fn page_can_be_used_by_everybody_and_on_paper() -> Result<()> {
         let contrast = browser.evaluate(CONTRAST)?;
         ensure!(contrast["failed"].as_array().is_some_and(Vec::is_empty), "{colors}: {contrast}");
         ensure!(contrast["seen"].as_u64().is_some_and(|seen| seen > 60), "{colors}: {contrast}");
+        let crossed = browser.evaluate(CROSSED)?;
+        ensure!(crossed["crossed"].as_array().is_some_and(Vec::is_empty), "{crossed}");
+        ensure!(crossed["seen"].as_u64().is_some_and(|seen| seen > 200), "{crossed}");
         let moves =
             browser.evaluate("getComputedStyle(document.querySelector('[data-part].changed')).animationName")?;
         ensure!((moves == "none") == (motion == "reduce"), "{motion}: {moves}");
@@ -418,11 +472,31 @@ fn watchers_are_bounded(host: &Host) -> Result<()> {
     })
 }
 
+/// Without a browser the tests of this file are passed over by name, or fail where that was asked for.
+fn without_a_browser_tests_are_skipped_by_its_name_or_fail_where_they_are_required() -> Result<()> {
+    let tried = |mode: &str| {
+        let mut command = std::process::Command::new(std::env::current_exe()?);
+        command.env(page_browser::VARIABLE, "/nowhere/chromium").env("NETD_LAB", mode);
+        let output = command.arg("page_can_be_used").output()?;
+        let said = [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned()).concat();
+        Ok::<_, anyhow::Error>((output.status.success(), said))
+    };
+    let (passed, said) = tried("")?;
+    ensure!(
+        passed && said.contains("1 ignored") && said.contains("SKIPPED, not passed: /nowhere/chromium is missing"),
+        "{said}"
+    );
+    let (passed, said) = tried("require")?;
+    ensure!(!passed && said.contains("cannot run here") && said.contains("/nowhere/chromium is missing"), "{said}");
+    Ok(())
+}
+
 fn main() -> ExitCode {
     let suite = Suite::new(&[Need::Nftables, Need::Vxlan]).unless(page_browser::missing());
     suite.run(lab::tests![
         page_shows_the_cluster_and_follows_it_without_being_loaded_again,
         page_can_be_used_by_everybody_and_on_paper,
         page_is_for_this_host_alone_until_the_operator_says_otherwise,
+        without_a_browser_tests_are_skipped_by_its_name_or_fail_where_they_are_required,
     ])
 }

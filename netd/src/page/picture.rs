@@ -18,7 +18,11 @@ const WIDTH: usize = 1000;
 const BOX: usize = 180;
 const HEIGHT: usize = 56;
 const GAP: usize = 22;
-const MIDDLE: usize = 220;
+const MIDDLE: usize = 196;
+/// Room beside the middle in which links turn; what is written on one ends before it.
+const TURN: usize = 22;
+/// Letters of what is written on a link that fit between its node's box and there.
+const LETTERS: usize = 32;
 
 /// The picture.
 pub(super) fn picture(snapshot: &Snapshot, query: &Query) -> Html {
@@ -63,10 +67,9 @@ fn link(html: &mut Html, snapshot: &Snapshot, (number, height): (usize, usize), 
     let ((x, y), link) = (place(number), Link::of(snapshot, subnet));
     let right = number.is_multiple_of(2);
     let (from, to) = if right { (WIDTH / 2 + MIDDLE / 2, x) } else { (WIDTH / 2 - MIDDLE / 2, x + BOX) };
-    // It turns near this node, and leaves room for what is written at its other end.
-    let (turn, end) = if right { (from + 60, from + 20) } else { (from - 60, from - 20) };
+    let turn = if right { from + TURN } else { from - TURN };
     html.raw("<path class=\"link ").raw(link.class()).raw("\" d=\"M");
-    html.text(format_args!("{from} {0} C{turn} {0}, {end} {y}, {to} {y}", height / 2)).raw("\"/>");
+    html.text(format_args!("{from} {0} C{turn} {0}, {from} {y}, {turn} {y} H{to}", height / 2)).raw("\"/>");
     let (anchor, at) = if right { ("end", to - 8) } else { ("start", to + 8) };
     for (line, text) in [
         (
@@ -81,7 +84,7 @@ fn link(html: &mut Html, snapshot: &Snapshot, (number, height): (usize, usize), 
         (y + 17, link.at().map_or_else(|| link.short(), |at| format!("{} {}", link.short(), ago(snapshot.now, at)))),
     ] {
         html.raw("<text class=\"label\" aria-hidden=\"true\" text-anchor=\"").raw(anchor);
-        html.raw("\" x=\"").text(at).raw("\" y=\"").text(line).raw("\">").text(text).raw("</text>");
+        html.raw("\" x=\"").text(at).raw("\" y=\"").text(line).raw("\">").text(cut(&text, LETTERS)).raw("</text>");
     }
 }
 
@@ -117,17 +120,16 @@ fn node(html: &mut Html, (snapshot, query): (&Snapshot, &Query), number: usize, 
     html.raw("\" height=\"").text(HEIGHT).raw("\"/>");
     for (line, class, text) in [(y - 5, "name", peer.public_ip.as_str()), (y + 16, "subnet", subnet)] {
         html.raw("<text class=\"").raw(class).raw("\" text-anchor=\"middle\" x=\"").text(x + BOX / 2).raw("\" y=\"");
-        html.text(line).raw("\">").text(cut(text)).raw("</text>");
+        html.text(line).raw("\">").text(cut(text, 24)).raw("</text>");
     }
     html.raw("</a>");
 }
 
-/// What fits into a box; all of it is in the table.
-fn cut(text: &str) -> String {
-    const LETTERS: usize = 24;
-    if text.chars().count() <= LETTERS {
+/// What fits into `letters`; all of it is in the table.
+fn cut(text: &str, letters: usize) -> String {
+    if text.chars().count() <= letters {
         text.to_owned()
     } else {
-        text.chars().take(LETTERS - 1).chain(['…']).collect()
+        text.chars().take(letters.saturating_sub(1)).chain(['…']).collect()
     }
 }

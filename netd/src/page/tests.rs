@@ -106,6 +106,61 @@ fn a_link_says_no_more_than_its_probe_found() {
     assert!(parts["picture"].contains("aria-label=\"Node 10.4.7.25, subnet 172.7.25.0/24, link not probed\""));
 }
 
+/// The numbers in a text, in their order.
+fn numbers(text: &str) -> Vec<f64> {
+    let words = text.split(|letter: char| !letter.is_ascii_digit() && letter != '.');
+    words.filter_map(|word| word.parse().ok()).collect()
+}
+
+/// What an attribute of an element has.
+fn attribute<'a>(element: &'a str, name: &str) -> &'a str {
+    element.split_once(&format!("{name}=\"")).unwrap().1.split('"').next().unwrap()
+}
+
+/// The places that a link's line leads through: a curve and a straight line.
+fn points(path: &str) -> Vec<(f64, f64)> {
+    let [x, y, x1, y1, x2, y2, x3, y3, end] = numbers(path).try_into().unwrap();
+    let curve = (0..=50).map(|step| {
+        let t = f64::from(step) / 50.0;
+        let at = |a: f64, b: f64, c: f64, d: f64| {
+            let u = 1.0 - t;
+            u * u * u * a + 3.0 * u * u * t * b + 3.0 * u * t * t * c + t * t * t * d
+        };
+        (at(x, x1, x2, x3), at(y, y1, y2, y3))
+    });
+    let straight = (0..=50).map(|step| (x3 + (end - x3) * f64::from(step) / 50.0, y3));
+    curve.chain(straight).collect()
+}
+
+#[test]
+fn no_link_crosses_what_is_written_on_another_or_on_itself() {
+    // The longest that is written: a narrow link over a device with the longest name, and more nodes than are drawn.
+    let mut leases: serde_json::Map<_, _> = serde_json::Map::new();
+    for number in 0..MOST + 6 {
+        let peer = json!({"public_ip": format!("10.5.0.{number}"), "backend": "wireguard", "path": "flannel-wg-v6.x"});
+        leases.insert(format!("10.64.{number}.0/24"), peer);
+    }
+    let probe = Probe { at: NOW - 30, reached: true, largest: Some(1280) };
+    let probes = leases.keys().map(|subnet| (subnet.clone(), probe)).collect();
+    let crowded = Snapshot { status: Arc::new(status(&leases.into())), probes: Arc::new(probes), ..small() };
+    for snapshot in [&small(), &large(), &crowded] {
+        let picture = sections(snapshot, &Query::default())["picture"].clone();
+        let paths: Vec<_> = picture.split("<path ").skip(1).map(|path| points(attribute(path, " d"))).collect();
+        let labels: Vec<&str> = picture.split("<text class=\"label\"").skip(1).collect();
+        assert_eq!(labels.len(), 2 * paths.len());
+        for label in labels {
+            let (x, y) = (numbers(attribute(label, " x"))[0], numbers(attribute(label, " y"))[0]);
+            let text = label.split_once('>').unwrap().1.split('<').next().unwrap();
+            // A letter of 11 units takes 5.7 on the average; page.rs measures what Chromium makes of it.
+            let width = 5.7 * f64::from(u8::try_from(text.chars().count()).unwrap());
+            let from = if attribute(label, "text-anchor") == "end" { x - width } else { x };
+            let crossed =
+                |(at, height): &&(f64, f64)| (from..from + width).contains(at) && (y - 10.0..y + 3.0).contains(height);
+            assert_eq!(paths.iter().flatten().find(crossed), None, "{text} at {x} {y}");
+        }
+    }
+}
+
 #[test]
 fn what_is_not_known_is_said_to_be_so() {
     let problem = Some("ipvs-proxy is not running on this node: it has ended".to_owned());
@@ -241,6 +296,22 @@ fn large() -> Snapshot {
         proxy: Arc::new(Proxy { problem: None, services: Some(services) }),
         probes: Arc::new(BTreeMap::new()),
         ..small()
+    }
+}
+
+#[test]
+fn services_on_ipvs_are_shown_with_their_unequal_weights() {
+    let endpoint = |at: &str, weight, here| json!({"at": at, "weight": weight, "here": here});
+    let endpoints = [("172.7.21.2:80", 4, true), ("172.7.22.2:80", 1, false), ("172.7.22.3:80", 65_535, false)];
+    let endpoints = endpoints.map(|(at, weight, here)| endpoint(at, weight, here));
+    let place = json!({"at": "udp 192.168.0.2:53", "kind": "ClusterIP", "answer": "served", "endpoint_count": 3, "endpoints": endpoints});
+    let services = json!({"mode": "ipvs", "count": 1, "matching": 1,
+        "services": [{"name": "kube-system/dns", "place_count": 1, "places": [place]}]});
+    let proxy = Proxy { problem: None, services: Some(serde_json::from_value(services).unwrap()) };
+    let part = sections(&Snapshot { proxy: Arc::new(proxy), ..small() }, &Query::default())["services"].clone();
+    assert!(part.contains("1 Service of 1 Service, served by ipvs"), "{part}");
+    for said in ["172.7.21.2:80 weight 4, on this node<", "172.7.22.2:80 weight 1<", "172.7.22.3:80 weight 65535<"] {
+        assert!(part.contains(said), "{said}: {part}");
     }
 }
 

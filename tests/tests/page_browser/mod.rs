@@ -17,12 +17,15 @@ const LIMIT: Duration = Duration::from_secs(20);
 
 /// Its program, and its pipes on the machine.
 const PROGRAM: &str = "/usr/bin/chromium";
+/// Names another place of its program, for whether there is one.
+pub(crate) const VARIABLE: &str = "NETD_TEST_CHROMIUM";
 const FOLDER: &str = "/run/browser";
 
 /// Why there is none, if so.
 pub(crate) fn missing() -> Option<String> {
-    let there = std::path::Path::new(PROGRAM).exists();
-    (!there).then(|| format!("{PROGRAM} is missing: tests/setup run installs it"))
+    let program = std::env::var(VARIABLE).unwrap_or_else(|_| PROGRAM.to_owned());
+    let there = std::path::Path::new(&program).exists();
+    (!there).then(|| format!("{program} is missing: tests/setup run installs it"))
 }
 
 /// A running browser with one page.
