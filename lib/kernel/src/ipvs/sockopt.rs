@@ -3,7 +3,7 @@
 //! netlink takes a datagram with 64-bit counters for each virtual server and a conversation for the real servers of each.
 //! `/proc/net/ip_vs` is no way to read all: where the text goes on behind a page, the kernel counts the servers of every network
 //! namespace before it and takes the number for one of ours (`ip_vs_info_seq_next`, `ip_vs_info_array`), so with IPVS in two
-//! network namespaces servers are left out; and it walks from the first server to find each page.
+//! network namespaces servers are left out, but on the newest kernels, where each has a table of its own (7.3); and it walks from the first server to find each page.
 //!
 //! Invariant: a call returns all or fails. Servers of a firewall mark and of protocols that nobody here serves are left out.
 
