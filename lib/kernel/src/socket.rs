@@ -37,7 +37,7 @@ const RECEIVE: usize = 64 * 1024;
 const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// One message to the kernel, without its header.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Message {
     /// Message type, as in `nlmsg_type`.
     pub(crate) kind: u16,

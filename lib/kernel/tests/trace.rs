@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use common::{cases, feed, ip, sh};
 use kernel::Rtnl;
 use kernel::nft::Nft;
-use kernel::nft::trace::{End, Event, Fate, Flow, Trace};
+use kernel::nft::trace::{End, Event, Fate, Flow, Trace, left_over};
 use kernel::way::Packet;
 use netstate::Protocol;
 use netstate::nft::Hook;
@@ -116,6 +116,28 @@ fn table_goes_with_its_socket() {
     await_tables(0);
 }
 
+/// Whether nft takes `text`.
+fn is_taken(text: &str) -> bool {
+    let script = format!("echo '{text}' | nft -f -");
+    std::process::Command::new("sh").args(["-c", &script]).status().unwrap().success()
+}
+
+fn table_is_left_over_when_its_socket_is_gone_and_not_before() {
+    let flow = Flow { source: "127.0.0.1:9".parse().unwrap(), protocol: Protocol::Tcp, vxlan: vec![8472] };
+    let trace = Trace::start(flow.clone()).unwrap();
+    // As a process that was killed leaves one on a kernel where it belongs to no socket.
+    sh("nft", &["add", "table", "inet", "netd-trace-4194999"]);
+    sh("nft", &["add", "table", "inet", "theirs"]);
+    let left = || left_over(&mut Nft::open().unwrap()).unwrap().iter().map(ToString::to_string).collect::<Vec<_>>();
+    assert_eq!(left(), ["inet netd-trace-4194999"]);
+    drop(trace);
+    // The next trace takes it away on a kernel that leaves any.
+    let knows_owners = is_taken("table inet tried { flags owner; }");
+    let _again = Trace::start(flow).unwrap();
+    assert_eq!(left().is_empty(), !knows_owners, "{:?}", left());
+    assert!(sh("nft", &["list", "tables"]).contains("inet theirs"));
+}
+
 fn route_is_looked_up_for_a_packet_that_comes_in() {
     ip("link add veth0 type veth peer name veth1");
     for link in ["veth0", "veth1"] {
@@ -158,6 +180,7 @@ fn main() -> ExitCode {
         rule_and_policy_that_drop_are_named,
         packet_is_followed_into_its_tunnel,
         table_goes_with_its_socket,
+        table_is_left_over_when_its_socket_is_gone_and_not_before,
         route_is_looked_up_for_a_packet_that_comes_in,
     ])
 }

@@ -24,7 +24,7 @@ impl Observer {
     /// Starts to follow what `source` sends and gets.
     ///
     /// # Errors
-    /// When the kernel cannot be read, or is older than Linux 5.12.
+    /// When the kernel cannot be read, or has no nftables.
     pub(crate) fn start(source: SocketAddr, protocol: Protocol) -> Result<Self, KernelError> {
         let links = Rtnl::open()?.links()?;
         let mut vxlan: Vec<u16> = Vec::new();

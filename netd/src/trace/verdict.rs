@@ -35,7 +35,7 @@ pub(super) fn steps(probed: &Probed, target: &Target) -> Vec<Step> {
         return vec![Step::wrong("probe", format!("no packet could be sent to {target}: {trouble}"), fix)];
     }
     if let Some(untraced) = &probed.untraced {
-        let fix = "run it as root on Linux 5.12 or newer with nftables";
+        let fix = "run it as root on a kernel with nftables";
         steps.push(Step::note("probe", format!("its way through the rules cannot be followed: {untraced}"), fix));
     }
     if probed.report.is_none() {

@@ -15,6 +15,7 @@ use kernel::nft::forward::Forward;
 use kernel::nft::{self, Nft};
 use kernel::route::Routes;
 use kernel::{Chain, Rtnl};
+use netstate::nft::TableKey;
 use netstate::subnet_file::{LONGEST, SubnetFile};
 use netstate::{IfName, Link, Prefix, Route, RouteKey};
 use reconcile::{Reconciler, Stack, Stage};
@@ -58,7 +59,7 @@ impl Leftovers {
         let own = instance.all_tables();
         let theirs = flannel::nft_tables().into_iter().filter(|_| flannel);
         let mut nft = Nft::open()?;
-        let mut keys = BTreeSet::new();
+        let mut keys: BTreeSet<TableKey> = nft::trace::left_over(&mut nft)?.into_iter().collect();
         for key in own.iter().cloned().chain(theirs) {
             if nft.has_table(&key)? {
                 keys.insert(key);

@@ -3,9 +3,11 @@
 //! A table of our own marks the flow's packets where they enter the host, also inside VXLAN and ipip, and has a chain at
 //! the first and the last place of each hook, so that it is known how far a packet came although no rule matches it.
 //! Invariants: the table belongs to its socket (NFT_TABLE_F_OWNER, Linux 5.12) and goes with it, however the process
-//! ends; its rules change nothing but the mark for tracing.
+//! ends; a kernel that cannot do that gets a table that goes with the [`Trace`], and that of a process that was killed
+//! with the next one ([`left_over`]). Its rules change nothing but the mark for tracing.
 
 mod event;
+mod leftover;
 mod rules;
 
 use std::io;
@@ -20,8 +22,9 @@ use netstate::nft::{Family, Hook, Name, TableKey};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 pub use self::event::{Event, Fate};
+pub use self::leftover::left_over;
 use super::layout::put_rule;
-use super::transaction::commit;
+use super::transaction::{Refusal, commit};
 use super::wire::{kind, message, put_number};
 use super::{Nft, chain, rule, table};
 use crate::error::KernelError;
@@ -56,9 +59,11 @@ pub enum End {
 /// The trace of a flow, for as long as this value lives.
 #[derive(Debug)]
 pub struct Trace {
-    /// Owns the table.
-    _nft: Nft,
+    /// Its port is in the table's name, and the table belongs to it where the kernel can do that.
+    nft: Nft,
     table: TableKey,
+    /// The kernel does not remove the table.
+    outlives_socket: bool,
     flow: Flow,
     socket: netlink_sys::Socket,
     packets: event::Packets,
@@ -69,7 +74,7 @@ impl Trace {
     /// Starts to follow `flow` in the calling thread's network namespace.
     ///
     /// # Errors
-    /// When the kernel refuses the table (CAP_NET_ADMIN and Linux 5.12 are needed) or the socket.
+    /// When the kernel refuses the table (CAP_NET_ADMIN is needed) or the socket.
     pub fn start(flow: Flow) -> Result<Self, KernelError> {
         let error = |call: &'static str| move |source| KernelError::io("open", "nftables trace", call, source);
         let mut socket = netlink_sys::Socket::new(NETLINK_NETFILTER).map_err(error("socket"))?;
@@ -77,11 +82,11 @@ impl Trace {
         socket.add_membership(GROUP).map_err(error("NETLINK_ADD_MEMBERSHIP"))?;
         socket.set_non_blocking(true).map_err(error("O_NONBLOCK"))?;
         let mut nft = Nft::open()?;
-        let name = Name::observed(format!("netd-trace-{}", nft.port()?));
+        let name = Name::observed(format!("{}{}", leftover::PREFIX, nft.port()?));
         let table = TableKey { family: Family::Inet, name };
-        commit(&mut nft.socket, layout(&table, &flow), None)
-            .map_err(|refusal| KernelError::new("make", format!("nft table {table}"), refusal))?;
-        Ok(Self { _nft: nft, table, flow, socket, packets: event::Packets::default(), buffer: vec![0; 64 * 1024] })
+        let outlives_socket = make(&mut nft, &table, &flow)?;
+        let (packets, buffer) = (event::Packets::default(), vec![0; 64 * 1024]);
+        Ok(Self { nft, table, outlives_socket, flow, socket, packets, buffer })
     }
 
     /// What happened until `deadline`, at most; returns earlier when `enough` of all that happened so far says so.
@@ -129,6 +134,37 @@ impl Trace {
     }
 }
 
+impl Drop for Trace {
+    fn drop(&mut self) {
+        // Whoever traces next finds it when this fails.
+        if self.outlives_socket {
+            let _ = self.nft.remove_foreign_table(&self.table);
+        }
+    }
+}
+
+/// Makes the table; returns whether it outlives its socket.
+fn make(nft: &mut Nft, table: &TableKey, flow: &Flow) -> Result<bool, KernelError> {
+    match commit(&mut nft.socket, layout(table, flow, Some(table::OWNER)), None) {
+        Ok(()) => return Ok(false),
+        Err(Refusal::Messages(nacks)) if nacks.get(&0).is_some_and(|nack| knows_no_owner(nack.errno)) => {}
+        Err(refusal) => return Err(KernelError::new("make", format!("nft table {table}"), refusal)),
+    }
+    for left in left_over(nft)? {
+        nft.remove_foreign_table(&left)?;
+    }
+    // What a process with this port id before has left.
+    nft.remove_foreign_table(table)?;
+    let made = commit(&mut nft.socket, layout(table, flow, None), None);
+    made.map_err(|refusal| KernelError::new("make", format!("nft table {table}"), refusal))?;
+    Ok(true)
+}
+
+/// Whether this is the answer to a flag of tables that the kernel does not know (`nf_tables_newtable`).
+const fn knows_no_owner(errno: i32) -> bool {
+    matches!(errno, libc::EINVAL | libc::EOPNOTSUPP)
+}
+
 /// The chain at an end of a hook.
 fn chain_at(hook: Hook, end: End) -> String {
     let end = if end == End::First { "first" } else { "last" };
@@ -141,14 +177,16 @@ fn place_of(chain: &str) -> Option<(Hook, End)> {
     HOOKS.into_iter().flat_map(ends).find(|(hook, end)| chain_at(*hook, *end) == chain)
 }
 
-fn layout(key: &TableKey, flow: &Flow) -> Vec<Message> {
+fn layout(key: &TableKey, flow: &Flow, flags: Option<u32>) -> Vec<Message> {
     let about = |kind, flags, fill: &dyn Fn(&mut crate::attribute::Writer)| {
         message(kind, flags, key.family.number(), |body| {
             body.put_str(table::NAME, key.name.as_str());
             fill(body);
         })
     };
-    let mut messages = vec![about(kind::NEWTABLE, NLM_F_CREATE, &|body| put_number(body, table::FLAGS, table::OWNER))];
+    let mut messages = vec![about(kind::NEWTABLE, NLM_F_CREATE, &|body| {
+        flags.into_iter().for_each(|flags| put_number(body, table::FLAGS, flags));
+    })];
     for hook in HOOKS {
         // One step inside, because others may want the very first place.
         for (end, priority) in [(End::First, i32::MIN + 1), (End::Last, i32::MAX - 1)] {
@@ -200,10 +238,13 @@ mod tests {
     }
 
     #[test]
-    fn table_is_owned_and_each_shape_of_the_flow_is_marked_where_packets_enter() {
+    fn table_is_owned_where_that_is_known_and_each_shape_of_the_flow_is_marked_where_packets_enter() {
         let flow = Flow { source: "172.7.21.2:40000".parse().unwrap(), protocol: Protocol::Udp, vxlan: vec![8472] };
         let key = TableKey { family: Family::Inet, name: Name::observed("netd-trace-1".to_owned()) };
         // One table, ten chains; sent, received and quoted by ICMP: bare, in ipip and in VXLAN, in two chains.
-        assert_eq!(layout(&key, &flow).len(), 1 + 10 + 2 * 9);
+        let (owned, bare) = (layout(&key, &flow, Some(table::OWNER)), layout(&key, &flow, None));
+        assert_eq!((owned.len(), bare.len()), (1 + 10 + 2 * 9, 1 + 10 + 2 * 9));
+        assert!(owned[0].body.len() > bare[0].body.len() && owned[1..] == bare[1..]);
+        assert!(knows_no_owner(libc::EINVAL) && !knows_no_owner(libc::EPERM));
     }
 }
