@@ -39,7 +39,7 @@ const PERIOD: Duration = Duration::from_secs(1);
 
 const USAGE: &str = "usage: run-tests [--at-once N] [--kernels 'VERSION...'] [WORD...]
   --kernels     run those of tests/kernel/suites, and the demo, on each of these lab kernels, and print a table
-  --at-once N   run at most N binaries beside each other (default: half as many again as there are processors)
+  --at-once N   run at most N binaries beside each other (default: twice as many as there are processors)
   WORD          run only those whose name contains one of the words, such as netd_vxlan";
 
 struct Options {
@@ -51,7 +51,7 @@ struct Options {
 fn options(mut words: impl Iterator<Item = String>) -> Result<Options> {
     // Most of their time the binaries of the lab wait; `Pace` keeps those that work apart.
     let processors = thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get);
-    let mut options = Options { at_once: processors + processors.div_ceil(2), kernels: Vec::new(), words: Vec::new() };
+    let mut options = Options { at_once: 2 * processors, kernels: Vec::new(), words: Vec::new() };
     while let Some(word) = words.next() {
         match word.as_str() {
             "--at-once" => {
