@@ -42,8 +42,9 @@ fn plugin_reaches_neither_tokio_nor_cluster_nor_tls() -> Result<()> {
 }
 
 fn crates_point_downwards_only() -> Result<()> {
-    forbid("netstate", &["reconcile", "kernel", "cluster", "nix", "netlink_sys"])?;
-    forbid("reconcile", &["netstate", "kernel", "cluster", "nix", "netlink_sys"])?;
+    forbid("bounded", &["netstate", "reconcile", "kernel", "cluster", "nix", "tokio"])?;
+    forbid("netstate", &["bounded", "reconcile", "kernel", "cluster", "nix", "netlink_sys"])?;
+    forbid("reconcile", &["bounded", "netstate", "kernel", "cluster", "nix", "netlink_sys"])?;
     forbid("kernel", &["cluster", "daemon", "netd", "ipvs_proxy", "cni_plugin"])?;
     forbid("cluster", &["netstate", "reconcile", "kernel", "daemon"])?;
     forbid("daemon", &["netd", "ipvs_proxy", "cni_plugin", "netdadm"])?;

@@ -25,7 +25,7 @@ use crate::reclaim::leftovers::{bridge_names, is_vlan_link};
 use crate::reclaim::sweep;
 use crate::state::places::Places;
 use crate::state::records::Class;
-use crate::state::safe_file::{self, LIST_MAX};
+use crate::state::safe_file::LIST_MAX;
 
 /// How the command is written.
 pub const CLEANUP_USAGE: &str = "usage: netd-cni cleanup [--yes] LIST...";
@@ -83,7 +83,7 @@ impl Cleanup {
     fn networks(&self) -> Result<BTreeMap<String, Network>, CniError> {
         let mut networks = BTreeMap::new();
         for path in &self.lists {
-            let text = match safe_file::read_whole(path, LIST_MAX) {
+            let text = match bounded::read(path, LIST_MAX) {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
                 text => text.map_err(|error| CniError::io("read", path, &error))?,
             };

@@ -14,7 +14,7 @@ use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use crate::roles::name::PluginName;
-use crate::state::safe_file::{self, LIST_MAX};
+use crate::state::safe_file::LIST_MAX;
 
 /// What `install` was asked to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -126,7 +126,7 @@ impl Install {
 /// The text of a list of plugins, after a look at whether a runtime would take it for one.
 fn conflist(path: &Path) -> Result<Vec<u8>, InstallError> {
     let refuse = |why: String| InstallError::Conflist { path: path.display().to_string(), why };
-    let text = safe_file::read_whole(path, LIST_MAX).map_err(failed("read", path))?;
+    let text = bounded::read(path, LIST_MAX).map_err(failed("read", path))?;
     let list: serde_json::Value = serde_json::from_slice(&text).map_err(|error| refuse(error.to_string()))?;
     let is_text = |value: &serde_json::Value| value.as_str().is_some_and(|text| !text.is_empty());
     let plugins = list.get("plugins").and_then(serde_json::Value::as_array);
@@ -145,7 +145,7 @@ fn conflist(path: &Path) -> Result<Vec<u8>, InstallError> {
 
 /// Writes the list; false when it is there already.
 fn write_list(text: &[u8], to: &Path) -> Result<bool, InstallError> {
-    if safe_file::read_whole(to, LIST_MAX).is_ok_and(|there| there == text) {
+    if bounded::read(to, LIST_MAX).is_ok_and(|there| there == text) {
         return Ok(false);
     }
     let dir = to.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));

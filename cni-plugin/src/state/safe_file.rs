@@ -35,20 +35,6 @@ pub(crate) fn read(path: &Path, max: u64, links: Links) -> io::Result<String> {
 /// The longest list of plugins that an operator names to a command.
 pub(crate) const LIST_MAX: u64 = 4 * 1024 * 1024;
 
-/// All of an operator's file at `path`, which has `max` bytes at most.
-///
-/// # Errors
-/// What the system said; `FileTooLarge` for a longer one.
-pub(crate) fn read_whole(path: &Path, max: u64) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    fs::File::open(path)?.take(max.saturating_add(1)).read_to_end(&mut bytes)?;
-    if u64::try_from(bytes.len()).unwrap_or(u64::MAX) > max {
-        let text = format!("it has more than {max} bytes, which is no file of this kind: name the right one");
-        return Err(io::Error::new(io::ErrorKind::FileTooLarge, text));
-    }
-    Ok(bytes)
-}
-
 /// Refuses a symbolic link in the place of the directory `path`. One that is missing, or cannot be examined, is none.
 ///
 /// # Errors
@@ -91,9 +77,9 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("list");
         std::fs::write(&path, "abcdef").unwrap();
-        assert_eq!(read_whole(&path, 6).unwrap(), b"abcdef");
+        assert_eq!(bounded::read(&path, 6).unwrap(), b"abcdef");
         for (path, max) in [(path.as_path(), 5), (Path::new("/dev/zero"), LIST_MAX)] {
-            let error = read_whole(path, max).unwrap_err();
+            let error = bounded::read(path, max).unwrap_err();
             assert_eq!(error.kind(), io::ErrorKind::FileTooLarge);
             assert!(error.to_string().contains(&format!("more than {max} bytes")), "{error}");
         }

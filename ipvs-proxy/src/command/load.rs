@@ -6,7 +6,7 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::Context;
-use cluster::{Problem, Problems, bounded};
+use cluster::{Problem, Problems};
 use daemon::shell::seed;
 use netstate::Prefix;
 

@@ -11,9 +11,9 @@ mod tables;
 use std::path::Path;
 
 use anyhow::{Context, anyhow, bail};
+use cluster::ClusterError;
 use cluster::etcd::{Client, Prefix, Store};
 use cluster::manifest::{self, Form};
-use cluster::{ClusterError, bounded};
 
 pub(crate) use status::{status, text};
 pub(crate) use tables::tables;
@@ -57,7 +57,8 @@ fn answered<T>(answer: Result<T, ClusterError>) -> anyhow::Result<T> {
 fn read_manifests(files: &[String]) -> anyhow::Result<Objects> {
     let mut objects = Objects::new();
     for file in files {
-        let text = read_file(file).with_context(|| format!("cannot read {file}"))?;
+        let text = bounded::read_argument_bytes(Path::new(file), bounded::MANIFEST)
+            .with_context(|| format!("cannot read {file}"))?;
         let form = Form::of(file).unwrap_or(Form::Yaml);
         let found = manifest::parse(form, &text, &Kind::IN_MANIFESTS).with_context(|| file.clone())?;
         let problems = found.problems.iter().map(ToString::to_string).chain(found.duplicates);
@@ -71,13 +72,6 @@ fn read_manifests(files: &[String]) -> anyhow::Result<Objects> {
         objects.extend(found.objects.into_iter().filter_map(keyed));
     }
     Ok(objects)
-}
-
-fn read_file(file: &str) -> std::io::Result<Vec<u8>> {
-    match file {
-        "-" => bounded::from(std::io::stdin().lock(), bounded::MANIFEST),
-        file => bounded::read(Path::new(file), bounded::MANIFEST),
-    }
 }
 
 #[cfg(test)]

@@ -26,7 +26,6 @@
 //! | [`error`] | what failed, on which object, where, and whether to try again |
 
 pub mod backoff;
-pub mod bounded;
 pub mod certificates;
 pub mod directory;
 pub mod error;

@@ -5,8 +5,6 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use cluster::bounded;
-
 use super::packet;
 use super::probing::{Paths, Peer};
 use crate::run::files;

@@ -16,7 +16,6 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Result, anyhow};
-use cluster::bounded;
 use netstate::{IfName, Prefix};
 use serde::{Deserialize, Serialize};
 

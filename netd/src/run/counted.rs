@@ -11,15 +11,15 @@ use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
-use cluster::bounded;
 use daemon::metrics::counters;
 use daemon::slot::locked;
 use netstate::calls::{BOUNDS, CODES, Calls, LENGTH, NAME, OfVerb, Verb};
-use netstate::subnet_file::{LONGEST, SubnetFile};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, NoLabelSet};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::gauge::ConstGauge;
+
+use super::subnet_file;
 
 /// Where the plugin keeps which Pod has which address, a folder for each network, unless it is configured otherwise.
 const RESERVATIONS: &str = "/var/lib/cni/networks";
@@ -72,7 +72,7 @@ impl PluginCalls {
     /// How many addresses of the subnet Pods have, and how many there are for Pods; `None` before there is a subnet, or where nothing is
     /// known of Pods.
     fn addresses(&self) -> Option<[u64; 2]> {
-        let subnet = SubnetFile::parse(&bounded::read_text(&self.subnet_file, LONGEST).ok()?).ok()?.subnet_v4?;
+        let subnet = subnet_file::load(&self.subnet_file)?.subnet_v4?;
         let networks = fs::read_dir(&self.reservations).ok()?;
         let files = networks.flatten().filter_map(|network| fs::read_dir(network.path()).ok()).flatten().flatten();
         let names = files.take(MOST).filter_map(|file| file.file_name().to_str()?.parse::<Ipv4Addr>().ok());

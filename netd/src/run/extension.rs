@@ -9,7 +9,6 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use cluster::bounded;
 use kernel::KernelError;
 use reconcile::{Observed, Owner, Rows, Step, Target};
 

@@ -7,8 +7,6 @@ use std::io::{self, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use cluster::bounded;
-
 /// Makes `path` hold `content`, with mode 0644 and the folders above it. Returns whether it had to be written.
 ///
 /// # Errors

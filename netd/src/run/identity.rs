@@ -10,7 +10,6 @@ use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt 
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
-use cluster::bounded;
 use kernel::wireguard::Wireguards;
 use netstate::wireguard::{PrivateKey, PublicKey};
 use x25519_dalek::StaticSecret;

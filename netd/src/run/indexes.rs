@@ -10,7 +10,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use cluster::bounded;
 use kernel::Rtnl;
 use kernel::link::{LinkIndexes, Links, OwnsLink};
 use netstate::IfName;

@@ -32,7 +32,7 @@ mod rivals;
 mod silent;
 pub(crate) mod start;
 pub(crate) mod status;
-mod subnet_file;
+pub(crate) mod subnet_file;
 mod tables;
 mod targets;
 mod unannounced;

@@ -9,7 +9,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use cluster::{Problem, bounded};
+use cluster::Problem;
 use netstate::IfName;
 use netstate::family::IpFamily;
 use tokio::time::Instant;

@@ -8,7 +8,7 @@ use std::io;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
-use cluster::{Backoff, bounded};
+use cluster::Backoff;
 use daemon::shell::Shell;
 use netstate::address_plan::AddressPlan;
 use netstate::family::{IpFamily, PerFamily};

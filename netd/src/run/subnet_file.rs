@@ -5,7 +5,6 @@
 use std::io;
 use std::path::Path;
 
-use cluster::bounded;
 use netstate::Prefix;
 use netstate::family::PerFamily;
 use netstate::subnet_file::{LONGEST, SubnetFile};
@@ -13,6 +12,11 @@ use netstate::subnet_file::{LONGEST, SubnetFile};
 use super::files;
 use crate::format::net_conf::Network;
 use crate::plan::Planner;
+
+/// What the file says, for readers to whom one that cannot be read is the same as none.
+pub(crate) fn load(path: &Path) -> Option<SubnetFile> {
+    SubnetFile::parse(&bounded::read_text(path, LONGEST).ok()?).ok()
+}
 
 /// The subnets that the file names for `network`, of each family that it does.
 #[must_use]

@@ -4,7 +4,7 @@
 
 use std::path::{Path, PathBuf};
 
-use cluster::{ClusterError, bounded};
+use cluster::ClusterError;
 use daemon::followed::FollowedFile;
 
 use super::{AcquireError, ConfigError, Configs, Held, Keeping, LeaseEvent, LeaseEvents, LeaseRequest, LeaseSource};

@@ -9,7 +9,6 @@ use std::io;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
-use cluster::bounded;
 use netstate::subnet_file::LONGEST;
 
 use crate::command::verbs::DockerOpts;

@@ -9,19 +9,18 @@ use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::Result;
-use cluster::bounded;
 use kernel::ipvs::Ipvs;
 use kernel::link::LinkState;
 use kernel::way::Packet;
 use kernel::wireguard::Sessions;
 use kernel::{KernelError, Rtnl};
 use netstate::ipvs::VirtualServerKey;
-use netstate::subnet_file::{LONGEST, SubnetFile};
 use netstate::{IfName, LinkKind, MacAddr, Prefix, Protocol, Route, RouteKey, SysctlKey};
 
 use super::outer;
 use super::pods::Place;
 use crate::run::status::Status;
+use crate::run::subnet_file;
 
 /// The packet that is traced.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -211,8 +210,7 @@ fn networks(status: Option<&Status>, subnet_file: &str) -> (Vec<Prefix>, Vec<Pre
     if let Some(node) = status.map(|status| &status.node) {
         return (parse(&node.network), parse(node.subnet.as_deref().unwrap_or_default()));
     }
-    let file = bounded::read_text(Path::new(subnet_file), LONGEST).ok().and_then(|text| SubnetFile::parse(&text).ok());
-    let Some(file) = file else { return Default::default() };
+    let Some(file) = subnet_file::load(Path::new(subnet_file)) else { return Default::default() };
     let network = |prefix: Prefix| Prefix::new(prefix.addr(), prefix.len()).ok();
     let subnets = [file.subnet_v4, file.subnet_v6].into_iter().flatten().filter_map(network).collect();
     (file.networks().copied().collect(), subnets)

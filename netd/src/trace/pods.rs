@@ -11,7 +11,6 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use cluster::bounded;
 use kernel::{Netns, Rtnl};
 use netstate::IfName;
 use serde_json::Value;

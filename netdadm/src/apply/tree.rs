@@ -7,7 +7,6 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use cluster::bounded;
 use host::manifest::Digest;
 use host::{FilePath, Manifest};
 

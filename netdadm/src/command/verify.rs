@@ -7,7 +7,6 @@ use std::io::{self, Write};
 use std::path::Path;
 use std::process::ExitCode;
 
-use cluster::bounded;
 use serde::Serialize;
 
 use super::args::Check;

@@ -5,7 +5,6 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use cluster::bounded;
 use kernel::ipvs::Ipvs;
 use kernel::nft::{Nft, Tables};
 use kernel::{Chain as Words, KernelError, Rtnl, netns};

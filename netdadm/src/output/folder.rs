@@ -8,7 +8,6 @@ use std::io::{self, ErrorKind, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
-use cluster::bounded;
 use cluster::problem::elided;
 use host::Manifest;
 use host::manifest::Digest;

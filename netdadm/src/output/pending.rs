@@ -7,7 +7,6 @@ use std::fs;
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
-use cluster::bounded;
 use cluster::problem::elided;
 use serde::{Deserialize, Serialize};
 

@@ -5,7 +5,8 @@ use std::fs;
 use super::root;
 
 /// Packages with a manifest of their own.
-const PACKAGES: [&str; 12] = [
+const PACKAGES: [&str; 13] = [
+    "lib/bounded",
     "lib/netstate",
     "lib/reconcile",
     "lib/kernel",

@@ -21,7 +21,7 @@ pub(crate) use source::{Source, every_file, sources};
 /// The programs, by folder and package name.
 pub(crate) const PROGRAMS: [&str; 4] = ["netd", "cni-plugin", "ipvs-proxy", "netdadm"];
 /// The shared crates.
-pub(crate) const LIBRARIES: [&str; 6] = ["netstate", "reconcile", "kernel", "cluster", "daemon", "host"];
+pub(crate) const LIBRARIES: [&str; 7] = ["bounded", "netstate", "reconcile", "kernel", "cluster", "daemon", "host"];
 
 pub(crate) fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")

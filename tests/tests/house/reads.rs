@@ -44,7 +44,7 @@ pub(crate) fn unbounded() -> Vec<String> {
     let found: BTreeSet<String> =
         product().iter().flat_map(|folder| sources(folder)).flat_map(|source| readers(&source)).collect();
     let unlisted = found.iter().filter(|it| !listed.contains_key(*it));
-    wrong.extend(unlisted.map(|it| format!("{it} reads without a limit (cluster::bounded), and is not in {LIST}")));
+    wrong.extend(unlisted.map(|it| format!("{it} reads without a limit (the crate bounded), and is not in {LIST}")));
     wrong.extend(listed.keys().filter(|it| !found.contains(*it)).map(|it| format!("{LIST}: {it} reads nothing whole")));
     wrong
 }

@@ -12,8 +12,8 @@ use std::path::{Path, PathBuf};
 
 use super::files::{Reading, Readings};
 use crate::Words;
-use crate::bounded::{self, MANIFEST};
 use crate::manifest::{self, Form, Kind};
+use bounded::MANIFEST;
 
 /// The most that may be in a directory, manifests or not: twelve times the files that 10,000 Services are.
 const MAX_ENTRIES: usize = 1 << 17;

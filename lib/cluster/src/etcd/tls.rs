@@ -16,7 +16,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
 
 use crate::certificates::InUse;
-use crate::{Problem, bounded, provider};
+use crate::{Problem, provider};
 
 const CA: &str = "etcd-cafile";
 const CERT: &str = "etcd-certfile";

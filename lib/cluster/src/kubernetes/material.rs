@@ -15,7 +15,7 @@ use rustls::pki_types::pem::PemObject;
 use super::access::{Access, Environment};
 use super::{kubeconfig, proxy};
 use crate::certificates::InUse;
-use crate::{Class, ClusterError, bounded};
+use crate::{Class, ClusterError};
 
 /// See the module's text.
 #[derive(Clone)]

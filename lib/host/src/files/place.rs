@@ -5,7 +5,7 @@
 
 use std::ffi::OsString;
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Component, Path, PathBuf};
 
@@ -13,9 +13,6 @@ use nix::errno::Errno;
 use nix::fcntl::{AtFlags, Flock, FlockArg, OFlag, OpenHow, ResolveFlag, openat, openat2, readlinkat, renameat};
 use nix::sys::stat::{FileStat, Mode, SFlag, fchmod, fstatat, mkdirat};
 use nix::unistd::{Gid, Uid, UnlinkatFlags, fchown, linkat, symlinkat, unlinkat};
-
-/// The longest content that is read: what is longer is nothing of a manifest's.
-const LONGEST: u64 = 16 << 20;
 
 /// What stands behind the name of a file that is being written, and of one that was replaced a moment ago.
 const DRAFT: &str = ".netdadm-new";
@@ -83,14 +80,8 @@ impl Place {
     /// The content of the file that stands there.
     pub(super) fn read(&self) -> io::Result<Vec<u8>> {
         let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK;
-        let mut bytes = Vec::new();
         let file = File::from(openat(&self.folder, self.name.as_os_str(), flags, Mode::empty())?);
-        file.take(LONGEST + 1).read_to_end(&mut bytes)?;
-        if u64::try_from(bytes.len()).unwrap_or(u64::MAX) > LONGEST {
-            let text = format!("it has more than {LONGEST} bytes, which is no file of a manifest: move it away");
-            return Err(io::Error::new(io::ErrorKind::FileTooLarge, text));
-        }
-        Ok(bytes)
+        bounded::from(file, bounded::MANIFEST)
     }
 
     /// Writes `content` beside the place, down to the disk. Nobody but root reads it before its rights are what they shall be.
@@ -187,7 +178,7 @@ impl Place {
 /// Whether it is a file whose content can be read, and otherwise what it is.
 pub(super) fn kind(status: &FileStat) -> Result<(), &'static str> {
     match SFlag::from_bits_truncate(status.st_mode) & SFlag::S_IFMT {
-        SFlag::S_IFREG if u64::try_from(status.st_size).is_ok_and(|size| size > LONGEST) => {
+        SFlag::S_IFREG if u64::try_from(status.st_size).is_ok_and(|size| size > bounded::MANIFEST) => {
             Err("file of more than 16 MiB")
         }
         SFlag::S_IFREG => Ok(()),

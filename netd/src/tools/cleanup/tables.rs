@@ -8,7 +8,6 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Result, bail};
-use cluster::bounded;
 use daemon::status::{Row, TableRows};
 use kernel::link::Links;
 use kernel::nft::forward::Forward;
@@ -16,7 +15,6 @@ use kernel::nft::{self, Nft};
 use kernel::route::Routes;
 use kernel::{Chain, Rtnl};
 use netstate::nft::TableKey;
-use netstate::subnet_file::{LONGEST, SubnetFile};
 use netstate::{IfName, Link, Prefix, Route, RouteKey};
 use reconcile::{Reconciler, Stack, Stage};
 
@@ -26,6 +24,7 @@ use crate::plan::backend::Backend;
 use crate::plan::{is_left, is_left_by_flannel};
 use crate::run::claim::Claimed;
 use crate::run::start::Recorded;
+use crate::run::subnet_file;
 
 /// Rows that nobody wants.
 pub(super) struct Leftovers {
@@ -140,8 +139,7 @@ fn check(stack: &Stack) -> Result<()> {
 
 /// The Pod networks that the subnet file names, and the lengths of this node's subnets.
 fn flannel_networks(subnet_file: &Path, claimed: &Claimed) -> Option<(BTreeSet<Prefix>, Vec<u8>)> {
-    let text = bounded::read_text(subnet_file, LONGEST).ok()?;
-    let file = SubnetFile::parse(&text).ok()?;
+    let file = subnet_file::load(subnet_file)?;
     let networks = file.networks().filter(|network| !claimed.is_others_network(network)).copied().collect();
     Some((networks, [file.subnet_v4, file.subnet_v6].into_iter().flatten().map(|subnet| subnet.len()).collect()))
 }

@@ -9,7 +9,7 @@ mod place;
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use cluster::{Problem, Problems, bounded};
+use cluster::{Problem, Problems};
 use daemon::lifecycle::Exit;
 
 use self::place::{Place, Stored};

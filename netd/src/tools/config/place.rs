@@ -5,7 +5,6 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
-use cluster::bounded;
 use cluster::etcd::{self, Creation, Hold, Replacement};
 
 use crate::command::config::Store;

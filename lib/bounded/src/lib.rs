@@ -51,7 +51,15 @@ pub fn read_text(path: &Path, most: u64) -> io::Result<String> {
 /// # Errors
 /// As [`read_text`].
 pub fn read_argument(path: &Path, most: u64) -> io::Result<String> {
-    if path == Path::new("-") { text(from(io::stdin().lock(), most)?) } else { read_text(path, most) }
+    text(read_argument_bytes(path, most)?)
+}
+
+/// The same in bytes.
+///
+/// # Errors
+/// As [`read`].
+pub fn read_argument_bytes(path: &Path, most: u64) -> io::Result<Vec<u8>> {
+    if path == Path::new("-") { from(io::stdin().lock(), most) } else { read(path, most) }
 }
 
 /// Whether the file at `path` holds exactly `content`; one that cannot be read does not. No more than that is read of it.
