@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use lab::{Host, Need, Pod, Process, echo, eventually};
+use netd_node::flowtable::{eventually_links, links};
 use netd_node::traffic::Traffic;
 use netd_node::transfer::transfer;
 use netd_node::{Net, SOON, VXLAN, each_is_repaired, pod, settled_log};
@@ -17,7 +18,7 @@ const CONFIG: &str = "/coreos.com/network/config";
 const FLOWS: &str = r#"{"Network":"172.7.0.0/16","Backend":{"Type":"vxlan"},"Flowtable":true}"#;
 const FLOWS_HOST_GW: &str = r#"{"Network":"172.7.0.0/16","Backend":{"Type":"host-gw"},"Flowtable":true}"#;
 /// The flowtable's links with VXLAN.
-const LINKS: &str = "{ cbr0, eth0, flannel.1 }";
+const LINKS: &[&str] = &["cbr0", "eth0", "flannel.1"];
 /// Where the second Pod takes transfers.
 const SERVER: &str = "172.7.22.2:5001";
 const NODES: [&str; 2] = ["hdss7-21", "hdss7-22"];
@@ -42,25 +43,10 @@ impl Nodes {
     }
 }
 
-/// Links of the flowtable, as the tool lists them.
-fn devices(host: &Host) -> Result<String> {
-    let text = host.run(&["nft", "list", "flowtables"])?.stdout;
-    let line = text.lines().find_map(|line| line.trim().strip_prefix("devices = "));
-    Ok(line.unwrap_or_default().to_owned())
-}
-
-fn eventually_devices(host: &Host, wanted: &str) -> Result<()> {
-    eventually(SOON, || {
-        let found = devices(host)?;
-        ensure!(found == wanted, "{found:?} instead of {wanted:?}");
-        Ok(())
-    })
-}
-
 /// Nodes on which every flow of a Pod that is established takes the short way.
-fn with_flowtable(config: &str, links: &str) -> Result<Nodes> {
+fn with_flowtable(config: &str, links: &[&str]) -> Result<Nodes> {
     let nodes = Nodes::start(config)?;
-    NODES.iter().try_for_each(|name| eventually_devices(nodes.net.host(name)?, links))?;
+    NODES.iter().try_for_each(|name| eventually_links(nodes.net.host(name)?, links))?;
     Ok(nodes)
 }
 
@@ -111,9 +97,9 @@ fn established_flows_take_the_short_way_and_survive_its_end() -> Result<()> {
     let Nodes { mut pods, _netd: [first, second], net } = Nodes::start(VXLAN)?;
     let host = net.host(NODES[0])?;
     let traffic = Traffic::start(pods.remove(0), &pods[0], "172.7.22.2")?;
-    ensure!(offloaded(host)?.is_empty() && devices(host)?.is_empty(), "it is off by default");
+    ensure!(offloaded(host)?.is_empty() && links(host)?.is_empty(), "it is off by default");
     net.etcd.put(CONFIG, FLOWS)?;
-    eventually_devices(host, LINKS)?;
+    eventually_links(host, LINKS)?;
     eventually_offloaded(host, "tcp dst=172.7.22.2 dport=80")?;
     eventually_offloaded(net.host(NODES[1])?, "tcp dst=172.7.22.2 dport=80")?;
     count_forwarded(host)?;
@@ -121,11 +107,11 @@ fn established_flows_take_the_short_way_and_survive_its_end() -> Result<()> {
     let before = numbered(host)?;
     first.terminate(SOON)?;
     let _again = net.netd(NODES[0])?;
-    eventually_devices(host, LINKS)?;
+    eventually_links(host, LINKS)?;
     eventually_takes_the_short_way(host, &traffic)?;
     ensure!(numbered(host)? == before, "the restart made the table anew: {before} {}", numbered(host)?);
     net.etcd.put(CONFIG, VXLAN)?;
-    eventually_devices(host, "")?;
+    eventually_links(host, &[])?;
     let before = forwarded(host)?;
     traffic.flows()?;
     ensure!(forwarded(host)? >= before + 10, "the connection takes the ordinary way again");
@@ -135,7 +121,7 @@ fn established_flows_take_the_short_way_and_survive_its_end() -> Result<()> {
     ensure!(counts.lost == 0, "{counts:?}");
     second.terminate(SOON)?;
     let there = net.host(NODES[1])?;
-    ensure!(!devices(there)?.is_empty(), "the data path outlives the program");
+    ensure!(!links(there)?.is_empty(), "the data path outlives the program");
     there.command(lab::bin("netd")?).args(["cleanup", "--yes"]).run()?;
     ensure!(!there.run(&["nft", "list", "tables"])?.stdout.contains("netd"), "cleanup left the table");
     Ok(())
@@ -190,7 +176,7 @@ fn deleted_parts_and_links_made_anew_come_back() -> Result<()> {
     each_is_repaired(host, table, &links)?;
     // A node without Pods has nothing to send the short way.
     host.run(&["ip", "link", "delete", "cbr0"])?;
-    eventually_devices(host, "")?;
+    eventually_links(host, &[])?;
     // Until the bridge is known to be gone, the kernel refuses the table for it; and the status is written after the pass.
     eventually(SOON, || {
         let warnings = nodes.net.status(NODES[1])?["warnings"].to_string();
@@ -213,7 +199,7 @@ fn large_packets_and_a_narrower_tunnel_pass() -> Result<()> {
         Ok(())
     })?;
     transfer(first, second, SERVER.parse()?, 20 << 20)?;
-    eventually_devices(nodes.node()?, LINKS)
+    eventually_links(nodes.node()?, LINKS)
 }
 
 /// Without the interface below it the tunnel device cannot be made, and nothing that stands on it: that is one line.
@@ -260,7 +246,7 @@ fn limits_of_a_pod_still_hold() -> Result<()> {
 
 /// A Pod talks to the outside: translated on the way out and back, on the short way as well.
 fn masqueraded_connections_stay_translated() -> Result<()> {
-    for (config, links) in [(FLOWS, LINKS), (FLOWS_HOST_GW, "{ cbr0, eth0 }")] {
+    for (config, links) in [(FLOWS, LINKS), (FLOWS_HOST_GW, &["cbr0", "eth0"])] {
         let nodes = with_flowtable(config, links)?;
         let outside = nodes.net.host("hdss7-200")?;
         let _server = echo::serve(outside, "outside", 8080)?;

@@ -9,6 +9,7 @@ use std::process::ExitCode;
 use anyhow::{Context as _, Result, ensure};
 use lab::{Host, Need, echo, eventually};
 use netd_node::dual::{SUBNETS, both, net, pod};
+use netd_node::flowtable::eventually_links;
 use netd_node::{SOON, transfer};
 
 const V4: &str = "172.7.22.2";
@@ -38,18 +39,14 @@ fn is_offloaded(host: &Host, server: SocketAddr) -> Result<bool> {
 }
 
 /// On both nodes a connection from Pod to Pod leaves the rules of the forward hook behind, and large packets arrive.
-fn takes_the_short_way(config: &str, servers: &[&str], links: &str) -> Result<()> {
+fn takes_the_short_way(config: &str, servers: &[&str], links: &[&str]) -> Result<()> {
     let net = net(config)?;
     let only_v4: [&[&str]; 2] = [&SUBNETS[0][..1], &SUBNETS[1][..1]];
     let _netd = both(&net, if servers.len() > 1 { SUBNETS } else { only_v4 })?;
     let hosts = [net.host("hdss7-21")?, net.host("hdss7-22")?];
     let pods = [pod(hosts[0], "21")?, pod(hosts[1], "22")?];
     for host in hosts {
-        eventually(SOON, || {
-            let listed = host.run(&["nft", "list", "flowtables"])?.stdout;
-            ensure!(listed.contains(links), "{listed}");
-            Ok(())
-        })?;
+        eventually_links(host, links)?;
         host.command("nft").args(["-f", "-"]).input(PROBE).run()?;
     }
     let _server = echo::serve(&pods[1], "web", 80)?;
@@ -74,25 +71,25 @@ fn takes_the_short_way(config: &str, servers: &[&str], links: &str) -> Result<()
 }
 
 fn vxlan_of_both_families() -> Result<()> {
-    takes_the_short_way(&config(r#"{"Type":"vxlan"}"#, true), &[V4, V6], "{ cbr0, eth0, flannel-v6.1, flannel.1 }")
+    takes_the_short_way(&config(r#"{"Type":"vxlan"}"#, true), &[V4, V6], &["cbr0", "eth0", "flannel-v6.1", "flannel.1"])
 }
 
 fn host_gw_of_both_families() -> Result<()> {
-    takes_the_short_way(&config(r#"{"Type":"host-gw"}"#, true), &[V4, V6], "{ cbr0, eth0 }")
+    takes_the_short_way(&config(r#"{"Type":"host-gw"}"#, true), &[V4, V6], &["cbr0", "eth0"])
 }
 
 fn wireguard_with_a_device_for_each_family() -> Result<()> {
     let config = config(r#"{"Type":"wireguard","Mode":"separate"}"#, true);
-    takes_the_short_way(&config, &[V4, V6], "{ cbr0, eth0, flannel-wg, flannel-wg-v6 }")
+    takes_the_short_way(&config, &[V4, V6], &["cbr0", "eth0", "flannel-wg", "flannel-wg-v6"])
 }
 
 fn wireguard_with_one_device_over_ipv6() -> Result<()> {
     let config = config(r#"{"Type":"wireguard","Mode":"ipv6"}"#, true);
-    takes_the_short_way(&config, &[V4, V6], "{ cbr0, eth0, flannel-wg }")
+    takes_the_short_way(&config, &[V4, V6], &["cbr0", "eth0", "flannel-wg"])
 }
 
 fn ipip() -> Result<()> {
-    takes_the_short_way(&config(r#"{"Type":"ipip"}"#, false), &[V4], "{ cbr0, eth0, flannel.ipip }")
+    takes_the_short_way(&config(r#"{"Type":"ipip"}"#, false), &[V4], &["cbr0", "eth0", "flannel.ipip"])
 }
 
 fn main() -> ExitCode {

@@ -233,7 +233,15 @@ mod tests {
             InterfaceAddress::lasting(addr.parse().unwrap(), len.parse().unwrap())
         };
         let addresses = addresses.iter().map(address).collect();
-        Interface { index: 1, name: IfName::new(name).unwrap(), kind: kind.to_owned(), mtu: 1500, up: true, addresses }
+        Interface {
+            index: 1,
+            name: IfName::new(name).unwrap(),
+            kind: kind.to_owned(),
+            mtu: 1500,
+            up: true,
+            master: None,
+            addresses,
+        }
     }
 
     #[test]

@@ -51,6 +51,9 @@ pub enum Feature {
     Ipvs,
 }
 
+/// A link that nobody has.
+const ABSENT_LINK: &str = "netd-absent";
+
 impl Feature {
     /// All there are.
     pub const ALL: [Self; 13] = [
@@ -140,6 +143,16 @@ impl Feature {
             Err(error) if is_missing(&error) => Ok(false),
             other => other,
         }
+    }
+
+    /// Whether a flowtable may name links that are not there: since Linux 6.16. Elsewhere the kernel refuses the flowtable for one such name.
+    ///
+    /// # Errors
+    /// When that cannot be found out, as without CAP_NET_ADMIN.
+    pub fn flowtable_takes_names_ahead() -> Result<bool, KernelError> {
+        let absent = Flowtable::on(IfName::new(ABSENT_LINK).into_iter().collect());
+        let flowtables = [(Name::literal("tried"), absent)].into();
+        Nft::open()?.would_take(Family::Inet, &Table { flowtables, ..Table::default() })
     }
 
     /// A table with a rule of it.

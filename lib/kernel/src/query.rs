@@ -46,6 +46,8 @@ pub struct Interface {
     pub mtu: u32,
     /// Administratively up.
     pub up: bool,
+    /// Index of the bridge, bond or VRF that it belongs to (IFLA_MASTER).
+    pub master: Option<u32>,
     /// Addresses, in the kernel's order.
     pub addresses: Vec<InterfaceAddress>,
 }
@@ -221,11 +223,12 @@ const fn address_family(family: IpFamily) -> AddressFamily {
 }
 
 fn interface(message: &LinkMessage) -> Option<Interface> {
-    let (mut name, mut kind, mut mtu) = (None, String::new(), 0);
+    let (mut name, mut kind, mut mtu, mut master) = (None, String::new(), 0, None);
     for attribute in &message.attributes {
         match attribute {
             LinkAttribute::IfName(text) => name = IfName::new(text.as_str()).ok(),
             LinkAttribute::Mtu(bytes) => mtu = *bytes,
+            LinkAttribute::Controller(index) => master = Some(*index),
             LinkAttribute::LinkInfo(infos) => {
                 let named = infos.iter().find_map(|info| match info {
                     LinkInfo::Kind(kind) => Some(kind.to_string()),
@@ -237,7 +240,7 @@ fn interface(message: &LinkMessage) -> Option<Interface> {
         }
     }
     let (index, up) = (message.header.index, message.header.flags.contains(LinkFlags::Up));
-    Some(Interface { index, name: name?, kind, mtu, up, addresses: Vec::new() })
+    Some(Interface { index, name: name?, kind, mtu, up, master, addresses: Vec::new() })
 }
 
 fn interface_address(message: &AddressMessage) -> Option<InterfaceAddress> {

@@ -69,6 +69,13 @@ fn has_is_what_can_be_used() {
     assert_eq!(USES.map(|(feature, _)| feature), Feature::ALL);
 }
 
+fn name_of_a_link_that_is_not_there_is_taken_where_the_tool_can_name_one() {
+    is_done("nft add table inet made");
+    let ahead = is_done("nft add flowtable inet made f { hook ingress priority 0 ; devices = { none7 } ; }");
+    is_done("nft flush ruleset");
+    assert_eq!(Feature::flowtable_takes_names_ahead().unwrap(), ahead);
+}
+
 fn asking_makes_nothing() {
     let state = || {
         [
@@ -86,5 +93,9 @@ fn asking_makes_nothing() {
 }
 
 fn main() -> ExitCode {
-    common::main(cases![has_is_what_can_be_used, asking_makes_nothing])
+    common::main(cases![
+        has_is_what_can_be_used,
+        name_of_a_link_that_is_not_there_is_taken_where_the_tool_can_name_one,
+        asking_makes_nothing,
+    ])
 }

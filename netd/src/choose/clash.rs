@@ -36,7 +36,8 @@ mod tests {
 
     fn interface(name: &str, addresses: &[(&str, u8)]) -> Interface {
         let addresses = addresses.iter().map(|(addr, len)| InterfaceAddress::lasting(addr.parse().unwrap(), *len));
-        Interface { name: name.parse().unwrap(), mtu: 1500, addresses: addresses.collect() }
+        let (name, addresses) = (name.parse().unwrap(), addresses.collect());
+        Interface { name, mtu: 1500, addresses, is_bridge: false, master: None }
     }
 
     #[test]

@@ -23,6 +23,10 @@ pub(crate) struct Interface {
     pub mtu: u32,
     /// Its addresses, in the kernel's order.
     pub addresses: Vec<InterfaceAddress>,
+    /// It is a bridge.
+    pub is_bridge: bool,
+    /// The link that it is a port of: a bridge, a bond or a VRF.
+    pub master: Option<IfName>,
 }
 
 impl Interface {
@@ -291,7 +295,7 @@ mod tests {
     fn interface(name: &str, mtu: u32, addresses: &[(&str, u8)]) -> Interface {
         let addresses = addresses.iter().map(|(addr, len)| InterfaceAddress::lasting(addr.parse().unwrap(), *len));
         let addresses = addresses.collect();
-        Interface { name: name.parse().unwrap(), mtu, addresses }
+        Interface { name: name.parse().unwrap(), mtu, addresses, is_bridge: false, master: None }
     }
 
     fn host() -> Facts {

@@ -36,6 +36,7 @@ fn interface(name: &str, address: [u8; 4], len: u8) -> Interface {
         kind: String::new(),
         mtu: 1500,
         up: true,
+        master: None,
         addresses: vec![InterfaceAddress::lasting(address.into(), len)],
     }
 }

@@ -8,6 +8,9 @@
 //!    and translates answers at the forward hook, which they would no longer reach.
 //! 3. Only established connections of Pods, and behind every other chain of the hook: whoever denies a packet has done so before.
 //!
+//! Newer kernels follow a bridge to the port that a packet leaves by, and refuse a flow whose port is not named (`nft_dev_path_info`). They
+//! also take names of links that are gone already, which older ones refuse the whole table for; so ports are named where that is so.
+//!
 //! Invariants: the table is there only on a node that has Pods, and names links that are there; it is a row apart from the masquerade rules,
 //! so a kernel without flowtables refuses nothing else.
 
@@ -21,6 +24,9 @@ use netstate::{IfName, IpFamily, Prefix};
 
 use super::{Changes, Planner, Tables};
 
+/// The most links that a flowtable names: the kernel refuses 256 (NFT_NETDEVICE_MAX, include/net/netfilter/nf_tables.h).
+const MOST_LINKS: usize = 255;
+
 /// Name of the flowtable.
 const FLOWS: Name = Name::literal("pods");
 
@@ -33,16 +39,35 @@ struct Pods {
     own: Prefix,
 }
 
+/// The links by which this node's Pods are reached.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct PodLinks {
+    /// Bridges with an address of the node's part of the Pod network.
+    pub bridges: BTreeSet<IfName>,
+    /// Their ports, where flows are to be taken from and sent to these directly.
+    pub ports: BTreeSet<IfName>,
+}
+
+impl PodLinks {
+    /// All that a flowtable names beside `others`; flows of the ports behind [`MOST_LINKS`] keep the ordinary way.
+    fn with(&self, others: impl Iterator<Item = IfName>) -> BTreeSet<IfName> {
+        let mut all: BTreeSet<IfName> = others.chain(self.bridges.iter().cloned()).collect();
+        let room = MOST_LINKS.saturating_sub(all.len());
+        all.extend(self.ports.iter().take(room).cloned());
+        all
+    }
+}
+
 impl Planner {
-    /// Plans anew for the bridges that this node's Pods are on now.
-    pub(crate) fn set_bridges(&mut self, bridges: BTreeSet<IfName>) -> Changes {
+    /// Plans anew for the links that this node's Pods are reached by now.
+    pub(crate) fn set_pod_links(&mut self, links: PodLinks) -> Changes {
         let before = self.flowtable();
-        self.bridges = bridges;
+        self.pod_links = links;
         let rows = |ingress| Tables { ingress, ..Tables::default() };
         Changes::between(rows(before), rows(self.flowtable()))
     }
 
-    /// True when it matters which bridges there are.
+    /// True when it matters which bridges and ports there are.
     #[must_use]
     pub(crate) const fn has_flowtable(&self) -> bool {
         self.network.flowtable
@@ -50,12 +75,12 @@ impl Planner {
 
     /// The table, where the network has one and this node has Pods.
     pub(super) fn flowtable(&self) -> BTreeMap<RowKey, Row> {
-        if !self.network.flowtable || self.bridges.is_empty() {
+        if !self.network.flowtable || self.pod_links.bridges.is_empty() {
             return BTreeMap::new();
         }
         let families: Vec<IpFamily> = self.local.places.families().collect();
         let tunnels = self.backends().flat_map(|backend| families.iter().filter_map(|family| backend.device(*family)));
-        let devices = tunnels.chain(self.bridges.iter().cloned()).chain([self.local.interface.clone()]).collect();
+        let devices = self.pod_links.with(tunnels.chain([self.local.interface.clone()]));
         let pods = |own: Prefix| Some(Pods { network: self.network.pool(&own)?.network, own });
         rows(&self.masquerade.table, devices, &self.local.subnets().filter_map(pods).collect::<Vec<_>>())
     }
@@ -85,6 +110,20 @@ fn rows(table: &Name, devices: BTreeSet<IfName>, families: &[Pods]) -> BTreeMap<
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn ports_are_named_as_far_as_the_kernel_takes_names() {
+        let names = |range: std::ops::Range<u32>| range.map(|at| format!("veth{at:03}").parse().unwrap()).collect();
+        let links = |ports| PodLinks { bridges: BTreeSet::from(["cbr0".parse().unwrap()]), ports };
+        let others = || ["eth0", "flannel.1"].map(|name| name.parse().unwrap()).into_iter();
+        let few = links(names(0..2)).with(others());
+        assert_eq!(
+            few.iter().map(IfName::as_str).collect::<Vec<_>>(),
+            ["cbr0", "eth0", "flannel.1", "veth000", "veth001"]
+        );
+        let many = links(names(0..600)).with(others());
+        assert_eq!((many.len(), many.last().unwrap().as_str()), (255, "veth251"));
+    }
 
     #[test]
     fn rules_read_as_an_operator_expects_them() {

@@ -28,6 +28,7 @@ use std::sync::Arc;
 use netstate::family::PerFamily;
 use netstate::{IfName, Prefix, Route, RouteKey, SysctlKey};
 
+pub(crate) use flowtable::PodLinks;
 pub(crate) use local::{LocalNode, Place};
 pub(crate) use masquerade::{Masquerade, TABLE};
 pub(crate) use ownership::{Ownership, is_left, is_left_by_flannel};
@@ -50,8 +51,8 @@ pub(crate) struct Planner {
     network: Network,
     masquerade: Masquerade,
     local: LocalNode,
-    /// Bridges of this node's own Pods.
-    bridges: BTreeSet<IfName>,
+    /// The links by which this node's own Pods are reached.
+    pod_links: PodLinks,
     leases: BTreeMap<SubnetKey, Arc<StoredLease>>,
     peers: PerFamily<Peers>,
     refused: BTreeMap<SubnetKey, Refused>,
@@ -79,7 +80,7 @@ impl Planner {
             network,
             masquerade,
             local,
-            bridges: BTreeSet::new(),
+            pod_links: PodLinks::default(),
             leases: BTreeMap::new(),
             peers: PerFamily::default(),
             refused: BTreeMap::new(),

@@ -2,14 +2,15 @@
 //!
 //! Invariant: reads only. Everything that decides on these facts is pure and lies elsewhere.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::Path;
 
+use kernel::feature::Feature;
 use kernel::query::Query;
 use kernel::{Chain, KernelError, Rtnl};
 use netstate::family::{IpFamily, PerFamily};
-use netstate::{IfName, LinkKind, MacAddr, Route, RouteKey, SysctlKey};
+use netstate::{IfName, MacAddr, Route, RouteKey, SysctlKey};
 
 use crate::choose::interface::{Facts, Interface, Wanted};
 use crate::format::net_conf::Network;
@@ -23,7 +24,7 @@ use crate::plan::backend::{Backend, known_fault};
 /// When the kernel cannot be read.
 pub(super) async fn gather(wanted: &Wanted) -> Result<Facts, KernelError> {
     let query = Query::open()?;
-    let interfaces = query.interfaces().await?.into_iter().map(known).collect();
+    let interfaces = interfaces_by(&query).await?;
     let mut default_routes = PerFamily::default();
     let asks = wanted.asks_for_default_routes();
     for family in IpFamily::ALL.into_iter().filter(|_| asks) {
@@ -63,7 +64,7 @@ async fn reach(query: &Query, addr: IpAddr) -> Result<(IfName, Option<IpAddr>), 
 /// # Errors
 /// When the kernel cannot be read.
 pub(super) async fn interfaces() -> Result<Vec<Interface>, KernelError> {
-    Ok(Query::open()?.interfaces().await?.into_iter().map(known).collect())
+    interfaces_by(&Query::open()?).await
 }
 
 /// The addresses of `interfaces`, each with its link.
@@ -71,8 +72,25 @@ pub(super) fn addresses(interfaces: &[Interface]) -> BTreeMap<IpAddr, IfName> {
     interfaces.iter().flat_map(|found| found.addresses.iter().map(|own| (own.addr, found.name.clone()))).collect()
 }
 
-fn known(found: kernel::query::Interface) -> Interface {
-    Interface { name: found.name, mtu: found.mtu, addresses: found.addresses }
+async fn interfaces_by(query: &Query) -> Result<Vec<Interface>, KernelError> {
+    let listed = query.interfaces().await?;
+    let names: BTreeMap<u32, IfName> = listed.iter().map(|found| (found.index, found.name.clone())).collect();
+    let known = |found: kernel::query::Interface| Interface {
+        is_bridge: found.kind == "bridge",
+        master: found.master.and_then(|index| names.get(&index).cloned()),
+        name: found.name,
+        mtu: found.mtu,
+        addresses: found.addresses,
+    };
+    Ok(listed.into_iter().map(known).collect())
+}
+
+/// Whether a flowtable may name links that are gone already. A kernel that cannot be asked is taken for one that refuses them.
+pub(super) fn flowtable_takes_names_ahead() -> bool {
+    Feature::flowtable_takes_names_ahead().unwrap_or_else(|error| {
+        tracing::warn!(error = %kernel::Chain(&error), "what this kernel's flowtables take cannot be found out");
+        false
+    })
 }
 
 /// The VRF that `link` belongs to.
@@ -81,21 +99,6 @@ fn known(found: kernel::query::Interface) -> Interface {
 /// When the kernel cannot be read.
 pub(super) fn vrf(link: &IfName) -> Result<Option<IfName>, KernelError> {
     Ok(Rtnl::open()?.vrf_of(link)?.map(|state| state.name))
-}
-
-/// The bridges among `links`.
-///
-/// # Errors
-/// When the kernel cannot be read.
-pub(super) fn bridges(links: impl IntoIterator<Item = IfName>) -> Result<BTreeSet<IfName>, KernelError> {
-    let mut rtnl = Rtnl::open()?;
-    let mut found = BTreeSet::new();
-    for name in links {
-        if rtnl.link(&name)?.is_some_and(|state| matches!(state.link.kind, LinkKind::Bridge(_))) {
-            found.insert(name);
-        }
-    }
-    Ok(found)
 }
 
 /// The kernel's routes that can be ours or a predecessor's, and those without a next hop: others are reached by them.

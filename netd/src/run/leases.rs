@@ -3,6 +3,7 @@
 //! Invariants: a loss of the own lease is reported to the keeper and changes nothing else; another subnet is used only
 //! when the keeper holds it.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,6 +11,7 @@ use anyhow::{Context, Result};
 use daemon::monitors::{Meaning, Monitors};
 use daemon::worker::{Mailbox, Worker};
 use kernel::watch::Event;
+use netstate::IfName;
 
 use super::daemon::{Daemon, judge_source};
 use super::notification::Notification;
@@ -22,7 +24,7 @@ use super::{facts, files};
 use crate::choose::interface::{Interface, NodeAddress};
 use crate::format::lease::{Lease, LeaseAttrs, SubnetKey};
 use crate::format::net_conf::Network;
-use crate::plan::{LocalNode, Place};
+use crate::plan::{LocalNode, Place, PodLinks};
 use crate::source::view::{Change, OwnKey};
 use crate::source::{Held, KeeperEvent, LeaseEvent, LeaseSource, Readdress};
 
@@ -168,7 +170,7 @@ impl<S: LeaseSource> Daemon<S> {
             return Ok(());
         }
         self.planning.set_local(local);
-        self.follow_bridges();
+        self.follow_pod_links();
         self.report_clashes();
         self.start_worker().await
     }
@@ -206,8 +208,9 @@ impl<S: LeaseSource> Daemon<S> {
         }
     }
 
-    /// Plans for the bridges of this node's Pods: those that have an address in its subnets.
-    pub(super) fn follow_bridges(&mut self) {
+    /// Plans for the bridges of this node's Pods, those that have an address in its subnets, and for their ports where the kernel takes
+    /// names ahead of links.
+    pub(super) fn follow_pod_links(&mut self) {
         let planner = &self.planning.planner;
         if !planner.has_flowtable() {
             return;
@@ -215,12 +218,16 @@ impl<S: LeaseSource> Daemon<S> {
         let (local, devices) = (planner.local(), &self.node.devices);
         let of_pods = |link: &&Interface| {
             let inside = |addr| local.subnets().any(|subnet| subnet.contains(addr));
-            !devices.contains(&link.name) && link.addresses.iter().any(|own| inside(own.addr))
+            link.is_bridge && !devices.contains(&link.name) && link.addresses.iter().any(|own| inside(own.addr))
         };
-        match facts::bridges(self.external.host.iter().filter(of_pods).map(|link| link.name.clone())) {
-            Ok(bridges) => self.planning.set_bridges(bridges),
-            Err(error) => tracing::warn!(error = %kernel::Chain(&error), "the bridges of Pods cannot be read"),
+        let host = &self.external.host;
+        let bridges: BTreeSet<IfName> = host.iter().filter(of_pods).map(|link| link.name.clone()).collect();
+        let is_port = |link: &&Interface| link.master.as_ref().is_some_and(|master| bridges.contains(master));
+        let mut ports: BTreeSet<IfName> = host.iter().filter(is_port).map(|link| link.name.clone()).collect();
+        if !ports.is_empty() && !facts::flowtable_takes_names_ahead() {
+            ports.clear();
         }
+        self.planning.set_pod_links(PodLinks { bridges, ports });
     }
 
     fn record(&mut self, held: &Held) {
@@ -298,7 +305,7 @@ impl<S: LeaseSource> Daemon<S> {
         if !self.reach.agrees_on_host(&self.planning.planner.local().ways) {
             self.planning.set_ways(self.reach.ways());
         }
-        self.follow_bridges();
+        self.follow_pod_links();
         let now = match read {
             Ok(Some(now)) => now,
             Ok(None) => return Ok(()),

@@ -9,14 +9,13 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use netstate::IfName;
 use tokio::time::Instant;
 
 use super::reach::Learned;
 use crate::format::lease::SubnetKey;
 use crate::format::net_conf::Network;
 use crate::plan::backend::Backend;
-use crate::plan::{Changes, LocalNode, Planner, Ways};
+use crate::plan::{Changes, LocalNode, Planner, PodLinks, Ways};
 use crate::source::view::View;
 
 /// The shortest time between two plans: leases that change all the time cost a part of a processor that does not depend on
@@ -157,9 +156,9 @@ impl Planning {
         }
     }
 
-    /// This node's Pods are on these bridges.
-    pub(super) fn set_bridges(&mut self, bridges: BTreeSet<IfName>) {
-        let changes = self.planner.set_bridges(bridges);
+    /// This node's Pods are reached by these links.
+    pub(super) fn set_pod_links(&mut self, links: PodLinks) {
+        let changes = self.planner.set_pod_links(links);
         if changes.rows() > 0 {
             self.changes.extend(changes);
             self.note_other();

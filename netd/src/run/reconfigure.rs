@@ -179,7 +179,7 @@ impl<S: LeaseSource> Daemon<S> {
         }
         let retiring = self.node.ownership.retiring.clone();
         self.planning.set_network(network.clone(), retiring, local.clone());
-        self.follow_bridges();
+        self.follow_pod_links();
         // Leases that the plan could not use say something to it now.
         self.planning.note_all(self.witness.view.keys().collect());
         let attrs = LeaseAttrs { public_ips: local.public_ips(), backend: network.backend.attrs(&local) };

@@ -6,6 +6,7 @@
 pub(crate) mod cleanup;
 pub(crate) mod dual;
 pub(crate) mod entrance;
+pub(crate) mod flowtable;
 pub(crate) mod resilience;
 pub(crate) mod tls;
 pub(crate) mod tracing;
