@@ -175,10 +175,11 @@ test-kubernetes: setup lab-kernel kubernetes ## Run our manifests and image on t
 	cargo build --locked -p netd -p ipvs-proxy -p cni-plugin -p tests --bins --test kubernetes_nodes --test kubernetes_services --test kubernetes_migration --test kubernetes_dual --test kubernetes_ipvs
 	NETD_LAB=require cargo test --locked -p tests --test kubernetes_nodes --test kubernetes_services --test kubernetes_migration --test kubernetes_dual --test kubernetes_ipvs
 
-# 6.1 is the lab kernel; the others are built when they are missing, each in a folder of its own outside the tree.
-KERNELS ?= 5.10 6.1 6.12 newest
+# 6.1 is the lab kernel; the others are built when they are missing, each in a folder of its own outside the tree. `lean` is 6.1 without nearly
+# all that the programs can make use of: there only what is said of that is tested.
+KERNELS ?= 5.10 6.1 6.12 newest lean
 .PHONY: test-kernels
-test-kernels: setup ## Run the kernel's half of the tests and the demo in lab kernels KERNELS="5.10 6.1 6.12 newest", and print a table
+test-kernels: setup ## Run the kernel's half of the tests and the demo in lab kernels KERNELS="5.10 6.1 6.12 newest lean", and print a table
 	@tests/setup $(foreach version,$(KERNELS),kernel $(version))
 	cargo build --locked -p netd -p ipvs-proxy -p cni-plugin -p netdadm -p tests --bins
 	@$(TARGET)/debug/run-tests --kernels "$(KERNELS)"
