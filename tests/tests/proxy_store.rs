@@ -4,7 +4,7 @@
 mod proxy;
 
 use std::process::ExitCode;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use lab::{Etcd, Host, Need, Process, eventually, throughout};
@@ -167,6 +167,25 @@ fn etcd_that_is_all_gone_changes_nothing_and_what_happened_meanwhile_is_found() 
     Ok(())
 }
 
+/// Nothing comes back on the connections of the earlier address: whoever waits for that waits for seconds.
+fn a_node_that_gets_another_address_follows_the_store_from_there() -> Result<()> {
+    let nodes = Nodes::start()?;
+    let etcd = Etcd::start([nodes.outside()?])?;
+    let proxy = daemon(&nodes, &etcd)?;
+    let operator = nodes.outside()?;
+    command(operator, &etcd, &["apply", "-f", "-"])?.input(WEB_YAML).run()?;
+    await_reals(nodes.node()?, &PODS)?;
+    let begin = Instant::now();
+    nodes.node()?.run(&["ip", "address", "del", "10.4.7.21/24", "dev", "eth0"])?;
+    nodes.node()?.run(&["ip", "address", "add", "10.4.7.121/24", "dev", "eth0"])?;
+    proxy.wait_for_line("connections to etcd are made anew", SOON)?;
+    command(operator, &etcd, &["apply", "-f", "-"])?.input(slice(&["172.7.21.2"])).run()?;
+    await_reals(nodes.node()?, &[("172.7.21.2", 1)])?;
+    println!("a change is served {:?} behind the change of the address", begin.elapsed());
+    ensure!(proxy.is_running());
+    Ok(())
+}
+
 fn main() -> ExitCode {
     lab::harness::main(
         &[Need::IpVs, Need::Nftables, Need::Dummy],
@@ -176,6 +195,7 @@ fn main() -> ExitCode {
             a_malformed_manifest_is_refused_whole_with_every_fault,
             junk_in_etcd_is_reported_and_the_rest_is_served,
             a_member_that_dies_stops_nobody,
+            a_node_that_gets_another_address_follows_the_store_from_there,
             etcd_that_is_all_gone_changes_nothing_and_what_happened_meanwhile_is_found,
         ],
     )

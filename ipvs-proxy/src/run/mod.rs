@@ -149,7 +149,7 @@ async fn receive(config: Config, opened: Opened, mut reload: Reload, shell: Shel
         shell.liveness.judge(name, progress);
     }
     let heartbeat = shell.liveness.heartbeat("addresses", own_addresses::LIMIT);
-    tokio::spawn(own_addresses::follow(following, own, mailbox.clone(), heartbeat));
+    tokio::spawn(own_addresses::follow(following, own, mailbox.clone(), place.clone(), heartbeat));
     let heartbeat = shell.liveness.heartbeat("updates", LIMIT);
     let mut last = None;
     loop {

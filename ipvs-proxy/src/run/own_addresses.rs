@@ -18,6 +18,7 @@ use netstate::{IfName, InterfaceAddress, IpFamily};
 
 use super::worker::{Order, ProxyWork};
 use crate::plan::here::OwnAddresses;
+use crate::source::Place;
 
 /// Pause before a monitor that failed is opened again.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -111,11 +112,12 @@ impl Following {
     }
 }
 
-/// Passes on how the addresses change, for ever.
+/// Passes on how the addresses change, for ever; connections to `place` from an address that is gone are left.
 pub(super) async fn follow(
     following: Following,
     mut known: OwnAddresses,
     mailbox: Mailbox<ProxyWork>,
+    place: Place,
     heartbeat: Heartbeat,
 ) {
     let except = following.except.clone();
@@ -142,6 +144,9 @@ pub(super) async fn follow(
             Ok(addresses) => {
                 if addresses != known {
                     log(&known, &addresses);
+                    if has_lost_a_member(&known, &addresses) {
+                        place.dial_anew();
+                    }
                     known = addresses.clone();
                     mailbox.send(Order::Addresses(addresses)).await;
                 }
@@ -162,6 +167,16 @@ async fn follow_one(following: &mut Following, heartbeat: &Heartbeat) -> Result<
     following.addresses().await
 }
 
+/// True when an address is gone from which this node may have connected: a member of a network, other than one alone, of which Pods have
+/// some that come and go with them.
+fn has_lost_a_member(before: &OwnAddresses, after: &OwnAddresses) -> bool {
+    let is_member = |addr: &IpAddr| {
+        let width = IpFamily::of(*addr).width();
+        before.networks.iter().any(|network| network.len() < width && network.contains(*addr))
+    };
+    before.all.difference(&after.all).any(is_member)
+}
+
 fn log(before: &OwnAddresses, after: &OwnAddresses) {
     let text = |addr: &IpAddr| addr.to_string();
     let came: Vec<_> = after.all.difference(&before.all).map(text).collect();
@@ -173,4 +188,33 @@ fn log(before: &OwnAddresses, after: &OwnAddresses) {
         primary = primary.join(" "),
         "addresses of this node changed"
     );
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_member_of_a_network_that_is_gone_ends_connections() {
+        let name = |text: &str| IfName::new(text).unwrap();
+        let own = |addresses: &[(&str, &str, u8)]| {
+            let links: Vec<(IfName, [InterfaceAddress; 1])> = addresses
+                .iter()
+                .map(|(link, addr, len)| (name(link), [InterfaceAddress::lasting(addr.parse().unwrap(), *len)]))
+                .collect();
+            let links = links.iter().map(|(link, addresses)| (link, addresses.as_slice()));
+            OwnAddresses::of(links, &name("kube-ipvs0"), &PerFamily::default())
+        };
+        let uplink = ("eth0", "10.4.7.21", 24);
+        let before = own(&[uplink, ("cali1", "169.254.1.1", 32), ("wg0", "fd00::1", 64)]);
+        for (after, ends) in [
+            (own(&[uplink, ("cali1", "169.254.1.1", 32), ("wg0", "fd00::1", 64)]), false),
+            (own(&[uplink, ("wg0", "fd00::1", 64)]), false),
+            (own(&[uplink, ("cali1", "169.254.1.1", 32)]), true),
+            (own(&[("eth0", "10.4.7.121", 24), ("wg0", "fd00::1", 64)]), true),
+            (own(&[uplink, ("eth1", "10.4.8.21", 24), ("wg0", "fd00::1", 64)]), false),
+        ] {
+            assert_eq!(has_lost_a_member(&before, &after), ends, "{after:?}");
+        }
+    }
 }

@@ -103,6 +103,17 @@ pub(crate) enum Place {
     Kubernetes(cluster::kubernetes::Client),
 }
 
+impl Place {
+    /// This host has another address: what was connected from the earlier one may be silent for ever.
+    pub(crate) fn dial_anew(&self) {
+        match self {
+            Self::Etcd(client, _) => client.dial_anew(),
+            Self::Kubernetes(client) => client.dial_anew(),
+            Self::Directory(_) => {}
+        }
+    }
+}
+
 /// The stream; see the module's text.
 #[derive(Debug)]
 pub(crate) enum Source {

@@ -2,7 +2,7 @@
 //!
 //! Invariants: credentials, authorities and the kubeconfig itself are read again every few seconds while there is something to ask, and
 //! at once when the server does not accept them; what was read last stays while a file is being replaced; a request that nobody answers
-//! ends by its limit.
+//! ends by its limit; none waits on a connection from an address that this host has no more.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -14,7 +14,9 @@ use hyper::http::{Method, Request, Response};
 use kube::client::Body;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
+use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
+use tower::BoxError;
 
 use super::access::Access;
 use super::connector;
@@ -44,6 +46,9 @@ const MOST: usize = 256 << 20;
 /// The largest text that comes with a refusal.
 const MOST_WORDS: usize = 64 << 10;
 
+/// Why a request has no answer whose connection was left.
+const OTHER_ADDRESS: &str = "this host has another address now, so its connection was left";
+
 /// A client of one API server; clones share everything.
 #[derive(Clone)]
 pub struct Client {
@@ -59,6 +64,8 @@ struct Shared {
     answered: Mutex<Instant>,
     /// When it said last that it has its store.
     ready: Mutex<Instant>,
+    /// Changes when connections that are there are left.
+    anew: watch::Sender<()>,
 }
 
 struct Current {
@@ -127,6 +134,7 @@ impl Client {
             current,
             answered: Mutex::new(Instant::now()),
             ready: Mutex::new(Instant::now()),
+            anew: watch::Sender::new(()),
         };
         Ok(Self { shared: Arc::new(shared), grants: None })
     }
@@ -135,6 +143,19 @@ impl Client {
     #[must_use]
     pub fn granted_by(&self, grants: &str) -> Self {
         Self { shared: Arc::clone(&self.shared), grants: Some(grants.into()) }
+    }
+
+    /// Leaves every connection for a new one: this host has other addresses, and nothing comes back to the earlier ones. Requests that wait
+    /// and change nothing are made again, others end with an error; streams go on at what they showed last.
+    pub fn dial_anew(&self) {
+        tracing::info!("connections to the API server are made anew: this host has another address");
+        self.shared.current.lock().unwrap_or_else(PoisonError::into_inner).client = None;
+        self.shared.anew.send_replace(());
+    }
+
+    /// Changes when connections that are there now are left.
+    pub(super) fn left(&self) -> watch::Receiver<()> {
+        self.shared.anew.subscribe()
     }
 
     /// The URL of the API server.
@@ -195,28 +216,58 @@ impl Client {
 
     /// The whole answer to a request.
     pub(super) async fn whole(&self, query: Query<'_>, limit: Duration) -> Result<Bytes, Fault> {
-        let server = self.server();
-        let ask = self.ask(query.verb, query.object, &server);
-        let whole = async {
-            let response = self.send(query, limit).await?;
-            Limited::new(response.into_body(), MOST)
-                .collect()
-                .await
-                .map(http_body_util::Collected::to_bytes)
-                .map_err(|error| Fault::from(ask.broken(chain(error.as_ref()))))
+        let answer = async {
+            loop {
+                let mut left = self.left();
+                tokio::select! {
+                    biased;
+                    answer = self.whole_once(&query, limit) => return answer,
+                    _ = left.changed() => self.may_be_made_again(&query)?,
+                }
+            }
         };
-        timeout(limit, whole).await.unwrap_or_else(|_| Err(ask.late(limit).into()))
+        let server = self.server();
+        timeout(limit, answer)
+            .await
+            .unwrap_or_else(|_| Err(self.ask(query.verb, query.object, &server).late(limit).into()))
+    }
+
+    async fn whole_once(&self, query: &Query<'_>, limit: Duration) -> Result<Bytes, Fault> {
+        let response = self.send_once(query, limit).await?;
+        let whole = Limited::new(response.into_body(), MOST).collect().await;
+        let server = self.server();
+        let broken = |error: BoxError| self.ask(query.verb, query.object, &server).broken(chain(error.as_ref()));
+        whole.map(http_body_util::Collected::to_bytes).map_err(|error| broken(error).into())
     }
 
     /// The answer to a request, when its head is there.
     pub(super) async fn send(&self, query: Query<'_>, limit: Duration) -> Result<Response<Body>, Fault> {
+        loop {
+            let mut left = self.left();
+            tokio::select! {
+                biased;
+                answer = self.send_once(&query, limit) => return answer,
+                _ = left.changed() => self.may_be_made_again(&query)?,
+            }
+        }
+    }
+
+    /// Whether a request whose connection was left changes nothing.
+    fn may_be_made_again(&self, query: &Query<'_>) -> Result<(), Fault> {
+        if query.method == Method::GET {
+            return Ok(());
+        }
+        Err(self.ask(query.verb, query.object, &self.server()).broken(OTHER_ADDRESS).into())
+    }
+
+    async fn send_once(&self, query: &Query<'_>, limit: Duration) -> Result<Response<Body>, Fault> {
         let server = self.server();
         let ask = self.ask(query.verb, query.object, &server);
         let client = self.current().map_err(|message| ask.broken(message))?;
-        let request = Request::builder().method(query.method).uri(query.path);
+        let request = Request::builder().method(&query.method).uri(query.path);
         let request = request.header(USER_AGENT, &self.shared.access.agent).header(ACCEPT, "application/json");
-        let request = match query.body {
-            Some((kind, body)) => request.header(CONTENT_TYPE, kind).body(Body::from(body)),
+        let request = match &query.body {
+            Some((kind, body)) => request.header(CONTENT_TYPE, *kind).body(Body::from(body.clone())),
             None => request.body(Body::empty()),
         };
         let request = request.map_err(|error| ask.broken(error.to_string()))?;

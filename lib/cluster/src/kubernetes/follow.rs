@@ -1,12 +1,13 @@
 //! The changes behind a listing.
 //!
-//! Invariants: a stream that ends (the server ends each after some minutes, a load balancer when it likes) goes on at the last revision
+//! Invariants: a stream that ends (the server ends each after some minutes, a load balancer when it likes), or whose connection is left, goes on at the last revision
 //! that it showed, and nothing is missed; a server on which nothing changes is asked whether it is there, so that a paused or vanished
 //! one shows within a minute, and what it shows meanwhile does not wait for that; a state that the server does not keep any more is
 //! listed anew, and nothing known goes until that is whole.
 
 use std::time::Duration;
 
+use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 
 use super::client::Query;
@@ -33,17 +34,19 @@ pub(super) struct Stream {
     last: Instant,
     has_bookmarks: bool,
     has_messages: bool,
+    /// Changes when its connection is left.
+    left: watch::Receiver<()>,
 }
 
 impl Stream {
-    pub(super) fn new(lines: Lines) -> Self {
+    fn new(lines: Lines, left: watch::Receiver<()>) -> Self {
         let now = Instant::now();
-        Self { lines, opened: now, last: now, has_bookmarks: false, has_messages: false }
+        Self { lines, opened: now, last: now, has_bookmarks: false, has_messages: false, left }
     }
 
     /// A stream that has shown a list before.
-    pub(super) fn behind_list(lines: Lines) -> Self {
-        Self { has_messages: true, has_bookmarks: true, ..Self::new(lines) }
+    pub(super) fn behind_list(lines: Lines, left: watch::Receiver<()>) -> Self {
+        Self { has_messages: true, has_bookmarks: true, ..Self::new(lines, left) }
     }
 }
 
@@ -63,8 +66,9 @@ impl<V: Send + 'static> Watch<V> {
             ("timeoutSeconds", life.as_str()),
         ];
         let path = self.collection.path(&parameters);
+        let left = self.client.left();
         match self.client.send(Query::get("watch", &self.name, &path), SILENCE).await {
-            Ok(response) => Ok(Stream::new(Lines::new(response.into_body()))),
+            Ok(response) => Ok(Stream::new(Lines::new(response.into_body()), left)),
             Err(fault) if fault.error.status() == Some(410) => Err(Ended::Expired),
             Err(fault) => Err(fault.into()),
         }
@@ -84,6 +88,7 @@ impl<V: Send + 'static> Watch<V> {
             let come = tokio::select! {
                 biased;
                 line = stream.lines.next() => Ok(line),
+                _ = stream.left.changed() => return Ok(()),
                 verified = asked => Err(verified),
             };
             let line = match come {

@@ -104,6 +104,7 @@ impl<V: Send + 'static> Watch<V> {
             ("allowWatchBookmarks", "true"),
             ("timeoutSeconds", &limit),
         ]);
+        let mut left = self.client.left();
         let body = match self.client.send(Query::get("watch", &self.name, &path), SILENCE).await {
             Ok(response) => response.into_body(),
             Err(fault) if matches!(fault.error.status(), Some(400 | 422)) => {
@@ -117,7 +118,12 @@ impl<V: Send + 'static> Watch<V> {
         let mut lines = Lines::new(body);
         loop {
             self.heartbeat.busy();
-            let Ok(line) = timeout(SILENCE, lines.next()).await else {
+            let line = tokio::select! {
+                biased;
+                line = timeout(SILENCE, lines.next()) => line,
+                _ = left.changed() => return Err(Ended::Expired),
+            };
+            let Ok(line) = line else {
                 // A server that read over the parameters is at the end of what exists, and silent.
                 tracing::debug!(collection = self.name, "the streaming list has no end; pages instead");
                 self.way = Way::Pages;
@@ -131,7 +137,7 @@ impl<V: Send + 'static> Watch<V> {
                 Message::Delete(raw) => self.delete(raw).await?,
                 Message::Bookmark { revision, ends_listing: true } => {
                     self.complete(&revision).await?;
-                    return Ok(Some(Listed { revision, stream: Some(Stream::behind_list(lines)) }));
+                    return Ok(Some(Listed { revision, stream: Some(Stream::behind_list(lines, left)) }));
                 }
                 Message::Bookmark { .. } => {}
                 Message::Error { code, message } => return Err(self.ended_by(code, &message)),

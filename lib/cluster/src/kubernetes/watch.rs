@@ -89,7 +89,7 @@ pub type Form<V> = (Collection, fn(&str, &str) -> V);
 pub(super) enum Ended {
     /// The consumer is gone.
     Closed,
-    /// What was shown last is no longer kept.
+    /// What was shown last is no longer kept, or the connection of a listing was left.
     Expired,
     /// Trouble; try again after a pause.
     Broken(Fault),

@@ -199,6 +199,10 @@ impl LeaseSource for KubernetesLeases {
         LeaseEvents::spawn(move |events| follow(followed, source, events)).fed_by(progress)
     }
 
+    fn dial_anew(&self) {
+        self.shared.writer.client.dial_anew();
+    }
+
     async fn list(&self) -> Result<Vec<LeaseEvent>, ClusterError> {
         let (mut source, mut fold, mut listing) = (self.nodes(), self.fold(), Vec::new());
         while let Some(event) = source.next().await {
