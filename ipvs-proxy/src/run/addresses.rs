@@ -18,7 +18,7 @@ use kernel::watch::Interest;
 use kernel::writer::{Subject, Writers};
 use kernel::{Cause, KernelError, Rtnl};
 use netstate::route::{PROXY_ROUTE_PROTOCOL, TABLE_LOCAL};
-use netstate::{IfName, InterfaceAddress, IpFamily, Prefix, SysctlKey};
+use netstate::{IfName, InterfaceAddress, IpFamily, Prefix, Release, SysctlKey};
 
 use super::counted::{Counted, Numbers};
 use super::flows::sweep::Background;
@@ -108,11 +108,7 @@ pub(crate) fn sysctls(release: &str, families: &[IpFamily]) -> BTreeMap<SysctlKe
 
 /// Linux 4.1 to 5.8 drop the first packet of a connection whose port was used lately (fixed in 5.9).
 fn reuse_costs_a_second(release: &str) -> bool {
-    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|part| part.parse::<u32>().ok());
-    match (numbers.next().flatten(), numbers.next().flatten()) {
-        (Some(major), Some(minor)) => ((4, 1)..(5, 9)).contains(&(major, minor)),
-        _ => false,
-    }
+    Release::of(release).is_some_and(|release| (Release(4, 1, 0)..Release(5, 9, 0)).contains(&release))
 }
 
 /// Bridged packets pass the hooks of their family only with this: without it the answer of a Pod to another Pod on the same bridge goes
@@ -240,6 +236,7 @@ mod tests {
             mtu: 1500,
             up: true,
             master: None,
+            lower: None,
             addresses,
         }
     }

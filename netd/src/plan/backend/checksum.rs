@@ -4,7 +4,7 @@
 //! the way. Invariant: what `auto` decides depends on the kernel's release and the card's driver alone, so it is the same
 //! after every start.
 
-use netstate::TxChecksum;
+use netstate::{Release, TxChecksum};
 
 use crate::format::go_json::Object;
 use cluster::Problem;
@@ -29,7 +29,7 @@ const DRIVERS: [(&str, &str); 1] =
 
 /// Stable series that have the correction of 5.7 ("netfilter: nat: never update the UDP checksum when it's 0"), with the
 /// first release that has it.
-const CORRECTED: [(u32, u32, u32); 4] = [(4, 14, 181), (4, 19, 123), (5, 4, 41), (5, 6, 13)];
+const CORRECTED: [Release; 4] = [Release(4, 14, 181), Release(4, 19, 123), Release(5, 4, 41), Release(5, 6, 13)];
 
 impl Workaround {
     /// Reads the option of net-conf.
@@ -72,22 +72,13 @@ pub(crate) fn known_fault(release: &str, driver: Option<&str>) -> Option<String>
     if let Some((name, reason)) = DRIVERS.iter().find(|(name, _)| Some(*name) == driver) {
         return Some(format!("the network card's driver is {name}: {reason}"));
     }
-    let version = version(release)?;
-    let (major, minor, patch) = version;
-    let corrected = CORRECTED.iter().any(|(a, b, c)| (*a, *b) == (major, minor) && patch >= *c);
-    (version < (5, 7, 0) && !corrected).then(|| {
+    let known = Release::of(release)?;
+    let corrected = CORRECTED.iter().any(|first| (first.0, first.1) == (known.0, known.1) && known >= *first);
+    (known < Release(5, 7, 0) && !corrected).then(|| {
         format!(
             "kernel {release} counts checksums of tunnel packets wrongly when it changes their addresses (before 5.7)"
         )
     })
-}
-
-/// The numbers at the beginning of a release such as `5.4.0-42-generic`; missing ones are 0.
-fn version(release: &str) -> Option<(u32, u32, u32)> {
-    let mut numbers = release.split(|sign: char| !sign.is_ascii_digit()).map(|number| number.parse().ok());
-    let major = numbers.next()??;
-    let mut next = || numbers.next().flatten().unwrap_or(0);
-    Some((major, next(), next()))
 }
 
 #[cfg(test)]
