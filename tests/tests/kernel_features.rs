@@ -11,7 +11,8 @@ use lab::{Host, Need, Process};
 const SOON: Duration = Duration::from_secs(30);
 
 /// What rules of nftables are made of: a line that makes one, and what is said where that cannot be.
-const RULES: [(&str, &str); 5] = [
+const RULES: [(&str, &str); 6] = [
+    ("add chain ip tried d", "nftables"),
     ("add rule ip tried c ct state new", "rules of nftables about connections"),
     ("add rule ip tried nat masquerade", "address translation by nftables"),
     ("add rule ip tried c fib daddr type local", "rules of nftables about local addresses"),
@@ -98,7 +99,7 @@ fn netd_refuses_a_backend_whose_devices_the_kernel_lacks_and_no_other() -> Resul
 }
 
 fn netd_refuses_to_masquerade_without_the_rules_for_it_and_doctor_says_what_is_missing() -> Result<()> {
-    let missing = lacking(&["rules of nftables about connections", "address translation by nftables"])?;
+    let missing = lacking(&["nftables", "rules of nftables about connections", "address translation by nftables"])?;
     let host = machine()?;
     let daemon = netd(&host, "host-gw", &["--ip-masq"])?;
     check_start(&daemon, "ready: every lease is in the kernel", &missing)?;
@@ -113,6 +114,20 @@ fn netd_refuses_to_masquerade_without_the_rules_for_it_and_doctor_says_what_is_m
         };
         ensure!(found.contains(&format!("this kernel has no {name}")) == lacks, "{name}: {found}");
     }
+    Ok(())
+}
+
+fn netd_leaves_the_flowtable_out_where_its_flows_would_keep_their_routes() -> Result<()> {
+    let host = machine()?;
+    let conf = r#"{"Network":"172.7.0.0/16","Backend":{"Type":"host-gw"},"Flowtable":true}"#;
+    host.write("/etc/net-conf.json", conf)?;
+    let command = host.command(lab::bin("netd")?).args(["--store=local", "--net-config-path=/etc/net-conf.json"]);
+    let daemon = command.args(["--iface=eth0", "--log-format=text", "--ip-masq=false"]).start("netd")?;
+    daemon.wait_for_line("ready: every lease is in the kernel", SOON)?;
+    let reason = Need::Flowtable.check().err().map(|error| format!("{error:#}")).unwrap_or_default();
+    let keep_routes = reason.contains("keep routes");
+    let said = daemon.log().contains("flows of kernels before 5.13 keep routes that have changed");
+    ensure!(said == keep_routes, "{reason:?}: {}", daemon.log());
     Ok(())
 }
 
@@ -146,6 +161,7 @@ fn main() -> ExitCode {
         lab::tests![
             netd_refuses_a_backend_whose_devices_the_kernel_lacks_and_no_other,
             netd_refuses_to_masquerade_without_the_rules_for_it_and_doctor_says_what_is_missing,
+            netd_leaves_the_flowtable_out_where_its_flows_would_keep_their_routes,
             proxy_refuses_a_data_path_that_the_kernel_cannot_carry,
         ],
     )

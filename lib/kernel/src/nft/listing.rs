@@ -1,7 +1,7 @@
 //! Listing tables.
 //!
 //! A table is read in several requests. Invariant: all of them saw the same generation of the ruleset, or they are made
-//! again; a listing never mixes a chain of before a change with a set of after it.
+//! again; a listing never mixes a chain of before a change with a set of after it. A kernel without nftables has an empty ruleset.
 
 use std::collections::BTreeMap;
 
@@ -24,6 +24,9 @@ const TRIES: u32 = 30;
 /// NFTA_GEN_ID.
 const GEN_ID: u16 = 1;
 
+/// What stands for the generation of a ruleset that cannot be: the kernel's own are never 0.
+const NO_GENERATION: u32 = 0;
+
 /// NFT_SET_MAP.
 const SET_MAP: u32 = 0x8;
 /// NFT_DATA_VERDICT.
@@ -38,8 +41,10 @@ impl Nft {
     /// # Errors
     /// When the kernel cannot be read.
     pub fn generation(&mut self) -> Result<u32, KernelError> {
-        let request = message(kind::GETGEN, 0, 0, |_| {});
-        let frames = self.ask("read generation of", "nftables", &request)?;
+        let frames = match self.ask("read generation of", "nftables", &generation_message()) {
+            Err(error) if self.lacks_all(&error) => return Ok(NO_GENERATION),
+            other => other?,
+        };
         let found = frames.iter().find_map(|frame| number(payload(frame, kind::NEWGEN)?.1, GEN_ID));
         let missing = || Cause::Unexpected("no generation".to_owned());
         found.ok_or_else(|| KernelError::new("read generation of", "nftables", missing()))
@@ -144,7 +149,7 @@ impl Nft {
         let family = key.family.number();
         let named = |kind, flags| message(kind, flags, family, |body| put_table(body, key));
         let frames = match self.ask("find table", key, &named(kind::GETTABLE, 0)) {
-            Err(error) if error.errno() == Some(libc::ENOENT) => return Ok(None),
+            Err(error) if error.errno() == Some(libc::ENOENT) || self.lacks_all(&error) => return Ok(None),
             other => other?,
         };
         let flags = frames.iter().find_map(|frame| number(of_table(frame, kind::NEWTABLE, key)?, table::FLAGS));
@@ -230,8 +235,25 @@ impl Nft {
         object: impl std::fmt::Display,
         request: &Message,
     ) -> Result<Vec<Frame>, KernelError> {
-        self.socket.dump(request).map_err(|fault: Fault| KernelError::new(op, object, fault))
+        match self.socket.dump(request).map_err(|fault: Fault| KernelError::new(op, object, fault)) {
+            Err(error) if self.lacks_all(&error) => Ok(Vec::new()),
+            other => other,
+        }
     }
+
+    /// Whether `error` says that this kernel has no nftables: nfnetlink has EINVAL for each request of a part that is not there
+    /// (`nfnetlink_rcv_msg`), so for a second one as well.
+    fn lacks_all(&mut self, error: &KernelError) -> bool {
+        let is_refused = |errno: Option<i32>| errno == Some(libc::EINVAL);
+        is_refused(error.errno())
+            && self
+                .ask("read generation of", "nftables", &generation_message())
+                .is_err_and(|again| is_refused(again.errno()))
+    }
+}
+
+fn generation_message() -> Message {
+    message(kind::GETGEN, 0, 0, |_| {})
 }
 
 /// Names the table in requests; attribute 1 is the table's name in messages about tables, rules and sets alike
