@@ -30,7 +30,7 @@ pub enum Need {
     IpIp,
     /// Links of kind `wireguard`.
     WireGuard,
-    /// Flowtables of nftables (CONFIG_NF_FLOW_TABLE).
+    /// Flowtables of nftables (CONFIG_NF_FLOW_TABLE) whose flows follow their routes (Linux 5.13).
     Flowtable,
     /// Delay and loss on a link (`tc qdisc ... netem`).
     Netem,
@@ -59,10 +59,12 @@ impl Need {
             ]),
             Self::IpIp => try_each(&["ip link add probe type ipip local 127.0.0.1"]),
             Self::WireGuard => try_each(&["ip link add probe type wireguard"]),
-            Self::Flowtable => try_each(&[
-                "nft add table inet probe",
-                "nft add flowtable inet probe flows { hook ingress priority 0; devices = { lo }; }",
-            ]),
+            Self::Flowtable => flows_follow_routes().and_then(|()| {
+                try_each(&[
+                    "nft add table inet probe",
+                    "nft add flowtable inet probe flows { hook ingress priority 0; devices = { lo }; }",
+                ])
+            }),
             Self::Netem => try_each(&["tc qdisc add dev lo root netem delay 1ms"]),
             Self::Vrf => try_each(&["ip link add probe type vrf table 10"]),
             Self::LabKernel => lab_kernel(),
@@ -99,6 +101,14 @@ pub(crate) fn check_machines() -> Result<()> {
 fn try_each(lines: &[&str]) -> Result<()> {
     let host = Host::start("probe")?;
     lines.iter().try_for_each(|line| host.run(&line.split(' ').collect::<Vec<_>>()).map(drop))
+}
+
+fn flows_follow_routes() -> Result<()> {
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease")?;
+    let mut numbers = release.split('.').map_while(|number| number.parse::<u32>().ok());
+    let release = (numbers.next(), numbers.next());
+    ensure!(release >= (Some(5), Some(13)), "flows of kernels before 5.13 keep routes that have changed");
+    Ok(())
 }
 
 fn lab_kernel() -> Result<()> {

@@ -152,6 +152,32 @@ fn flows_leave_for_a_packet_when_routes_change_and_come_back() -> Result<()> {
     Ok(())
 }
 
+/// Where the interface towards the others is a bridge, the kernel may follow that to its port.
+fn flows_take_the_short_way_through_an_interface_that_is_a_bridge() -> Result<()> {
+    let net = Net::start(FLOWS_HOST_GW)?;
+    for (node, address) in NODES.iter().zip(["10.4.7.21/24", "10.4.7.22/24"]) {
+        let batch = format!(
+            "address del {address} dev eth0\nlink add br0 type bridge\nlink set eth0 master br0\nlink set br0 up\n\
+             address add {address} dev br0\n"
+        );
+        net.host(node)?.command("ip").args(["-batch", "-"]).input(batch).run()?;
+    }
+    let _netd = [net.launch(NODES[0], &["--iface=br0"])?, net.launch(NODES[1], &["--iface=br0"])?];
+    net.eventually_routes(NODES[0], "172.7.22.0/24")?;
+    net.eventually_routes(NODES[1], "172.7.21.0/24")?;
+    let host = net.host(NODES[0])?;
+    let pods = [pod(host, "172.7.21")?, pod(net.host(NODES[1])?, "172.7.22")?];
+    let [client, server] = pods;
+    let traffic = Traffic::start(client, &server, "172.7.22.2")?;
+    eventually_offloaded(host, "tcp dst=172.7.22.2 dport=80")?;
+    eventually_offloaded(net.host(NODES[1])?, "tcp dst=172.7.22.2 dport=80")?;
+    count_forwarded(host)?;
+    eventually_takes_the_short_way(host, &traffic)?;
+    let counts = traffic.stop()?;
+    ensure!(counts.lost == 0, "{counts:?}");
+    Ok(())
+}
+
 /// The nft table of the short way and the links that it needs.
 fn table(host: &Host) -> Result<String> {
     let listed = host.command("nft").args(["-s", "list", "table", "inet", "netd"]).output()?;
@@ -320,6 +346,7 @@ fn main() -> ExitCode {
         lab::tests![
             established_flows_take_the_short_way_and_survive_its_end,
             flows_leave_for_a_packet_when_routes_change_and_come_back,
+            flows_take_the_short_way_through_an_interface_that_is_a_bridge,
             deleted_parts_and_links_made_anew_come_back,
             large_packets_and_a_narrower_tunnel_pass,
             interface_that_goes_is_one_line_in_the_log,

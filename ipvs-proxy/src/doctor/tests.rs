@@ -90,6 +90,7 @@ fn each_fault_of_the_host_is_found_once_by_its_check_with_what_to_do() {
         mtu: 1500,
         up: true,
         master: None,
+        lower: None,
         addresses: vec![InterfaceAddress::lasting([172, 7, 21, 1].into(), 24)],
     };
     let taken = InterfaceAddress::lasting([192, 168, 0, 10].into(), 32);

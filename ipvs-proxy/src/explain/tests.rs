@@ -91,6 +91,7 @@ pub(crate) fn node_with_local(mode: Mode, objects: &[Value], networks: &[&str]) 
         mtu: 1500,
         up: true,
         master: None,
+        lower: None,
         addresses,
     };
     let own = vec![InterfaceAddress::lasting([10, 4, 7, 21].into(), 24)];

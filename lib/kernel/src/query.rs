@@ -48,6 +48,8 @@ pub struct Interface {
     pub up: bool,
     /// Index of the bridge, bond or VRF that it belongs to (IFLA_MASTER).
     pub master: Option<u32>,
+    /// Index of the link that it stands on, as a VLAN does (IFLA_LINK); of a veth the other end's, which may be of another namespace.
+    pub lower: Option<u32>,
     /// Addresses, in the kernel's order.
     pub addresses: Vec<InterfaceAddress>,
 }
@@ -223,12 +225,13 @@ const fn address_family(family: IpFamily) -> AddressFamily {
 }
 
 fn interface(message: &LinkMessage) -> Option<Interface> {
-    let (mut name, mut kind, mut mtu, mut master) = (None, String::new(), 0, None);
+    let (mut name, mut kind, mut mtu, mut master, mut lower) = (None, String::new(), 0, None, None);
     for attribute in &message.attributes {
         match attribute {
             LinkAttribute::IfName(text) => name = IfName::new(text.as_str()).ok(),
             LinkAttribute::Mtu(bytes) => mtu = *bytes,
             LinkAttribute::Controller(index) => master = Some(*index),
+            LinkAttribute::Link(index) => lower = Some(*index),
             LinkAttribute::LinkInfo(infos) => {
                 let named = infos.iter().find_map(|info| match info {
                     LinkInfo::Kind(kind) => Some(kind.to_string()),
@@ -240,7 +243,7 @@ fn interface(message: &LinkMessage) -> Option<Interface> {
         }
     }
     let (index, up) = (message.header.index, message.header.flags.contains(LinkFlags::Up));
-    Some(Interface { index, name: name?, kind, mtu, up, master, addresses: Vec::new() })
+    Some(Interface { index, name: name?, kind, mtu, up, master, lower, addresses: Vec::new() })
 }
 
 fn interface_address(message: &AddressMessage) -> Option<InterfaceAddress> {

@@ -494,8 +494,14 @@ fn table_that_one_process_keeps_for_itself_is_a_row_that_fails_and_says_what_hel
     assert!(forward.denying()[0].obstructed);
 }
 
+/// Tried in a namespace of its own: since Linux 5.12 (NFT_TABLE_F_OWNER).
+fn tables_have_owners() -> bool {
+    let tried = Command::new("unshare").args(["-n", "nft", "add table inet owned { flags owner; }"]).output();
+    tried.is_ok_and(|output| output.status.success())
+}
+
 fn main() -> ExitCode {
-    common::main(cases![
+    let cases = cases![
         denial_of_a_foreign_chain_still_denies_what_it_denied,
         denials_of_several_foreign_chains_at_once_still_deny,
         denial_that_comes_later_denies,
@@ -505,6 +511,7 @@ fn main() -> ExitCode {
         flushed_chain_and_changed_rules_are_put_right,
         accept_stands_in_the_zone_that_denies_and_follows_the_default_zone,
         chain_that_denies_in_one_of_several_hooks_is_a_row_that_fails_and_says_why,
-        table_that_one_process_keeps_for_itself_is_a_row_that_fails_and_says_what_helps,
-    ])
+    ];
+    let of_owners = cases![table_that_one_process_keeps_for_itself_is_a_row_that_fails_and_says_what_helps];
+    common::main_with(cases, "tables of nftables with an owner", tables_have_owners(), of_owners)
 }

@@ -6,6 +6,7 @@
 //! no address of is left out, as long as another one of the network's is there (flannel ends then). Invariant: the
 //! choice depends on the facts and the flags only, and a failed choice says what was asked for and what there is.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use netstate::family::{IpFamily, PerFamily};
@@ -27,6 +28,8 @@ pub(crate) struct Interface {
     pub is_bridge: bool,
     /// The link that it is a port of: a bridge, a bond or a VRF.
     pub master: Option<IfName>,
+    /// The link that it is a VLAN of.
+    pub vlan_of: Option<IfName>,
 }
 
 impl Interface {
@@ -53,6 +56,20 @@ impl Interface {
         };
         self.usable(family).min_by_key(rank).map(|own| own.addr)
     }
+}
+
+/// The links by which packets leave that are sent to one of `links`: the ports of a bridge, what a VLAN stands on, and so on below these.
+#[must_use]
+pub(crate) fn below(host: &[Interface], links: impl IntoIterator<Item = IfName>) -> BTreeSet<IfName> {
+    let (mut open, mut found): (Vec<IfName>, _) = (links.into_iter().collect(), BTreeSet::new());
+    while let Some(name) = open.pop() {
+        let upper = host.iter().find(|link| link.name == name);
+        let is_bridge = upper.is_some_and(|link| link.is_bridge);
+        let ports = host.iter().filter(|link| is_bridge && link.master.as_ref() == Some(&name)).map(|link| &link.name);
+        let next: Vec<&IfName> = ports.chain(upper.and_then(|link| link.vlan_of.as_ref())).collect();
+        open.extend(next.into_iter().filter(|below| found.insert((*below).clone())).cloned());
+    }
+    found
 }
 
 /// An address of fe80::/10 means nothing to a node on another link, and nothing to this one without the link's name.
@@ -295,7 +312,32 @@ mod tests {
     fn interface(name: &str, mtu: u32, addresses: &[(&str, u8)]) -> Interface {
         let addresses = addresses.iter().map(|(addr, len)| InterfaceAddress::lasting(addr.parse().unwrap(), *len));
         let addresses = addresses.collect();
-        Interface { name: name.parse().unwrap(), mtu, addresses, is_bridge: false, master: None }
+        Interface { name: name.parse().unwrap(), mtu, addresses, is_bridge: false, master: None, vlan_of: None }
+    }
+
+    #[test]
+    fn packets_leave_by_ports_of_bridges_and_by_what_a_vlan_stands_on() {
+        let name = |text: &str| IfName::new(text).unwrap();
+        let port = |link: &str, master: &str| Interface { master: Some(name(master)), ..interface(link, 1500, &[]) };
+        let bridge = |link: &str| Interface { is_bridge: true, ..interface(link, 1500, &[]) };
+        let vlan = Interface { vlan_of: Some(name("br0")), ..interface("br0.7", 1500, &[]) };
+        let host = [
+            bridge("cbr0"),
+            port("veth1", "cbr0"),
+            port("veth2", "cbr0"),
+            vlan,
+            bridge("br0"),
+            port("eth0", "br0"),
+            interface("bond0", 1500, &[]),
+            port("eth1", "bond0"),
+        ];
+        let found = |links: &[&str]| {
+            let found = below(&host, links.iter().map(|link| name(link)));
+            found.iter().map(IfName::as_str).collect::<Vec<_>>().join(" ")
+        };
+        assert_eq!(found(&["cbr0"]), "veth1 veth2");
+        assert_eq!(found(&["cbr0", "br0.7"]), "br0 eth0 veth1 veth2");
+        assert_eq!((found(&["eth0", "bond0"]), found(&["gone"])), (String::new(), String::new()));
     }
 
     fn host() -> Facts {

@@ -37,6 +37,7 @@ fn interface(name: &str, address: [u8; 4], len: u8) -> Interface {
         mtu: 1500,
         up: true,
         master: None,
+        lower: None,
         addresses: vec![InterfaceAddress::lasting(address.into(), len)],
     }
 }

@@ -8,10 +8,9 @@
 //!    and translates answers at the forward hook, which they would no longer reach.
 //! 3. Only established connections of Pods, and behind every other chain of the hook: whoever denies a packet has done so before.
 //!
-//! Newer kernels follow a bridge to the port that a packet leaves by, and refuse a flow whose port is not named (`nft_dev_path_info`). They
-//! also take names of links that are gone already, which older ones refuse the whole table for; so ports are named where that is so.
+//! Kernels differ in what is to be named, and in what a flow does when its route changes ([`Flowtables`]).
 //!
-//! Invariants: the table is there only on a node that has Pods, and names links that are there; it is a row apart from the masquerade rules,
+//! Invariants: the table is there only on a node that has Pods and whose kernel has flows follow their routes, and names links that are there; it is a row apart from the masquerade rules,
 //! so a kernel without flowtables refuses nothing else.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -20,7 +19,7 @@ use netstate::nft::{
     Chain, ChainKind, CtDirection, CtState, Family, Flowtable, Hook, Match, Name, Op, Policy, Row, RowKey, Rule,
     Ruleset, Statement, TableKey, Verdict, priority,
 };
-use netstate::{IfName, IpFamily, Prefix};
+use netstate::{IfName, IpFamily, Prefix, Release};
 
 use super::{Changes, Planner, Tables};
 
@@ -39,21 +38,47 @@ struct Pods {
     own: Prefix,
 }
 
+/// What the flowtables of a kernel are good for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Flowtables {
+    /// A flow keeps the route that it began with, whatever becomes of that.
+    KeepRoutes,
+    /// Flows go to a bridge and come from one; a name of a link that is gone is refused, with the whole table.
+    OfBridges,
+    /// Flows go to the link by which a packet leaves in the end, a bridge's port, where that is named (`nft_dev_path_info`); names of links that
+    /// are gone do no harm.
+    OfPorts,
+}
+
+impl Flowtables {
+    /// The first release that looks for changed routes (`nf_flow_has_stale_dst`, net/netfilter/nf_flow_table_core.c).
+    const FOLLOW_ROUTES: Release = Release(5, 13, 0);
+
+    /// Those of a kernel of `release`, which takes names ahead of their links or does not.
+    pub(crate) fn of(release: Option<Release>, takes_names_ahead: bool) -> Self {
+        match release {
+            Some(release) if release < Self::FOLLOW_ROUTES => Self::KeepRoutes,
+            _ if takes_names_ahead => Self::OfPorts,
+            _ => Self::OfBridges,
+        }
+    }
+}
+
 /// The links by which this node's Pods are reached.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct PodLinks {
     /// Bridges with an address of the node's part of the Pod network.
     pub bridges: BTreeSet<IfName>,
-    /// Their ports, where flows are to be taken from and sent to these directly.
-    pub ports: BTreeSet<IfName>,
+    /// Links below these and below the interface towards the other nodes: ports of a bridge, what a VLAN stands on.
+    pub below: BTreeSet<IfName>,
 }
 
 impl PodLinks {
-    /// All that a flowtable names beside `others`; flows of the ports behind [`MOST_LINKS`] keep the ordinary way.
-    fn with(&self, others: impl Iterator<Item = IfName>) -> BTreeSet<IfName> {
+    /// All that a flowtable names beside `others`; flows of links behind [`MOST_LINKS`] keep the ordinary way.
+    fn named(&self, kind: Flowtables, others: impl Iterator<Item = IfName>) -> BTreeSet<IfName> {
         let mut all: BTreeSet<IfName> = others.chain(self.bridges.iter().cloned()).collect();
-        let room = MOST_LINKS.saturating_sub(all.len());
-        all.extend(self.ports.iter().take(room).cloned());
+        let room = if kind == Flowtables::OfPorts { MOST_LINKS.saturating_sub(all.len()) } else { 0 };
+        all.extend(self.below.iter().take(room).cloned());
         all
     }
 }
@@ -73,14 +98,24 @@ impl Planner {
         self.network.flowtable
     }
 
+    /// Why the network's flowtable is not made, if that is so.
+    pub(super) fn flowtable_remark(&self) -> Option<String> {
+        let is_kept_off = self.network.flowtable && self.local.flowtables == Flowtables::KeepRoutes;
+        let Release(major, minor, _) = Flowtables::FOLLOW_ROUTES;
+        is_kept_off.then(|| {
+            format!("Flowtable: packets take the ordinary way, because flows of kernels before {major}.{minor} keep routes that have changed")
+        })
+    }
+
     /// The table, where the network has one and this node has Pods.
     pub(super) fn flowtable(&self) -> BTreeMap<RowKey, Row> {
-        if !self.network.flowtable || self.pod_links.bridges.is_empty() {
+        let kind = self.local.flowtables;
+        if !self.network.flowtable || kind == Flowtables::KeepRoutes || self.pod_links.bridges.is_empty() {
             return BTreeMap::new();
         }
         let families: Vec<IpFamily> = self.local.places.families().collect();
         let tunnels = self.backends().flat_map(|backend| families.iter().filter_map(|family| backend.device(*family)));
-        let devices = self.pod_links.with(tunnels.chain([self.local.interface.clone()]));
+        let devices = self.pod_links.named(kind, tunnels.chain([self.local.interface.clone()]));
         let pods = |own: Prefix| Some(Pods { network: self.network.pool(&own)?.network, own });
         rows(&self.masquerade.table, devices, &self.local.subnets().filter_map(pods).collect::<Vec<_>>())
     }
@@ -109,20 +144,49 @@ fn rows(table: &Name, devices: BTreeSet<IfName>, families: &[Pods]) -> BTreeMap<
 
 #[cfg(test)]
 mod tests {
+    use netstate::PerFamily;
+
     use super::*;
+    use crate::format::net_conf::NetConf;
+    use crate::plan::{LocalNode, Masquerade};
+
+    fn links(bridge: &str, below: &[&str]) -> PodLinks {
+        let names = |names: &[&str]| names.iter().map(|name| name.parse().unwrap()).collect();
+        PodLinks { bridges: names(&[bridge]), below: names(below) }
+    }
 
     #[test]
     fn ports_are_named_as_far_as_the_kernel_takes_names() {
         let names = |range: std::ops::Range<u32>| range.map(|at| format!("veth{at:03}").parse().unwrap()).collect();
-        let links = |ports| PodLinks { bridges: BTreeSet::from(["cbr0".parse().unwrap()]), ports };
+        let links = |below| PodLinks { below, ..links("cbr0", &[]) };
         let others = || ["eth0", "flannel.1"].map(|name| name.parse().unwrap()).into_iter();
-        let few = links(names(0..2)).with(others());
+        let only_bridge = links(names(0..2)).named(Flowtables::OfBridges, others());
+        assert_eq!(only_bridge.iter().map(IfName::as_str).collect::<Vec<_>>(), ["cbr0", "eth0", "flannel.1"]);
+        let few = links(names(0..2)).named(Flowtables::OfPorts, others());
         assert_eq!(
             few.iter().map(IfName::as_str).collect::<Vec<_>>(),
             ["cbr0", "eth0", "flannel.1", "veth000", "veth001"]
         );
-        let many = links(names(0..600)).with(others());
+        let many = links(names(0..600)).named(Flowtables::OfPorts, others());
         assert_eq!((many.len(), many.last().unwrap().as_str()), (255, "veth251"));
+    }
+
+    #[test]
+    fn flows_that_keep_their_routes_are_left_out_and_that_is_remarked() {
+        let of = |release: &str, ahead| Flowtables::of(Release::of(release), ahead);
+        assert_eq!(of("5.10.262-lab", false), Flowtables::KeepRoutes);
+        assert_eq!([of("5.13.0", false), of("6.12.1", false), of("?", false)], [Flowtables::OfBridges; 3]);
+        assert_eq!(of("7.3.4", true), Flowtables::OfPorts);
+        let text = r#"{"Network":"172.7.0.0/16","Backend":{"Type":"host-gw"},"Flowtable":true}"#;
+        let network = NetConf::parse(text).unwrap().network;
+        for (flowtables, tables, remarks) in [(Flowtables::KeepRoutes, 0, 1), (Flowtables::OfPorts, 1, 0)] {
+            let plain = LocalNode::plain(PerFamily::default(), "eth0".parse().unwrap());
+            let local = LocalNode { flowtables, ..plain };
+            let mut planner = Planner::new(network.clone(), Masquerade::MASQ, local);
+            planner.set_pod_links(links("cbr0", &["veth1"]));
+            assert_eq!(planner.flowtable().len(), tables);
+            assert_eq!(planner.node_remarks().filter(|text| text.contains("before 5.13")).count(), remarks);
+        }
     }
 
     #[test]

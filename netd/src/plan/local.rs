@@ -9,7 +9,7 @@ use netstate::wireguard::PublicKey;
 use netstate::{IfName, MacAddr, Prefix, SysctlKey};
 
 use super::backend::Backend;
-use super::{Planner, Tables, Ways, blackhole, masquerade};
+use super::{Flowtables, Planner, Tables, Ways, blackhole, masquerade};
 use crate::choose::interface::NodeAddress;
 
 /// What is particular to this node.
@@ -27,6 +27,8 @@ pub(crate) struct LocalNode {
     pub accepts_routers: bool,
     /// What is known against the checksums that its kernel or network card counts inside tunnels.
     pub checksum_fault: Option<String>,
+    /// What the flowtables of its kernel are good for.
+    pub flowtables: Flowtables,
     /// Identity of its WireGuard devices, where there are any.
     pub public_key: Option<PublicKey>,
     /// What the operator's program says of it, where that carries the packets.
@@ -70,6 +72,7 @@ impl LocalNode {
             has_ipv6: false,
             accepts_routers: false,
             checksum_fault: None,
+            flowtables: Flowtables::OfBridges,
             public_key: None,
             data: None,
             ways: Ways::default(),
@@ -107,9 +110,8 @@ impl LocalNode {
 }
 
 impl Planner {
-    /// What cannot be had while the interface towards the other nodes is in a VRF, for an operator.
-    #[must_use]
-    pub(crate) fn vrf_remark(&self) -> Option<String> {
+    /// What cannot be had while the interface towards the other nodes is in a VRF.
+    pub(super) fn vrf_remark(&self) -> Option<String> {
         let LocalNode { interface, ways, .. } = &self.local;
         let vrf = ways.vrf.as_ref()?;
         let without = self.network.backend.lost_in_vrf()?;

@@ -28,7 +28,7 @@ use std::sync::Arc;
 use netstate::family::PerFamily;
 use netstate::{IfName, Prefix, Route, RouteKey, SysctlKey};
 
-pub(crate) use flowtable::PodLinks;
+pub(crate) use flowtable::{Flowtables, PodLinks};
 pub(crate) use local::{LocalNode, Place};
 pub(crate) use masquerade::{Masquerade, TABLE};
 pub(crate) use ownership::{Ownership, is_left, is_left_by_flannel};
@@ -104,8 +104,12 @@ impl Planner {
     }
 
     /// What of the network's configuration cannot be had on this node, for an operator.
-    #[must_use]
-    pub(crate) fn remark(&self) -> Option<String> {
+    pub(crate) fn node_remarks(&self) -> impl Iterator<Item = String> {
+        [self.remark(), self.vrf_remark(), self.flowtable_remark()].into_iter().flatten()
+    }
+
+    /// What of the backend's options cannot be had on this node.
+    fn remark(&self) -> Option<String> {
         self.network.backend.remark(&self.local)
     }
 

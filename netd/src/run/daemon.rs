@@ -268,7 +268,7 @@ impl<S: LeaseSource> Daemon<S> {
                 self.reporter.complain(format!("{key}: {remark}"), |text| tracing::warn!("{text}"));
             }
         }
-        for remark in self.planning.planner.remark().into_iter().chain(self.planning.planner.vrf_remark()) {
+        for remark in self.planning.planner.node_remarks() {
             self.reporter.complain(remark, |text| tracing::warn!("{text}"));
         }
         if planned {

@@ -10,12 +10,12 @@ use kernel::feature::Feature;
 use kernel::query::Query;
 use kernel::{Chain, KernelError, Rtnl};
 use netstate::family::{IpFamily, PerFamily};
-use netstate::{IfName, MacAddr, Route, RouteKey, SysctlKey};
+use netstate::{IfName, MacAddr, Release, Route, RouteKey, SysctlKey};
 
 use crate::choose::interface::{Facts, Interface, Wanted};
 use crate::format::net_conf::Network;
-use crate::plan::Ownership;
 use crate::plan::backend::{Backend, known_fault};
+use crate::plan::{Flowtables, Ownership};
 
 /// Reads interfaces and addresses, and the routes that may name the one that is wanted: the default routes are found by
 /// listing all of a table, thousands beside a full kernel.
@@ -75,9 +75,11 @@ pub(super) fn addresses(interfaces: &[Interface]) -> BTreeMap<IpAddr, IfName> {
 async fn interfaces_by(query: &Query) -> Result<Vec<Interface>, KernelError> {
     let listed = query.interfaces().await?;
     let names: BTreeMap<u32, IfName> = listed.iter().map(|found| (found.index, found.name.clone())).collect();
+    let named = |index: Option<u32>| index.and_then(|index| names.get(&index).cloned());
     let known = |found: kernel::query::Interface| Interface {
         is_bridge: found.kind == "bridge",
-        master: found.master.and_then(|index| names.get(&index).cloned()),
+        master: named(found.master),
+        vlan_of: named(found.lower.filter(|_| found.kind == "vlan")),
         name: found.name,
         mtu: found.mtu,
         addresses: found.addresses,
@@ -85,12 +87,18 @@ async fn interfaces_by(query: &Query) -> Result<Vec<Interface>, KernelError> {
     Ok(listed.into_iter().map(known).collect())
 }
 
-/// Whether a flowtable may name links that are gone already. A kernel that cannot be asked is taken for one that refuses them.
-pub(super) fn flowtable_takes_names_ahead() -> bool {
-    Feature::flowtable_takes_names_ahead().unwrap_or_else(|error| {
-        tracing::warn!(error = %kernel::Chain(&error), "what this kernel's flowtables take cannot be found out");
+/// What the flowtables of this kernel are good for. One that cannot be asked is taken for one that refuses names of links that are gone.
+pub(super) fn flowtables() -> Flowtables {
+    let takes_names_ahead = Feature::flowtable_takes_names_ahead().unwrap_or_else(|error| {
+        tracing::warn!(error = %Chain(&error), "what this kernel's flowtables take cannot be found out");
         false
-    })
+    });
+    Flowtables::of(Release::of(&release()), takes_names_ahead)
+}
+
+/// What `uname -r` says.
+fn release() -> String {
+    std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default().trim().to_owned()
 }
 
 /// The VRF that `link` belongs to.
@@ -165,8 +173,7 @@ pub(super) fn accepts_routers(link: &IfName) -> bool {
 /// What is known against the checksums that this kernel or the network card of `link` counts inside tunnels.
 #[must_use]
 pub(super) fn checksum_fault(link: &IfName) -> Option<String> {
-    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     let driver = std::fs::read_link(format!("/sys/class/net/{link}/device/driver"));
     let driver = driver.as_ref().ok().and_then(|path| path.file_name()?.to_str());
-    known_fault(release.trim(), driver)
+    known_fault(&release(), driver)
 }

@@ -21,7 +21,7 @@ use super::tables::Stages;
 use super::witness::Listing;
 use super::worker::TableWork;
 use super::{facts, files};
-use crate::choose::interface::{Interface, NodeAddress};
+use crate::choose::interface::{Interface, NodeAddress, below};
 use crate::format::lease::{Lease, LeaseAttrs, SubnetKey};
 use crate::format::net_conf::Network;
 use crate::plan::{LocalNode, Place, PodLinks};
@@ -202,14 +202,15 @@ impl<S: LeaseSource> Daemon<S> {
                 false => facts::accepts_routers(&external.interface),
             },
             checksum_fault: facts::checksum_fault(&external.interface),
+            flowtables: known.flowtables,
             public_key: known.public_key,
             data: known.data.clone(),
             ways: self.reach.ways(),
         }
     }
 
-    /// Plans for the bridges of this node's Pods, those that have an address in its subnets, and for their ports where the kernel takes
-    /// names ahead of links.
+    /// Plans for the bridges of this node's Pods, those that have an address in its subnets, and for the links below these and
+    /// below the interface.
     pub(super) fn follow_pod_links(&mut self) {
         let planner = &self.planning.planner;
         if !planner.has_flowtable() {
@@ -222,12 +223,8 @@ impl<S: LeaseSource> Daemon<S> {
         };
         let host = &self.external.host;
         let bridges: BTreeSet<IfName> = host.iter().filter(of_pods).map(|link| link.name.clone()).collect();
-        let is_port = |link: &&Interface| link.master.as_ref().is_some_and(|master| bridges.contains(master));
-        let mut ports: BTreeSet<IfName> = host.iter().filter(is_port).map(|link| link.name.clone()).collect();
-        if !ports.is_empty() && !facts::flowtable_takes_names_ahead() {
-            ports.clear();
-        }
-        self.planning.set_pod_links(PodLinks { bridges, ports });
+        let below = below(host, bridges.iter().cloned().chain([local.interface.clone()]));
+        self.planning.set_pod_links(PodLinks { bridges, below });
     }
 
     fn record(&mut self, held: &Held) {

@@ -304,8 +304,7 @@ impl<S: LeaseSource> Daemon<S> {
         let warnings = contested
             .into_iter()
             .chain(rebound)
-            .chain(planner.remark())
-            .chain(planner.vrf_remark())
+            .chain(planner.node_remarks())
             .chain(reporter.refused_family.iter().cloned())
             .chain(local.refuses_mtu(planner.pod_mtu()))
             .chain(reporter.other_keys.iter().cloned())

@@ -213,6 +213,7 @@ fn local(external: &External, network: &Network, known: &Known) -> LocalNode {
         has_ipv6: facts::has_ipv6(),
         accepts_routers: facts::accepts_routers(&external.interface),
         checksum_fault: facts::checksum_fault(&external.interface),
+        flowtables: facts::flowtables(),
         public_key: identity.public_key(),
         data: identity.data.clone(),
         ways: Ways::default(),

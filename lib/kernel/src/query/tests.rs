@@ -14,7 +14,7 @@ fn name(text: &str) -> IfName {
 fn links() -> BTreeMap<u32, Interface> {
     let link = |(index, text): (u32, &str)| {
         let (name, kind) = (name(text), String::new());
-        (index, Interface { index, name, kind, mtu: 1500, up: true, master: None, addresses: Vec::new() })
+        (index, Interface { index, name, kind, mtu: 1500, up: true, master: None, lower: None, addresses: Vec::new() })
     };
     [(2, "eth0"), (3, "eth1")].into_iter().map(link).collect()
 }

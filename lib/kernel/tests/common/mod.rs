@@ -22,15 +22,26 @@ pub(crate) use cases;
 
 /// The main function of a test binary: without the right to make namespaces every case counts as ignored, loudly.
 pub(crate) fn main(cases: &[Case]) -> ExitCode {
+    main_with(cases, "", true, &[])
+}
+
+/// The same with `more` cases that need `what` of the kernel: where it `has` not, these count as ignored, loudly.
+pub(crate) fn main_with(cases: &[Case], what: &str, has: bool, more: &[Case]) -> ExitCode {
     let able = std::thread::spawn(|| unshare(CloneFlags::CLONE_NEWNET).is_ok()).join().unwrap_or(false);
     if !able {
         eprintln!("SKIPPED: these tests make network namespaces; run them as root (or under `unshare -Ur`)");
     }
-    let trial = |(name, test): &Case| {
+    if !has {
+        let names: Vec<&str> = more.iter().map(|(name, _)| *name).collect();
+        eprintln!("SKIPPED: this kernel has no {what}: {}", names.join(", "));
+    }
+    let trial = |(name, test): &Case, able: bool| {
         let test = *test;
         Trial::test(*name, move || in_a_namespace(test)).with_ignored_flag(!able)
     };
-    libtest_mimic::run(&Arguments::from_args(), cases.iter().map(trial).collect()).exit_code()
+    let trials = cases.iter().map(|case| trial(case, able));
+    let trials = trials.chain(more.iter().map(|case| trial(case, able && has))).collect();
+    libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
 }
 
 /// The same on a kernel that has `what`: this one, or the lab kernel. Where there is neither, cases count as ignored.
