@@ -117,7 +117,9 @@ fn enter(kernel: &Path, needs: &[Need], guest: Guest) -> Result<Infallible> {
     let mut command = Command::new(script("run"));
     command.arg("-k").arg(kernel).args(["-m", &format!("{}M", guest.memory)]);
     // How far fault injection goes is the caller's to say, inside as well.
-    command.args(["-t", &guest.limit.as_secs().to_string(), "-e", "FAULTS"]).env(BIN_DIR_VARIABLE, &bin_dir);
+    command
+        .args(["-t", &guest.limit.as_secs().to_string(), "-e", "FAULTS", "-e", "FAULTS_PART"])
+        .env(BIN_DIR_VARIABLE, &bin_dir);
     if needs.contains(&Need::VirtualTime) {
         command.arg("-T");
     }

@@ -44,6 +44,13 @@ fn netdadm_backup_with_any_operation_failing_leaves_no_half() -> Result<()> {
     Ok(())
 }
 
+fn netdadm_etcd_with_any_operation_failing_changes_no_other_member() -> Result<()> {
+    let faults = injected_netdadm::members_are_never_others(&injected_netdadm::Members::start()?)?;
+    println!("{faults} faults");
+    ensure!(faults > 80, "only {faults} faults: the walk did not reach the work");
+    Ok(())
+}
+
 fn main() -> ExitCode {
     let mut tests = lab::tests![
         netd_gets_over_every_operation_that_fails_once_with_vxlan,
@@ -58,6 +65,7 @@ fn main() -> ExitCode {
         netd_gets_over_every_operation_that_fails_once_with_host_gw,
         netd_gets_over_every_operation_that_fails_once_with_kubernetes,
         netdadm_backup_with_any_operation_failing_leaves_no_half,
+        netdadm_etcd_with_any_operation_failing_changes_no_other_member,
     ]);
     suite.with_kubernetes(Release::V1_20).run(tests)
 }

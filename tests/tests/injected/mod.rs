@@ -3,7 +3,8 @@
 //!
 //! A run begins with nothing on the node, takes in what there is and one change, and has each n-th operation fail, with another errno from one
 //! to the next. What the daemon sends to its source counts as well. A daemon that ends itself is started again, as its unit does it. `FAULTS=all`
-//! has each operation fail with every errno of its kind, and the daemon killed at each third.
+//! has each operation fail with every errno of its kind, and the daemon killed at each third; `FAULTS_PART=2/4` takes of each four of its runs the
+//! second, so that four machines walk beside each other.
 //!
 //! Invariant: a fault is got over within [`CONVERGED`], and nothing but the faults of its plan is done to a run.
 #![allow(dead_code, reason = "each test binary uses its part")]
@@ -27,6 +28,9 @@ const SPARSE: usize = 37;
 const DENSE: usize = 23;
 /// More operations than a run has: one that reaches none of its plan is counted to its end.
 const NEVER: usize = usize::MAX;
+
+/// The variable that names a part of the runs.
+const PART: &str = "FAULTS_PART";
 
 /// A walk ends when so many of its runs have failed.
 const MANY: usize = 5;
@@ -158,6 +162,15 @@ fn plans(operations: usize, sample: usize) -> Vec<Plan> {
     plans
 }
 
+/// Which of how many parts of the runs is walked, from 0: all of them unless `FAULTS_PART` says otherwise.
+fn part() -> Result<(usize, usize)> {
+    let Ok(text) = std::env::var(PART) else { return Ok((0, 1)) };
+    let numbers = text.split_once('/').and_then(|(part, parts)| Some((part.parse().ok()?, parts.parse().ok()?)));
+    let (part, parts): (usize, usize) = numbers.with_context(|| format!("{PART} is {text:?}, not such as 2/4"))?;
+    ensure!((1..=parts).contains(&part), "{PART} is {text:?}: a part from 1 to the number of parts");
+    Ok((part - 1, parts))
+}
+
 /// Walks a scene; without `FAULTS=all` by `sample` runs.
 pub(crate) fn every_fault_is_got_over(scene: &impl Scene, sample: usize) -> Result<()> {
     let begun = Instant::now();
@@ -165,9 +178,10 @@ pub(crate) fn every_fault_is_got_over(scene: &impl Scene, sample: usize) -> Resu
     ensure!(wanted[0] != wanted[1], "the change changes nothing: {wanted:?}");
     ensure!(seen.operations > 50, "only {} operations", seen.operations);
     let mut kinds: BTreeMap<String, usize> = BTreeMap::new();
+    let (part, parts) = part()?;
     let plans = plans(seen.operations, sample);
     let mut failed = Vec::new();
-    for (number, plan) in plans.iter().enumerate() {
+    for (number, plan) in plans.iter().enumerate().skip(part).step_by(parts) {
         if injection::all() {
             eprintln!("run {number} of {}, {} s", plans.len(), begun.elapsed().as_secs());
         }
@@ -177,7 +191,8 @@ pub(crate) fn every_fault_is_got_over(scene: &impl Scene, sample: usize) -> Resu
         }
         ensure!(failed.len() < MANY, "{}", failed.join("\n\n"));
     }
-    let (faults, runs, seconds) = (kinds.values().sum::<usize>(), plans.len(), begun.elapsed().as_secs());
+    let runs = plans.len().saturating_sub(part).div_ceil(parts);
+    let (faults, seconds) = (kinds.values().sum::<usize>(), begun.elapsed().as_secs());
     println!("{} operations, {faults} faults in {runs} runs and {seconds} s: {kinds:?}", seen.operations);
     ensure!(failed.is_empty(), "{}", failed.join("\n\n"));
     Ok(())

@@ -1,12 +1,12 @@
-//! `netdadm backup` against members that are rendered: the file of a snapshot.
+//! `netdadm backup` and `netdadm etcd` against members that are rendered: the file of a snapshot, and who is a member.
 //!
-//! Invariant: behind each fault no snapshot is left.
+//! Invariant: behind each fault no snapshot is left, and the host that joins is no member; nothing but the faults of the plan ends a call early.
 
 use anyhow::{Context, Result, ensure};
 use injection::{Effect, Followed, Kind, Plan, launcher};
 use lab::{Cluster, Host, Process};
 
-use crate::netdadm_etcd::{OPERATOR, REFERENCE, SOON, netdadm, render, start_all};
+use crate::netdadm_etcd::{MEMBERS, OPERATOR, REFERENCE, SOON, netdadm, render, start_all};
 
 const FOLDER: &str = "/opt/backup";
 const SNAPSHOT: &str = "/opt/backup/etcd.db";
@@ -89,6 +89,75 @@ pub(crate) fn backup_leaves_no_half(members: &Members) -> Result<usize> {
         }
         if faults == reached {
             break;
+        }
+    }
+    Ok(faults)
+}
+
+/// The host that joins, whose member nobody starts: it stays a learner, which has no vote.
+const JOINS: &str = "hdss7-11";
+
+/// The reference cluster with a fourth member.
+fn with_a_fourth() -> String {
+    REFERENCE.replace("10.4.7.11, roles: control-plane}", "10.4.7.11, joins: true, roles: [control-plane, etcd]}")
+}
+
+impl Members {
+    /// Addresses for peers of all members, as etcd's own tool lists them.
+    fn peers(&self) -> Result<Vec<String>> {
+        let client = "/opt/out/pki/etcd/healthcheck-client";
+        let (cert, key) = (format!("--cert={client}.crt"), format!("--key={client}.key"));
+        let endpoints = format!("--endpoints=https://{}:2379", self.cluster.host(MEMBERS[0])?.address()?);
+        let command = self.operator()?.command("etcdctl").env("ETCDCTL_API", "3");
+        let listed = command.args([&endpoints, "--cacert=/opt/out/pki/etcd/ca.crt", &cert, &key, "member", "list"]);
+        let listed = listed.run()?.stdout;
+        let peer = |line: &str| line.split(", ").nth(3).map(str::to_owned);
+        let mut peers: Vec<String> = listed.lines().filter_map(peer).collect();
+        peers.sort();
+        Ok(peers)
+    }
+
+    /// Makes the host that joins a member, or none, without a fault.
+    fn set_joined(&self, joined: bool, is_joined: impl Fn() -> Result<bool>) -> Result<()> {
+        if is_joined()? == joined {
+            return Ok(());
+        }
+        let verb = if joined { "add" } else { "remove" };
+        let output = netdadm(self.operator()?, &["etcd", verb, JOINS, "--yes", "--wait", "1"])?.output()?;
+        ensure!(is_joined()? == joined, "{verb}: {output:?}");
+        Ok(())
+    }
+}
+
+/// `etcd add` and `etcd remove` with each operation failing by every errno, and killed at each: the host is a member or not, whatever was
+/// said, the others stay, and the next call does what the one before was to do.
+pub(crate) fn members_are_never_others(members: &Members) -> Result<usize> {
+    let others = members.peers()?;
+    ensure!(others.len() == MEMBERS.len(), "{others:?}");
+    render(members.operator()?, &with_a_fourth())?;
+    let is_joined = || {
+        let peers = members.peers()?;
+        ensure!(others.iter().all(|other| peers.contains(other)) && peers.len() <= 4, "{peers:?}");
+        Ok(peers.len() == 4)
+    };
+    let mut faults = 0;
+    for joins in [true, false] {
+        let words = ["etcd", if joins { "add" } else { "remove" }, JOINS, "--yes", "--timeout", "3", "--wait", "1"];
+        for at in 0.. {
+            let reached = faults;
+            for effect in (0..Kind::MOST).map(Effect::Fails).chain([Effect::Killed]) {
+                members.set_joined(!joins, is_joined)?;
+                let run = members.run(&words, &Plan::from([(at, effect)]))?;
+                let Some(fault) = &run.fault else { continue };
+                faults += 1;
+                is_said(&run)?;
+                let is_done = is_joined().with_context(|| format!("{run:?}"))? == joins;
+                ensure!(is_done || run.code != Some(0), "{run:?}: it says that it is done");
+                members.set_joined(joins, is_joined).with_context(|| fault.clone())?;
+            }
+            if faults == reached {
+                break;
+            }
         }
     }
     Ok(faults)
