@@ -72,6 +72,8 @@ impl Etcd {
         let alive = self.members.iter().find(|member| member.serves()).context("no etcd member is running")?;
         let command =
             alive.host.command("etcdctl").env("ETCDCTL_API", "3").env("ETCDCTL_ENDPOINTS", alive.client_url());
+        // Its own five seconds are too few for the first programs of a guest that share its processor.
+        let command = command.env("ETCDCTL_COMMAND_TIMEOUT", "20s");
         command.args(args).run()
     }
 

@@ -219,10 +219,19 @@ fn what_is_left_untracked_is_put_back_and_follows_the_interface() -> Result<()> 
     ];
     each_is_repaired(host, arriving, &damages)?;
     for (before, after) in [("eth0", "up0"), ("up0", "eth0")] {
-        host.run(&["ip", "link", "set", before, "name", after])?;
+        rename(host, before, after)?;
         eventually_arriving(host, &untracked_by(after))?;
     }
     Ok(())
+}
+
+/// Gives a link another name, which older kernels refuse while it is up.
+fn rename(host: &Host, before: &str, after: &str) -> Result<()> {
+    if host.run(&["ip", "link", "set", before, "name", after]).is_ok() {
+        return Ok(());
+    }
+    let batch = format!("link set {before} down\nlink set {before} name {after}\nlink set {after} up\n");
+    host.command("ip").args(["-batch", "-"]).input(batch).run().map(drop)
 }
 
 /// The kernel tracks a packet in fragments when it has all of them: one that were left out would cost it the whole.
