@@ -73,8 +73,7 @@ impl Etcd {
         let command =
             alive.host.command("etcdctl").env("ETCDCTL_API", "3").env("ETCDCTL_ENDPOINTS", alive.client_url());
         // Its own five seconds are too few for the first programs of a guest that share its processor.
-        let command = command.env("ETCDCTL_COMMAND_TIMEOUT", "20s");
-        command.args(args).run()
+        command.arg("--command-timeout=20s").args(args).run()
     }
 
     /// Writes a key.

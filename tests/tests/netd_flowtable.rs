@@ -162,7 +162,11 @@ fn flows_take_the_short_way_through_an_interface_that_is_a_bridge() -> Result<()
         );
         net.host(node)?.command("ip").args(["-batch", "-"]).input(batch).run()?;
     }
-    let _netd = [net.launch(NODES[0], &["--iface=br0"])?, net.launch(NODES[1], &["--iface=br0"])?];
+    let start = |node: &str| {
+        let endpoints = format!("--etcd-endpoints={}", net.etcd.endpoints());
+        net.host(node)?.command(lab::bin("netd")?).args([&endpoints, "--iface=br0", "--ip-masq"]).start("netd")
+    };
+    let _netd = [start(NODES[0])?, start(NODES[1])?];
     net.eventually_routes(NODES[0], "172.7.22.0/24")?;
     net.eventually_routes(NODES[1], "172.7.21.0/24")?;
     let host = net.host(NODES[0])?;

@@ -129,6 +129,8 @@ impl<S: LeaseSource> Daemon<S> {
             // Whoever starts Pods begins when this program is ready, with the subnet file.
             if self.reporter.local_stands && waiting.is_none() {
                 self.reporter.ready = true;
+                // Whoever waits for that reads it next.
+                self.put_status();
                 self.report_ready();
             } else if let Some((name, counts)) = waiting {
                 let reason = format!("{name}: {} of {} rows in place", counts.done, counts.desired);
