@@ -131,6 +131,23 @@ fn netd_leaves_the_flowtable_out_where_its_flows_would_keep_their_routes() -> Re
     Ok(())
 }
 
+/// What is not in this kernel is not there to be listed or removed.
+fn commands_read_a_kernel_and_clean_it_up_whatever_it_lacks() -> Result<()> {
+    let host = machine()?;
+    let daemon = netd(&host, "host-gw", &["--ip-masq=false"])?;
+    daemon.wait_for_line("ready: every lease is in the kernel", SOON)?;
+    let command = |program: &str, words: &[&str]| Ok::<_, anyhow::Error>(host.command(lab::bin(program)?).args(words));
+    command("netd", &["tables"])?.run()?;
+    let trace = command("netd", &["trace", "10.4.7.22"])?.output()?;
+    ensure!(trace.stdout.contains("ok       route"), "{trace:?}");
+    drop(daemon);
+    command("netd", &["cleanup", "--yes"])?.run()?;
+    host.write("/etc/kube/none.yaml", "")?;
+    let found = command("ipvs-proxy", &["doctor", "--services-dir=/etc/kube"])?.output()?;
+    ensure!(!found.stdout.contains("Invalid argument") && !found.stderr.contains("Invalid argument"), "{found:?}");
+    command("ipvs-proxy", &["--cleanup", "--services-dir=/etc/kube"])?.run().map(drop)
+}
+
 fn proxy_refuses_a_data_path_that_the_kernel_cannot_carry() -> Result<()> {
     let common: Vec<&str> = RULES.iter().map(|(_, name)| *name).filter(|name| !name.starts_with("random")).collect();
     let (rules, random) = (lacking(&common)?, lacking(&["random numbers in nftables"])?);
@@ -162,6 +179,7 @@ fn main() -> ExitCode {
             netd_refuses_a_backend_whose_devices_the_kernel_lacks_and_no_other,
             netd_refuses_to_masquerade_without_the_rules_for_it_and_doctor_says_what_is_missing,
             netd_leaves_the_flowtable_out_where_its_flows_would_keep_their_routes,
+            commands_read_a_kernel_and_clean_it_up_whatever_it_lacks,
             proxy_refuses_a_data_path_that_the_kernel_cannot_carry,
         ],
     )

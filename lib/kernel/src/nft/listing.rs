@@ -15,7 +15,7 @@ use super::expression::Expression;
 use super::wire::{comment, kind, message, name, number, payload, text};
 use super::{Nft, chain, counter, element, flowtable, recognise, rule, set, table};
 use crate::attribute::{self, Writer};
-use crate::error::{Cause, KernelError, SocketError};
+use crate::error::{Cause, KernelError, Nack, SocketError};
 use crate::socket::{Fault, Frame, Message};
 
 /// Readings of a ruleset before giving up on one that changes all the time.
@@ -42,7 +42,7 @@ impl Nft {
     /// When the kernel cannot be read.
     pub fn generation(&mut self) -> Result<u32, KernelError> {
         let frames = match self.ask("read generation of", "nftables", &generation_message()) {
-            Err(error) if self.lacks_all(&error) => return Ok(NO_GENERATION),
+            Err(error) if error.errno() == Some(libc::ENOENT) => return Ok(NO_GENERATION),
             other => other?,
         };
         let found = frames.iter().find_map(|frame| number(payload(frame, kind::NEWGEN)?.1, GEN_ID));
@@ -149,7 +149,7 @@ impl Nft {
         let family = key.family.number();
         let named = |kind, flags| message(kind, flags, family, |body| put_table(body, key));
         let frames = match self.ask("find table", key, &named(kind::GETTABLE, 0)) {
-            Err(error) if error.errno() == Some(libc::ENOENT) || self.lacks_all(&error) => return Ok(None),
+            Err(error) if error.errno() == Some(libc::ENOENT) => return Ok(None),
             other => other?,
         };
         let flags = frames.iter().find_map(|frame| number(of_table(frame, kind::NEWTABLE, key)?, table::FLAGS));
@@ -226,7 +226,11 @@ impl Nft {
         object: impl std::fmt::Display,
         request: &Message,
     ) -> Result<Vec<Frame>, KernelError> {
-        self.socket.ask(request).map_err(|fault: Fault| KernelError::new(op, object, fault))
+        self.socket.ask(request).map_err(|fault| {
+            let absent = || Nack { errno: libc::ENOENT, text: Some("this kernel has no nftables".to_owned()) };
+            let cause = if self.lacks_all(&fault) { absent().into() } else { Cause::from(fault) };
+            KernelError::new(op, object, cause)
+        })
     }
 
     pub(super) fn list(
@@ -235,20 +239,17 @@ impl Nft {
         object: impl std::fmt::Display,
         request: &Message,
     ) -> Result<Vec<Frame>, KernelError> {
-        match self.socket.dump(request).map_err(|fault: Fault| KernelError::new(op, object, fault)) {
-            Err(error) if self.lacks_all(&error) => Ok(Vec::new()),
-            other => other,
+        match self.socket.dump(request) {
+            Err(fault) if self.lacks_all(&fault) => Ok(Vec::new()),
+            other => other.map_err(|fault: Fault| KernelError::new(op, object, fault)),
         }
     }
 
-    /// Whether `error` says that this kernel has no nftables: nfnetlink has EINVAL for each request of a part that is not there
+    /// Whether `fault` says that this kernel has no nftables: nfnetlink has EINVAL for each request of a part that is not there
     /// (`nfnetlink_rcv_msg`), so for a second one as well.
-    fn lacks_all(&mut self, error: &KernelError) -> bool {
-        let is_refused = |errno: Option<i32>| errno == Some(libc::EINVAL);
-        is_refused(error.errno())
-            && self
-                .ask("read generation of", "nftables", &generation_message())
-                .is_err_and(|again| is_refused(again.errno()))
+    fn lacks_all(&mut self, fault: &Fault) -> bool {
+        let is_refused = |fault: &Fault| matches!(fault, Fault::Nack(nack) if nack.errno == libc::EINVAL);
+        is_refused(fault) && self.socket.ask(&generation_message()).is_err_and(|again| is_refused(&again))
     }
 }
 
