@@ -88,7 +88,7 @@ pub(crate) fn on_node(test: impl FnOnce(&Node) + Send + 'static) {
         fs::create_dir_all(&dir).unwrap();
         let loopback = IfName::new("lo").unwrap();
         let link = Rtnl::open().unwrap().link(&loopback).unwrap().unwrap().link;
-        Rtnl::open().unwrap().set_link(&loopback, &netstate::Link { up: true, ..link }).unwrap();
+        Rtnl::open().unwrap().set_link(&loopback, &netstate::Link { up: true, mac: None, ..link }).unwrap();
         test(&Node { dir, pods: AtomicUsize::new(0) });
     })
     .join();

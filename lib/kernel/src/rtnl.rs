@@ -16,15 +16,22 @@ use netlink_sys::protocols::NETLINK_ROUTE;
 use netstate::IfName;
 use reconcile::Step;
 
-use crate::error::{Cause, KernelError, SocketError};
+use crate::error::{Cause, KernelError, Nack, SocketError};
 use crate::netns::Netns;
-use crate::socket::{Frame, Message, Socket};
+use crate::route::RTM_NEWROUTE;
+use crate::socket::{Fault, Frame, Message, Socket};
 
 /// So many links are asked for one by one rather than listed all.
 const FEW: usize = 16;
 
 /// Steps that are encoded at a time: some datagrams full, so that a large change needs little memory.
 pub(crate) const CHUNK: usize = 2048;
+
+const RTM_NEWADDR: u16 = 20;
+/// AF_INET6, as it is in the first byte of `ifaddrmsg` and `rtmsg`.
+const INET6: u8 = 10;
+/// What newer kernels say in such a case.
+const IPV6_IS_OFF: &str = "IPv6 is disabled on this device";
 
 /// A blocking rtnetlink conversation in one network namespace.
 #[derive(Debug)]
@@ -69,9 +76,13 @@ impl Rtnl {
 
     /// Sends one message; returns what came back before the ACK.
     pub(crate) fn request(&mut self, operation: &Operation) -> Result<Vec<Frame>, KernelError> {
-        self.socket
-            .request(&operation.message)
-            .map_err(|fault| KernelError::new(operation.op, &operation.object, fault))
+        self.socket.request(&operation.message).map_err(|fault| {
+            let cause = match fault {
+                Fault::Nack(nack) => Cause::Nack(worded(&operation.message, nack)),
+                other => other.into(),
+            };
+            KernelError::new(operation.op, &operation.object, cause)
+        })
     }
 
     /// Asks for one object.
@@ -149,11 +160,24 @@ impl Rtnl {
     fn send(&mut self, messages: &[Message]) -> impl Iterator<Item = Result<(), Cause>> + use<> {
         let broken = |text: String| Err(Cause::Socket(SocketError::Malformed(text)));
         let results: Vec<Result<(), Cause>> = match self.socket.batch(messages) {
-            Ok(results) => results.into_iter().map(|result| result.map_err(Cause::Nack)).collect(),
+            Ok(results) => {
+                let of_message = |(message, result): (&Message, Result<(), Nack>)| {
+                    result.map_err(|nack| Cause::Nack(worded(message, nack)))
+                };
+                messages.iter().zip(results).map(of_message).collect()
+            }
             Err(error) => messages.iter().map(|_| broken(error.to_string())).collect(),
         };
         results.into_iter()
     }
+}
+
+/// A refusal with the words of newer kernels where older ones (6.1) have a number only: EACCES for an IPv6 address or route means a link
+/// on which IPv6 is switched off (`addrconf_add_dev`, `ip6_route_info_create`); for want of a capability it is EPERM.
+fn worded(message: &Message, nack: Nack) -> Nack {
+    let is_of_ipv6 = matches!(message.kind, RTM_NEWADDR | RTM_NEWROUTE) && message.body.first() == Some(&INET6);
+    let text = if is_of_ipv6 && nack.errno == libc::EACCES { Some(IPV6_IS_OFF.to_owned()) } else { None };
+    Nack { text: nack.text.or(text), ..nack }
 }
 
 fn unanswered() -> Cause {
@@ -279,6 +303,18 @@ pub(crate) fn gone_is_fine(result: Result<(), KernelError>) -> Result<(), Kernel
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn refusal_without_words_for_a_link_without_ipv6_gets_those_of_newer_kernels() {
+        let said = |kind, family, errno, text: Option<&str>| {
+            let message = Message { kind, flags: 0, body: vec![family, 64, 0, 0] };
+            let cause = Cause::Nack(worded(&message, Nack { errno, text: text.map(str::to_owned) }));
+            cause.to_string().contains("disable_ipv6")
+        };
+        assert!(said(RTM_NEWADDR, INET6, libc::EACCES, None) && said(RTM_NEWROUTE, INET6, libc::EACCES, None));
+        assert!(!said(RTM_NEWADDR, 2, libc::EACCES, None) && !said(RTM_NEWADDR, INET6, libc::EPERM, None));
+        assert!(!said(RTM_NEWROUTE, INET6, libc::EACCES, Some("prohibited")));
+    }
 
     #[test]
     fn row_that_is_gone_is_no_failed_removal() {
