@@ -35,9 +35,13 @@ fn status_of_a_dead_daemon_says_so_and_exits_1() -> Result<()> {
         Ok::<_, anyhow::Error>(output)
     })?;
     ensure!(alive.stderr.is_empty(), "{alive:?}");
-    let status: Value = serde_json::from_str(&host.read("/run/netd/status.json")?)?;
-    ensure!(status["process"]["heartbeat"].as_u64() >= status["process"]["started"].as_u64(), "{status}");
-    ensure!(status["lease_count"] == 1 && status["leases"].is_null(), "{status}");
+    // The file follows what is answered.
+    eventually(SOON, || {
+        let status: Value = serde_json::from_str(&host.read("/run/netd/status.json")?)?;
+        ensure!(status["process"]["heartbeat"].as_u64() >= status["process"]["started"].as_u64(), "{status}");
+        ensure!(status["lease_count"] == 1 && status["leases"].is_null(), "{status}");
+        Ok(())
+    })?;
     let whole: Value = serde_json::from_str(&ask(host, "status --json")?.stdout)?;
     ensure!(whole["leases"]["172.7.99.0/24"]["public_ip"] == "10.4.7.99", "{whole}");
     ensure!(whole["process"]["state"] == "running", "{whole}");

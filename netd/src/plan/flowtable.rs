@@ -51,7 +51,7 @@ pub(crate) enum Flowtables {
 }
 
 impl Flowtables {
-    /// The first release that looks for changed routes (`nf_flow_has_stale_dst`, net/netfilter/nf_flow_table_core.c).
+    /// The first release that has flows leave when their routes change (`nf_flow_has_stale_dst`, net/netfilter/nf_flow_table_core.c).
     const FOLLOW_ROUTES: Release = Release(5, 13, 0);
 
     /// Those of a kernel of `release`, which takes names ahead of their links or does not.
