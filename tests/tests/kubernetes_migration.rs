@@ -260,7 +260,7 @@ fn a_cluster_moves_from_kube_proxy_to_ours_and_a_node_back_without_a_loss() -> R
 
 fn main() -> ExitCode {
     // In this order: the second goes on where the first has ended, or begins with a cluster of its own where it runs alone.
-    let suite = kube_cluster::suite().unless(flannel::obstacle()).side_by_side(1);
+    let suite = kube_cluster::suite().unless(flannel::obstacle()).with_kubernetes_tools().side_by_side(1);
     let verdict = suite.run(lab::tests![
         a_cluster_moves_from_flannel_to_netd_and_a_node_back_without_a_loss,
         a_cluster_moves_from_kube_proxy_to_ours_and_a_node_back_without_a_loss,
