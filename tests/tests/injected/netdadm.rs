@@ -4,7 +4,7 @@
 
 use anyhow::{Context, Result, ensure};
 use injection::{Effect, Followed, Kind, Plan, launcher};
-use lab::{Cluster, Host, Process};
+use lab::{Cluster, Host, Process, eventually};
 
 use crate::netdadm_etcd::{MEMBERS, OPERATOR, REFERENCE, SOON, netdadm, render, start_all};
 
@@ -125,9 +125,12 @@ impl Members {
             return Ok(());
         }
         let verb = if joined { "add" } else { "remove" };
-        let output = netdadm(self.operator()?, &["etcd", verb, JOINS, "--yes", "--wait", "1"])?.output()?;
-        ensure!(is_joined()? == joined, "{verb}: {output:?}");
-        Ok(())
+        // etcd takes no change while a connection between members is younger than five seconds.
+        eventually(SOON, || {
+            let output = netdadm(self.operator()?, &["etcd", verb, JOINS, "--yes", "--wait", "1"])?.output()?;
+            ensure!(is_joined()? == joined, "{verb}: {output:?}");
+            Ok(())
+        })
     }
 }
 
