@@ -42,7 +42,7 @@ fn plan<'a>(view: &'a View, path: &Path) -> Result<(String, &'a Member), String>
     if path.symlink_metadata().is_ok() {
         return Err(format!("{} is there already; name another file", path.display()));
     }
-    let member = view.best_follower().or_else(|| view.leader()).ok_or_else(|| leaderless(view))?;
+    let member = view.best_follower().or_else(|| view.leader()).ok_or_else(|| view.leaderless())?;
     let status = member.status.clone()?;
     let mut text = format!(
         "take a snapshot of etcd from {}, which {}, at revision {}, some {} bytes, into {}\n",
@@ -57,15 +57,6 @@ fn plan<'a>(view: &'a View, path: &Path) -> Result<(String, &'a Member), String>
         text += &format!("{} does not serve: {reason}\n", silent.name());
     }
     Ok((text, member))
-}
-
-/// Why there is nobody to ask: who leads may just not have answered.
-fn leaderless(view: &View) -> String {
-    let silent =
-        |member: &Member| Some(format!("{} does not answer: {}", member.name(), member.status.as_ref().err()?));
-    let silent: Vec<String> = view.members.iter().filter_map(silent).collect();
-    let reason = if silent.is_empty() { "there is no quorum".to_owned() } else { silent.join("; ") };
-    format!("no member of etcd leads: {reason}")
 }
 
 /// Prints what makes a cluster of a snapshot.

@@ -83,6 +83,15 @@ impl View {
         self.members.iter().find(|member| member.entry.id == leader && member.serves())
     }
 
+    /// Why there is nobody to ask: who leads may just not have answered.
+    pub(crate) fn leaderless(&self) -> String {
+        let silent =
+            |member: &Member| Some(format!("{} does not answer: {}", member.name(), member.status.as_ref().err()?));
+        let silent: Vec<String> = self.members.iter().filter_map(silent).collect();
+        let reason = if silent.is_empty() { "there is no quorum".to_owned() } else { silent.join("; ") };
+        format!("no member of etcd leads: {reason}")
+    }
+
     /// The voter that is furthest of those that follow; `None` where nobody else could lead.
     pub(crate) fn best_follower(&self) -> Option<&Member> {
         let leader = self.leader()?.entry.id;

@@ -103,7 +103,7 @@ const NOBODY: &str = "if one has died just now, the others choose another within
 /// Why it cannot be done, and what to do first.
 pub(crate) fn plan(view: &View, order: &Order) -> Result<Vec<Step>, String> {
     if view.leader().is_none() {
-        return Err(nobody(view));
+        return Err(format!("{}; {NOBODY}", view.leaderless()));
     }
     match order {
         Order::Add(place) => add(view, place),
@@ -111,17 +111,6 @@ pub(crate) fn plan(view: &View, order: &Order) -> Result<Vec<Step>, String> {
         Order::Replace(old, place) if *old == place.host => renew(view, place),
         Order::Replace(old, place) => replace(view, old, place),
     }
-}
-
-/// That nobody is known to lead; a member that does not answer may.
-fn nobody(view: &View) -> String {
-    let started = view.members.iter().filter(|member| member.has_started());
-    let silent = started.filter_map(|member| Some(format!("{}: {}", member.name(), member.status.as_ref().err()?)));
-    let silent: Vec<String> = silent.collect();
-    if silent.is_empty() {
-        return format!("no member of etcd leads: {NOBODY}");
-    }
-    format!("no member of etcd that answers leads ({}): {NOBODY}", silent.join("; "))
 }
 
 fn voters(view: &View) -> usize {
