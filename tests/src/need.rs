@@ -1,7 +1,7 @@
 //! What a test needs from the kernel it runs on, and whether the running kernel has it.
 //!
-//! Invariant: the answer comes from trying the thing in a machine of the lab, never from a version number or a configuration
-//! file; trying leaves nothing behind.
+//! Invariant: the answer comes from trying the thing in a machine of the lab, never from a configuration file, and from a version number only
+//! where a kernel takes what it then does otherwise (flowtables before 5.13); trying leaves nothing behind.
 
 use std::fmt;
 

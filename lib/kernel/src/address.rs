@@ -21,7 +21,7 @@ use crate::socket::{Frame, Message};
 
 /// Bytes of `ifaddrmsg` (include/uapi/linux/if_addr.h).
 const IFADDRMSG: usize = 8;
-const RTM_NEWADDR: u16 = 20;
+pub(crate) const RTM_NEWADDR: u16 = 20;
 const IFA_ADDRESS: u16 = 1;
 const IFA_LOCAL: u16 = 2;
 const IFA_FLAGS: u16 = 8;

@@ -16,7 +16,7 @@ use netstate::route::TABLE_MAIN;
 use netstate::{IfName, InterfaceAddress, IpFamily};
 use nix::net::if_::if_indextoname;
 
-use crate::address::interface_address;
+use crate::address::{RTM_NEWADDR, interface_address};
 use crate::error::KernelError;
 use crate::route::{RTM_NEWROUTE, key_in};
 use crate::socket::{Frame, split};
@@ -24,7 +24,6 @@ use crate::watch::own::{JUMP_EQUAL, KIND_AT, LOAD_HALF, LOAD_WORD, RETURN, attac
 
 /// RTNLGRP_IPV4_IFADDR, _IPV4_ROUTE, _IPV6_IFADDR and _IPV6_ROUTE (include/uapi/linux/rtnetlink.h).
 const GROUPS: [u32; 4] = [5, 7, 9, 11];
-const RTM_NEWADDR: u16 = 20;
 const RTM_DELADDR: u16 = 21;
 const RTM_DELROUTE: u16 = 25;
 /// RT_TABLE_LOCAL and RTN_LOCAL.

@@ -16,6 +16,7 @@ use netlink_sys::protocols::NETLINK_ROUTE;
 use netstate::IfName;
 use reconcile::Step;
 
+use crate::address::RTM_NEWADDR;
 use crate::error::{Cause, KernelError, Nack, SocketError};
 use crate::netns::Netns;
 use crate::route::RTM_NEWROUTE;
@@ -27,11 +28,10 @@ const FEW: usize = 16;
 /// Steps that are encoded at a time: some datagrams full, so that a large change needs little memory.
 pub(crate) const CHUNK: usize = 2048;
 
-const RTM_NEWADDR: u16 = 20;
 /// AF_INET6, as it is in the first byte of `ifaddrmsg` and `rtmsg`.
 const INET6: u8 = 10;
 /// What newer kernels say in such a case.
-const IPV6_IS_OFF: &str = "IPv6 is disabled on this device";
+const IPV6_DISABLED: &str = "IPv6 is disabled on this device";
 
 /// A blocking rtnetlink conversation in one network namespace.
 #[derive(Debug)]
@@ -176,7 +176,7 @@ impl Rtnl {
 /// on which IPv6 is switched off (`addrconf_add_dev`, `ip6_route_info_create`); for want of a capability it is EPERM.
 fn worded(message: &Message, nack: Nack) -> Nack {
     let is_of_ipv6 = matches!(message.kind, RTM_NEWADDR | RTM_NEWROUTE) && message.body.first() == Some(&INET6);
-    let text = if is_of_ipv6 && nack.errno == libc::EACCES { Some(IPV6_IS_OFF.to_owned()) } else { None };
+    let text = if is_of_ipv6 && nack.errno == libc::EACCES { Some(IPV6_DISABLED.to_owned()) } else { None };
     Nack { text: nack.text.or(text), ..nack }
 }
 

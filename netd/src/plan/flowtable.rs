@@ -10,7 +10,7 @@
 //!
 //! Kernels differ in what is to be named, and in what a flow does when its route changes ([`Flowtables`]).
 //!
-//! Invariants: the table is there only on a node that has Pods and whose kernel has flows follow their routes, and names links that are there; it is a row apart from the masquerade rules,
+//! Invariants: the table is there only on a node that has Pods and whose kernel has flows follow their routes, and names links that are there or whose absence does no harm; it is a row apart from the masquerade rules,
 //! so a kernel without flowtables refuses nothing else.
 
 use std::collections::{BTreeMap, BTreeSet};

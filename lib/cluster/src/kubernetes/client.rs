@@ -218,11 +218,8 @@ impl Client {
     pub(super) async fn whole(&self, query: Query<'_>, limit: Duration) -> Result<Bytes, Fault> {
         let answer = async {
             loop {
-                let mut left = self.left();
-                tokio::select! {
-                    biased;
-                    answer = self.whole_once(&query, limit) => return answer,
-                    _ = left.changed() => self.may_be_made_again(&query)?,
+                if let Some(answer) = self.unless_left(&query, self.whole_once(&query, limit)).await? {
+                    return Ok(answer);
                 }
             }
         };
@@ -243,12 +240,23 @@ impl Client {
     /// The answer to a request, when its head is there.
     pub(super) async fn send(&self, query: Query<'_>, limit: Duration) -> Result<Response<Body>, Fault> {
         loop {
-            let mut left = self.left();
-            tokio::select! {
-                biased;
-                answer = self.send_once(&query, limit) => return answer,
-                _ = left.changed() => self.may_be_made_again(&query)?,
+            if let Some(answer) = self.unless_left(&query, self.send_once(&query, limit)).await? {
+                return Ok(answer);
             }
+        }
+    }
+
+    /// The answer; nothing where connections were left before it came, and the request changes nothing and may be made again.
+    async fn unless_left<T>(
+        &self,
+        query: &Query<'_>,
+        answer: impl Future<Output = Result<T, Fault>>,
+    ) -> Result<Option<T>, Fault> {
+        let mut left = self.left();
+        tokio::select! {
+            biased;
+            answer = answer => answer.map(Some),
+            _ = left.changed() => self.may_be_made_again(query).map(|()| None),
         }
     }
 
