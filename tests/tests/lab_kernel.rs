@@ -88,6 +88,14 @@ fn guest_that_only_takes_its_time_is_not_ended() -> Result<()> {
     Ok(())
 }
 
+fn stacks_of_the_kernel_are_never_unmapped_for_a_moment() -> Result<()> {
+    let output = run(&["zcat", "/proc/config.gz"])?;
+    let config = text(&output.stdout);
+    ensure!(config.contains("CONFIG_UML=y"), "{}", text(&output.stderr));
+    ensure!(!config.contains("CONFIG_VMAP_STACK=y"), "a guest stands still now and then, see config.fragment");
+    Ok(())
+}
+
 /// The processes of the guest's kernel itself, below the runner `pid`.
 fn kernels_of(pid: u32) -> Result<Vec<nix::unistd::Pid>> {
     let mut found = Vec::new();
@@ -199,6 +207,7 @@ fn main() -> ExitCode {
             command_that_ignores_its_time_limit_is_ended,
             guest_whose_kernel_stands_still_is_ended_and_says_so,
             guest_that_only_takes_its_time_is_not_ended,
+            stacks_of_the_kernel_are_never_unmapped_for_a_moment,
             standard_input_environment_and_folder_go_in,
             command_can_have_the_terminal,
             only_named_folders_are_written_through,
