@@ -6,7 +6,7 @@
 
 use std::collections::BTreeSet;
 
-use netstate::family::IpFamily;
+use netstate::family::{IpFamily, PerFamily};
 use netstate::route::{ROUTE_PROTOCOL, TABLE_MAIN, spread_metric};
 use netstate::{IfName, Prefix, Route, RouteKey, RouteKind};
 
@@ -63,12 +63,23 @@ impl Ownership {
         backends.flat_map(|backend| families.iter().filter_map(|family| backend.device(*family))).collect()
     }
 
-    /// Calls what flannel left among `routes` our own.
+    /// Calls what flannel left among `routes` our own. `previous` are the subnets that its file names.
     #[must_use]
-    pub(crate) fn adopting(mut self, routes: impl IntoIterator<Item = (RouteKey, Route)>) -> Self {
+    pub(crate) fn adopting(
+        mut self,
+        routes: impl IntoIterator<Item = (RouteKey, Route)>,
+        previous: &PerFamily<Option<Prefix>>,
+    ) -> Self {
         let routes: Vec<(RouteKey, Route)> = routes.into_iter().collect();
         let local = self.reaching(&routes);
-        self.adopted = routes.into_iter().filter(|(key, route)| self.flannel_made(&local, key, route)).collect();
+        // In Kubernetes the controller-manager gives subnets their length, not the network's configuration.
+        let is_leased = |dst: &Prefix| {
+            let len = |subnet: &Prefix| subnet.len() == dst.len();
+            previous.get(dst.family()).as_ref().is_some_and(len)
+                || self.network.pool(dst).is_some_and(|pool| pool.subnet_len == dst.len())
+        };
+        let made = |key: &RouteKey, route: &Route| self.flannel_made(&local, &is_leased, key, route);
+        self.adopted = routes.into_iter().filter(|(key, route)| made(key, route)).collect();
         self
     }
 
@@ -119,7 +130,13 @@ impl Ownership {
 
     /// flannel's shapes: to a subnet of a lease's length without metric or source address, by way of that subnet's
     /// first address on the tunnel device, or of a node on the external interface where the backend routes directly.
-    fn flannel_made(&self, local: &LocalNode, key: &RouteKey, route: &Route) -> bool {
+    fn flannel_made(
+        &self,
+        local: &LocalNode,
+        is_leased: &impl Fn(&Prefix) -> bool,
+        key: &RouteKey,
+        route: &Route,
+    ) -> bool {
         key.table == TABLE_MAIN
             && route.kind == RouteKind::Unicast
             && route.protocol == BOOT
@@ -129,7 +146,7 @@ impl Ownership {
                 true => self.network.backend.flannel_made_whole(key, route),
                 false => {
                     pool.has_subnet(&key.dst)
-                        && key.dst.len() == pool.subnet_len
+                        && is_leased(&key.dst)
                         && self.network.backend.flannel_made(local, key, route)
                 }
             })

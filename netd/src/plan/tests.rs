@@ -241,7 +241,7 @@ fn own_routes_are_known_from_foreign_ones_by_more_than_their_protocol() {
         route.via = via.map(|via| via.parse().unwrap());
         route.protocol = protocol;
         key.metric = metric.unwrap_or(key.metric);
-        ownership(&network, &local).adopting([(key, route.clone())]).owns(&key, &route)
+        ownership(&network, &local).adopting([(key, route.clone())], &PerFamily::default()).owns(&key, &route)
     };
     assert!(owns("172.7.22.0/24", Some("172.7.22.0"), "flannel.1", 121, None));
     assert!(owns("10.99.0.0/24", Some("10.4.7.22"), "eth0", 121, None), "of a Pod network of an earlier run");
@@ -284,7 +284,7 @@ fn only_flannels_shapes_are_adopted_and_only_at_the_first_start() {
         let (mut key, mut route) = route(dst, via.parse().unwrap(), &link.parse().unwrap(), onlink);
         (key.metric, route.protocol) = (metric, 3);
         let found = adopts.then(|| (key, route.clone()));
-        ownership(&network, &local).adopting(found).owns(&key, &route)
+        ownership(&network, &local).adopting(found, &PerFamily::default()).owns(&key, &route)
     };
     let (vxlan, direct, host_gw) =
         (r#"{"Type":"vxlan"}"#, r#"{"Type":"vxlan","DirectRouting":true}"#, r#"{"Type":"host-gw"}"#);
@@ -304,6 +304,21 @@ fn only_flannels_shapes_are_adopted_and_only_at_the_first_start() {
     assert!(!owns(host_gw, true, node.0, "192.0.2.1", node.2, false, 0), "not by way of a node");
     assert!(!owns(host_gw, true, "172.7.22.128/25", node.1, node.2, false, 0), "no lease's length");
     assert!(!owns(host_gw, true, "10.9.0.0/24", node.1, node.2, false, 0), "not Pods");
+}
+
+#[test]
+fn routes_of_flannel_are_adopted_at_the_length_that_kubernetes_gives_to_subnets() {
+    let (network, local) = (network(r#"{"Type":"host-gw"}"#), local());
+    let owns = |dst: &str, previous: &str| {
+        let (mut key, mut route) =
+            route(dst.parse().unwrap(), "10.4.7.22".parse().unwrap(), &IfName::literal("eth0"), false);
+        (key.metric, route.protocol) = (0, 3);
+        let previous = PerFamily::new(previous.parse().ok(), None);
+        ownership(&network, &local).adopting([(key, route.clone())], &previous).owns(&key, &route)
+    };
+    assert!(owns("172.7.22.128/25", "172.7.21.0/25"), "as long as the own one");
+    assert!(owns("172.7.22.0/24", "172.7.21.0/25"), "as long as net-conf says");
+    assert!(!owns("172.7.22.64/26", "172.7.21.0/25") && !owns("172.7.22.128/25", ""));
 }
 
 #[test]

@@ -114,10 +114,11 @@ async fn start<S: LeaseSource>(
     let claimed = claimed.extend(network.networks(), network.devices()).await?;
     vrf::release(&network, &external.interface).context("compare the tunnel's VRF with its interface's")?;
     let records = Records::open(&config, &network, &claimed)?;
+    let previous = subnet_file::previous(&config.subnet_file, &network);
     let node = Candidate {
         addresses: external.addresses,
         held: PerFamily::default(),
-        previous: subnet_file::previous(&config.subnet_file, &network),
+        previous,
         device_macs: macs,
         public_key: identity.public_key(),
     };
@@ -125,7 +126,7 @@ async fn start<S: LeaseSource>(
     let retiring = earlier_backend(&config.run_dir, &network);
     let (earlier, adopted) = (records.networks, BTreeSet::new());
     let ownership = Ownership { network: network.clone(), local, retiring, earlier, adopted };
-    let (ownership, leftovers) = earlier_routes(ownership, records.adopts)?;
+    let (ownership, leftovers) = earlier_routes(ownership, records.adopts.then_some(previous))?;
     let keeper = Keeper::start(source.clone(), request, seed);
     let leftovers = if source.is_shared() { leftovers } else { BTreeSet::new() };
     let external = Following::new(config.interface.clone(), families, external, host);
@@ -146,10 +147,16 @@ async fn start<S: LeaseSource>(
     Ok(Daemon::new(node, source, keeper, external, shell))
 }
 
-/// The subnets that routes of an earlier run lead to; at a first start the routes are adopted.
-fn earlier_routes(ownership: Ownership, adopts: bool) -> Result<(Ownership, BTreeSet<Prefix>)> {
+/// The subnets that routes of an earlier run lead to; at a first start, with what flannel's file names, the routes are adopted.
+fn earlier_routes(
+    ownership: Ownership,
+    previous: Option<PerFamily<Option<Prefix>>>,
+) -> Result<(Ownership, BTreeSet<Prefix>)> {
     let routes = facts::routes().context("look for routes of an earlier run")?;
-    let ownership = if adopts { ownership.adopting(routes.iter().cloned()) } else { ownership };
+    let ownership = match previous {
+        Some(previous) => ownership.adopting(routes.iter().cloned(), &previous),
+        None => ownership,
+    };
     // A route of flannel's to the whole network is no node's.
     let whole = |dst: &Prefix| ownership.network.networks().any(|network| network == *dst);
     let own = routes.iter().filter(|(key, route)| ownership.owns(key, route) && !whole(&key.dst));

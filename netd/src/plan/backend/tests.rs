@@ -349,7 +349,7 @@ fn route_of_flannels_wireguard_is_adopted_whole_and_nothing_like_it() {
     let owner = |network: Network, routes: &[(RouteKey, Route)]| {
         let local = local(&network);
         let ownership = Ownership { network, local, retiring: None, earlier: Vec::new(), adopted: BTreeSet::new() };
-        ownership.adopting(routes.iter().cloned())
+        ownership.adopting(routes.iter().cloned(), &PerFamily::default())
     };
     let route = |dst: &str, link: &str, protocol: u8| {
         let key = RouteKey { table: TABLE_MAIN, dst: dst.parse().unwrap(), metric: 0 };

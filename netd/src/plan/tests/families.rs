@@ -182,7 +182,7 @@ fn routes_of_flannel_for_ipv6_are_adopted_and_own_ones_known() {
     // The kernel gives 1024 to a route of IPv6 without a metric.
     (key.metric, value.protocol) = (1024, 3);
     assert!(!own.owns(&key, &value));
-    assert!(own.adopting([(key, value.clone())]).owns(&key, &value));
+    assert!(own.adopting([(key, value.clone())], &PerFamily::default()).owns(&key, &value));
 }
 
 proptest! {
