@@ -171,7 +171,8 @@ pub(crate) fn is_left_by_flannel(networks: &BTreeSet<Prefix>, lens: &[u8], key: 
     key.table == TABLE_MAIN
         && route.kind == RouteKind::Unicast
         && route.protocol == BOOT
-        && (key.metric, route.src.is_none(), route.via.is_some()) == (0, true, true)
+        && key.metric == unset_metric(key.dst.family())
+        && (route.src.is_none(), route.via.is_some()) == (true, true)
         && lens.contains(&key.dst.len())
         && networks.iter().any(|pods| pods.covers(&key.dst))
 }

@@ -322,6 +322,19 @@ fn routes_of_flannel_are_adopted_at_the_length_that_kubernetes_gives_to_subnets(
 }
 
 #[test]
+fn routes_of_flannel_are_left_in_either_family() {
+    let networks = ["172.7.0.0/16", "fd00:7::/48"].map(|text| text.parse().unwrap()).into();
+    let left = |dst: &str, via: &str, metric: u32| {
+        let (mut key, mut value) = route(dst.parse().unwrap(), via.parse().unwrap(), &IfName::literal("eth0"), false);
+        (key.metric, value.protocol) = (metric, 3);
+        is_left_by_flannel(&networks, &[24, 64], &key, &value)
+    };
+    assert!(left("172.7.22.0/24", "10.4.7.22", 0) && left("fd00:7:0:22::/64", "fd00:10::22", 1024));
+    assert!(!left("172.7.22.0/24", "10.4.7.22", 1024) && !left("fd00:7:0:22::/64", "fd00:10::22", 1));
+    assert!(!left("fd00:8:0:22::/64", "fd00:10::22", 1024), "another network");
+}
+
+#[test]
 fn refused_lease_is_named_when_its_refusal_changes_and_not_in_each_plan() {
     let mut planner = Planner::new(network(r#"{"Type":"vxlan"}"#), Masquerade::MASQ, local());
     let changed = |planner: &mut Planner| -> Vec<(String, bool)> {
