@@ -7,6 +7,7 @@
 pub(crate) mod backend;
 mod blackhole;
 mod flowtable;
+mod joined;
 mod judged;
 mod local;
 mod masquerade;
@@ -348,14 +349,19 @@ impl Planner {
     /// Adds the rows of the families of a lease that are used.
     fn add_rows(&self, key: &SubnetKey, verdicts: &Verdicts, rows: &mut PeerRows) {
         let Some(stored) = self.leases.get(key) else { return };
-        let used =
-            PerFamily::from_fn(|family| key.get(family).filter(|_| matches!(verdicts.get(family), Some(Ok(())))));
-        if let Some(part) = part(&stored.lease, used) {
+        if let Some(part) = part(&stored.lease, used(key, verdicts)) {
+            let peers = rows.wireguard.len();
             // Each family was found to be reachable.
             let _ = self.lease_rows(&part, rows);
+            self.join(key, rows.wireguard.get_mut(peers..).unwrap_or_default());
         }
         self.earlier_rows(key, rows);
     }
+}
+
+/// The subnets of a lease that are used.
+fn used(key: &SubnetKey, verdicts: &Verdicts) -> PerFamily<Option<Prefix>> {
+    PerFamily::from_fn(|family| key.get(family).filter(|_| matches!(verdicts.get(family), Some(Ok(())))))
 }
 
 /// A route to `subnet` by way of `via`.

@@ -234,7 +234,7 @@ impl Peers {
     }
 
     /// Leases with this end of the tunnel.
-    fn with_end(&self, end: TunnelEnd, family: IpFamily) -> impl Iterator<Item = &Slot> {
+    pub(super) fn with_end(&self, end: TunnelEnd, family: IpFamily) -> impl Iterator<Item = &Slot> {
         let first = (end, Slot::first(family.any()));
         self.by_end.range(first..).take_while(move |(other, _)| *other == end).map(|(_, slot)| slot)
     }

@@ -219,6 +219,31 @@ fn of_two_nodes_with_one_public_key_the_newer_is_used_and_no_peer_has_both_subne
 }
 
 #[test]
+fn every_subnet_of_a_node_with_several_leases_is_its_one_peers() {
+    let (first, second) = (wireguard("10.4.7.22", PEER), wireguard("10.4.7.22", PEER).replace("51820", "7777"));
+    let network = network(r#"{"Type":"wireguard"}"#);
+    for (first_key, second_key) in [("172.7.22.0-24", "172.7.99.0-24"), ("172.7.99.0-24", "172.7.22.0-24")] {
+        let mut planner = planner(&network, &[(first_key, &first), (second_key, &second)]);
+        let peer = |rows: &str| rows.lines().find(|line| line.contains("peer")).unwrap_or_default().to_owned();
+        let both = format!("{PEER} endpoint 10.4.7.22:7777 allowed 172.7.22.0/24,172.7.99.0/24");
+        let rows = text(&planner.tables());
+        assert!(peer(&rows).ends_with(&both) && rows.contains("route 172.7.99.0/24"), "{rows}");
+        let mut anew = self::planner(&network, &[]);
+        let leases = [(first_key, &first, 1), (second_key, &second, 2)].map(|(key, value, revision)| {
+            let lease = read_lease(key, value.as_bytes()).unwrap();
+            (lease.key, Some(Arc::new(StoredLease { lease, created: revision, revision, token: None })))
+        });
+        anew.update_all(leases);
+        assert_eq!(peer(&text(&anew.tables())), peer(&rows), "all at once");
+        // The newer one goes again.
+        let changes = planner.update([(second_key.parse().unwrap(), None)]);
+        let only = format!("endpoint 10.4.7.22:51820 allowed {}", first_key.replace("-24", "/24"));
+        assert!(peer(&text(&planner.tables())).ends_with(&only), "{changes:?}");
+        assert_eq!(changes.wireguard.len(), 1, "{changes:?}");
+    }
+}
+
+#[test]
 fn wireguard_options_are_checked_and_secrets_not_repeated() {
     for (backend, part) in [
         (r#"{"Type":"wireguard","Mode":"Separate"}"#, "Backend.Mode: \"Separate\" is no mode"),
