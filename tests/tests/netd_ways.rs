@@ -143,6 +143,8 @@ fn way_by_several_next_hops_or_by_a_next_hop_object_is_understood() -> Result<()
         ("nhid 7", tunnel),
         ("nhid 8", direct),
         ("nhid 10", tunnel),
+        ("nhid 8", direct),
+        ("via inet6 fe80::200 dev eth0", tunnel),
     ] {
         one.run(&["sh", "-c", &format!("ip route replace 10.4.7.22/32 {way}")])?;
         eventually_by(one, "172.7.22.0/24", by).with_context(|| way.to_owned())?;

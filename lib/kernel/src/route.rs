@@ -34,6 +34,7 @@ const RTA_PRIORITY: u16 = 6;
 const RTA_PREFSRC: u16 = 7;
 const RTA_METRICS: u16 = 8;
 const RTA_TABLE: u16 = 15;
+const RTA_VIA: u16 = 18;
 const RTA_NH_ID: u16 = 30;
 const RTAX_MTU: u16 = 2;
 const RTAX_ADVMSS: u16 = 8;
@@ -218,7 +219,10 @@ pub(crate) fn parse(frame: &Frame) -> Option<Parsed> {
     let flags = u32::from_ne_bytes([f0, f1, f2, f3]);
     let route = Route {
         kind: route_kind(kind),
-        via: find(RTA_GATEWAY).and_then(attribute::ip).filter(|_| own_hop),
+        via: find(RTA_GATEWAY)
+            .and_then(attribute::ip)
+            .or_else(|| find(RTA_VIA).and_then(other_hop))
+            .filter(|_| own_hop),
         link: None,
         onlink: RouteFlags::from_bits_retain(flags).contains(RouteFlags::Onlink),
         src: find(RTA_PREFSRC).and_then(attribute::ip),
@@ -228,6 +232,11 @@ pub(crate) fn parse(frame: &Frame) -> Option<Parsed> {
     };
     let link = find(RTA_OIF).and_then(attribute::u32).filter(|_| own_hop);
     Some(Parsed { key, route, link, cloned: flags & RTM_F_CLONED != 0 })
+}
+
+/// The next hop of an IPv4 route that is an address of IPv6: its family, then the address (struct rtvia).
+fn other_hop(via: &[u8]) -> Option<IpAddr> {
+    via.get(2..).and_then(attribute::ip)
 }
 
 /// Key and protocol of the route that a message is about, whether it sets or removes it.
@@ -382,6 +391,22 @@ mod tests {
             assert_eq!((parsed.route.kind, parsed.key.table, parsed.route.protocol), (kind, 1337, 3));
             assert_eq!(route_kind(u8::from(route_type(kind))), kind);
         }
+    }
+
+    #[test]
+    fn next_hop_of_the_other_family_is_a_next_hop() {
+        let router: IpAddr = "fe80::1".parse().unwrap();
+        let IpAddr::V6(octets) = router else { panic!("{router}") };
+        let via = [&10u16.to_ne_bytes()[..], &octets.octets()].concat();
+        let read = |via: &[u8]| {
+            let route = frame(header(121, 1), |body| {
+                body.put(RTA_DST, &[10, 4, 7, 22]).put(RTA_OIF, &[7, 0, 0, 0]).put(18, via);
+            });
+            let parsed = parse(&route).unwrap();
+            (parsed.route.via, parsed.link)
+        };
+        assert_eq!(read(&via), (Some(router), Some(7)));
+        assert_eq!(read(&via[..1]), (None, Some(7)), "a torn one");
     }
 
     #[test]

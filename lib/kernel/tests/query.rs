@@ -132,6 +132,7 @@ fn ways_and_entries_are_what_tables_and_rules_make_of_them() {
     ip("route add blackhole 172.7.23.0/24");
     ip("route add default via 10.4.1.1 table 77");
     ip("rule add to 172.7.24.0/24 lookup 77");
+    ip("-4 route add 10.98.0.9/32 via inet6 fd00:0::1 dev eth0");
     let mut rtnl = Rtnl::open().unwrap();
     let mut ask = |addr: &str, asked| {
         let (_, found) = rtnl.routes_to([Packet::own(addr.parse().unwrap())], asked).unwrap().remove(0);
@@ -144,6 +145,8 @@ fn ways_and_entries_are_what_tables_and_rules_make_of_them() {
     assert_eq!(ask("172.7.23.2", Asked::Entry), None);
     assert_eq!(ask("172.7.24.2", Asked::Way).unwrap().3, via("10.4.1.1"));
     assert_eq!(ask("10.4.0.22", Asked::Way).unwrap().3, None);
+    assert_eq!(ask("10.98.0.9", Asked::Way).unwrap().3, via("fd00::1"), "a router of the other family");
+    assert_eq!(ask("10.98.0.9", Asked::Entry).unwrap().3, via("fd00::1"));
     assert_eq!(ask("203.0.113.1", Asked::Way), None);
 }
 
