@@ -10,6 +10,7 @@ mod publisher;
 
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -31,7 +32,7 @@ use crate::format::net_conf::Network;
 use crate::format::node::{AnnotationPrefix, Node, annotations_patch};
 use fold::{Fold, NodeEvent, Scope};
 pub(crate) use own::NodeName;
-use own::Own;
+use own::{Own, Written};
 use publisher::{Publisher, Writer};
 
 /// Leases that are passed on together.
@@ -71,6 +72,8 @@ struct Shared {
     scope: state::Sender<Scope>,
     own: state::Receiver<Own>,
     states: Arc<Slot<NodeState>>,
+    /// How often the store had gone back when it was written.
+    returns: AtomicU64,
     /// When it was written anew because it was taken away.
     restored: Mutex<Vec<Instant>>,
     publisher: JoinHandle<()>,
@@ -96,7 +99,17 @@ impl KubernetesLeases {
         let publisher = Publisher::new(writer.clone(), own.clone(), Arc::clone(&states));
         let publisher = tokio::spawn(publisher.run());
         let (scope, _) = state::channel(Scope { own: writer.name.clone(), ..Scope::default() });
-        let shared = Shared { writer, net_conf, seed, scope, own, states, restored: Mutex::default(), publisher };
+        let shared = Shared {
+            writer,
+            net_conf,
+            seed,
+            scope,
+            own,
+            states,
+            returns: AtomicU64::default(),
+            restored: Mutex::default(),
+            publisher,
+        };
         Self { shared: Arc::new(shared) }
     }
 
@@ -153,11 +166,11 @@ impl KubernetesLeases {
     /// Why what the own Node says since `revision` has to be written again.
     fn loss(&self, held: &Held) -> Option<String> {
         let (own, Shared { writer, scope, .. }) = (self.shared.own.borrow().clone(), &*self.shared);
-        let node = match own.node {
-            Some(own) if own.node.revision() > held.revision || own.node.revision() == 0 => own,
-            None if own.listed => return Some(format!("Node {} was deleted", writer.name)),
-            _ => return None,
-        };
+        if own.node.is_none() && own.listed {
+            return Some(format!("Node {} was deleted", writer.name));
+        }
+        let returns = self.shared.returns.load(Ordering::Relaxed);
+        let node = own.since(Written { revision: held.revision, returns })?;
         if writer.prefix.key(&node.node, scope.borrow().families).ok() != Some(held.lease.key) {
             return Some("its podCIDR is another one".to_owned());
         }
@@ -226,6 +239,7 @@ impl LeaseSource for KubernetesLeases {
         let Shared { writer, scope, .. } = &*self.shared;
         let families = request.network.pools.as_ref().map(|_, pool| pool.is_some());
         scope.send_if_modified(|scope| std::mem::replace(&mut scope.families, families) != families);
+        self.shared.returns.store(self.shared.own.borrow().returns, Ordering::Relaxed);
         let node = self.get().await?;
         let key = self.key(&node, &request.network)?;
         let before = writer.prefix.announced(&node, &key);
