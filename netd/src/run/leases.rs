@@ -84,8 +84,12 @@ impl<S: LeaseSource> Daemon<S> {
         }
         match self.witness.view.own_key() {
             OwnKey::Gone(revision) => self.keeper.report_loss("its key was deleted".to_owned(), revision),
-            OwnKey::Taken(reason, revision) => {
+            OwnKey::Taken(reason, revision) if self.source.is_chosen_from() => {
                 self.keeper.report_loss(format!("its key was overwritten: {reason}"), Some(revision));
+            }
+            OwnKey::Taken(reason, _) => {
+                let text = format!("another node has this node's subnet as well: {reason}");
+                self.reporter.complain(text, |text| tracing::error!("{text}: give one of them another podCIDR"));
             }
             OwnKey::Rebound(token, revision) => {
                 let reason = format!("its key was bound to {} by another program", status::end_of(token));

@@ -114,6 +114,8 @@ struct FakeLeases {
     claims: Arc<Mutex<i64>>,
     configs: Arc<Mutex<Vec<ConfigSender>>>,
     announced: Arc<Mutex<String>>,
+    /// Somebody else gives subnets out, and a claim writes nothing.
+    given: bool,
 }
 
 impl FakeLeases {
@@ -158,6 +160,10 @@ impl LeaseSource for FakeLeases {
         "etcd"
     }
 
+    fn is_chosen_from(&self) -> bool {
+        !self.given
+    }
+
     fn config_place(&self) -> String {
         "memory".to_owned()
     }
@@ -200,7 +206,8 @@ impl LeaseSource for FakeLeases {
         *claims += 1;
         *self.announced.lock().unwrap() = request.attrs.backend.name().to_owned();
         let lease = Lease { key: key(21), attrs: request.attrs.clone() };
-        Ok(Held { lease, token: Some(*claims), revision: *claims * 100, how: "fake".to_owned(), others: Vec::new() })
+        let revision = if self.given { 100 } else { *claims * 100 };
+        Ok(Held { lease, token: Some(*claims), revision, how: "fake".to_owned(), others: Vec::new() })
     }
 
     async fn keep(&self, _: &Held, _: impl FnMut(Keeping) + Send) -> Result<String, ClusterError> {
@@ -669,6 +676,23 @@ fn lost_key_is_claimed_again_and_costs_no_row() {
         source.say(put(25)).await;
         eventually("the next change", || fakes.subnets().len() == 4).await;
         assert_eq!((fakes.peer_steps(), fakes.links.contents().log.len()), (steps.0 + 3, steps.1));
+    });
+}
+
+#[test]
+fn subnet_that_somebody_else_gave_to_two_nodes_is_named_and_claimed_no_second_time() {
+    let fakes = Fakes::default();
+    let LeaseEvent::Put(other) = put(21) else { unreachable!() };
+    let mut own = (*other).clone();
+    own.lease.attrs.public_ips = loopback().public_ips();
+    let source = FakeLeases { given: true, ..FakeLeases::listing(&[LeaseEvent::Put(Arc::new(own)), put(22)]) };
+    run(&fakes, &source, async |shell| {
+        eventually("ready", || is_ready(&shell)).await;
+        source.say(LeaseEvent::Put(Arc::new(StoredLease { revision: 500, ..(*other).clone() }))).await;
+        eventually("the refusal", || shell.board.value()["skipped"].to_string().contains("own subnet")).await;
+        source.say(put(25)).await;
+        eventually("the next change", || fakes.subnets().len() == 2).await;
+        assert_eq!(source.claims(), 1);
     });
 }
 

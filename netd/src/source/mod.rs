@@ -157,6 +157,12 @@ pub(crate) trait LeaseSource: Clone + Send + Sync + 'static {
         true
     }
 
+    /// Whether nodes take their subnets by themselves. Where somebody else gives them out, acquiring again makes nothing of another
+    /// node's this one's.
+    fn is_chosen_from(&self) -> bool {
+        true
+    }
+
     /// Where the network's configuration is, for messages.
     fn config_place(&self) -> String;
 

@@ -194,6 +194,10 @@ impl LeaseSource for KubernetesLeases {
         "kubernetes"
     }
 
+    fn is_chosen_from(&self) -> bool {
+        false
+    }
+
     fn config_place(&self) -> String {
         self.shared.net_conf.display().to_string()
     }
