@@ -226,6 +226,18 @@ const NESTED_END: &str = "table inet strict {
 }
 ";
 
+/// The refusal of everything as nft reads it in a table of both families: `icmp` is a condition on the family.
+const EACH_FAMILY: &str = "table inet strict {
+    chain f {
+        type filter hook forward priority 10; policy accept;
+        ct state established accept
+        ip daddr 10.9.0.3 drop
+        reject with icmp type host-prohibited
+        reject with icmpv6 type admin-prohibited
+    }
+}
+";
+
 fn denial_of_a_foreign_chain_still_denies_what_it_denied() {
     let (pod, _server) = pod_and_server();
     for (what, program, args, rules) in [
@@ -236,6 +248,7 @@ fn denial_of_a_foreign_chain_still_denies_what_it_denied() {
         ("native", "nft", &["-f", "-"], NATIVE),
         ("nested", "nft", &["-f", "-"], NESTED),
         ("nested end", "nft", &["-f", "-"], NESTED_END),
+        ("each family", "nft", &["-f", "-"], EACH_FAMILY),
     ] {
         nft("flush ruleset");
         load(program, args, rules);

@@ -6,7 +6,7 @@
 use std::fmt;
 
 use netstate::nft::{CtState, Family, Match, Op, Rule, TableKey, Verdict};
-use netstate::{Prefix, nft};
+use netstate::{IpFamily, Prefix, nft};
 
 use crate::attribute::Writer;
 use crate::nft::compile::{self, Unwritable};
@@ -57,6 +57,14 @@ impl Accept {
             Match::Mark(Op::Is, mask, value) if mask == value => Some(Self::Marked(*mask)),
             Match::CtState(ESTABLISHED) => Some(Self::Established),
             _ => None,
+        }
+    }
+
+    /// The family of all these packets, if they have one.
+    pub(super) const fn family(&self) -> Option<IpFamily> {
+        match self {
+            Self::From(network) | Self::To(network) => Some(network.family()),
+            Self::Marked(_) | Self::Established => None,
         }
     }
 

@@ -26,13 +26,13 @@ pub(in crate::nft) fn chains(frames: &[Frame]) {
     }
     for lines in chains.values() {
         let mut read = 0_usize;
-        let end = judge::end(Policy::Drop, lines, &mut |name| {
+        let ends = judge::ends(Family::Inet, Policy::Drop, lines, &mut |name| {
             read += 1;
             assert!(read <= chains.len() + lines.len(), "{read} readings of {} chains", chains.len());
             Ok::<_, Infallible>(chains.get(name).cloned().unwrap_or_default())
         });
-        let Ok(end) = end;
-        let (_, in_place) = judge::accepted(lines, &end);
+        let Ok(ends) = ends;
+        let (_, in_place) = judge::accepted(lines, &ends);
         let ours = lines.iter().any(|line| line.ours);
         assert!(in_place || ours, "a chain without rules of ours has none in a wrong place");
     }

@@ -6,7 +6,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use netstate::IfName;
-use netstate::nft::{Match, Name, Op, Policy};
+use netstate::family::{IpFamily, PerFamily};
+use netstate::nft::{Family, Match, Name, Op, Policy};
 
 use super::accept::Accept;
 use super::line::{Effect, Line};
@@ -20,6 +21,39 @@ pub(super) enum End {
     Denied(usize),
     /// It is denied in another chain, whose other rules may still accept or deny it, or behind it by the policy.
     DeniedIn(Spot),
+}
+
+/// How a chain ends, for packets of which nothing is known and for those of each family: a table of both may deny one alone.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Ends {
+    any: End,
+    of: PerFamily<End>,
+}
+
+impl Ends {
+    /// The same for all packets.
+    pub(super) fn same(end: End) -> Self {
+        Self { of: PerFamily::from_fn(|_| end.clone()), any: end }
+    }
+
+    /// For packets of which nothing is known.
+    pub(super) const fn any(&self) -> &End {
+        &self.any
+    }
+
+    /// For what a rule accepts.
+    pub(super) fn of(&self, accept: Option<&Accept>) -> &End {
+        accept.and_then(Accept::family).map_or(&self.any, |family| self.of.get(family))
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = &End> {
+        [&self.any].into_iter().chain(self.of.values())
+    }
+
+    /// Each as `change` makes it.
+    pub(super) fn map(&self, change: impl Fn(&End) -> End) -> Self {
+        Self { any: change(&self.any), of: self.of.as_ref().map(|_, end| change(end)) }
+    }
 }
 
 /// A place in a chain that the base chain leads to without a condition.
@@ -56,12 +90,32 @@ enum Fate {
     Leaves(Spot),
 }
 
-/// How a base chain ends. `chain` reads another chain of its table, each once.
-pub(super) fn end<E>(
+/// How a base chain of `family` ends. `chain` reads another chain of its table, each once.
+pub(super) fn ends<E>(
+    family: Family,
     policy: Policy,
     lines: &[Line],
     chain: &mut dyn FnMut(&Name) -> Result<Vec<Line>, E>,
-) -> Result<End, E> {
+) -> Result<Ends, E> {
+    let mut known: BTreeMap<Name, Vec<Line>> = BTreeMap::new();
+    let mut chain = |name: &Name| match known.get(name) {
+        Some(lines) => Ok(lines.clone()),
+        None => chain(name).inspect(|lines| drop(known.insert(name.clone(), lines.clone()))),
+    };
+    let any = end(policy, lines, &mut chain)?;
+    if family != Family::Inet {
+        return Ok(Ends::same(any));
+    }
+    let mut of = |family| {
+        let met = |lines: Vec<Line>| lines.into_iter().map(|line| line.met_by(family)).collect::<Vec<_>>();
+        end(policy, &met(lines.to_vec()), &mut |name| chain(name).map(met))
+    };
+    let of = PerFamily::new(of(IpFamily::V4)?, of(IpFamily::V6)?);
+    Ok(Ends { any, of })
+}
+
+/// How a base chain ends. `chain` reads another chain of its table, each once.
+fn end<E>(policy: Policy, lines: &[Line], chain: &mut dyn FnMut(&Name) -> Result<Vec<Line>, E>) -> Result<End, E> {
     let mut chains = Chains { read: chain, fates: BTreeMap::new() };
     let by_policy = |end: End| if policy == Policy::Drop { end } else { End::Passes };
     for (at, line) in lines.iter().enumerate().filter(|(_, line)| !line.conditional) {
@@ -196,15 +250,17 @@ pub(super) fn place(lines: &[Line], denied: usize) -> usize {
 }
 
 /// What our rules accept, if they stand where they belong: behind everything that may deny, each once.
-pub(super) fn accepted(lines: &[Line], end: &End) -> (BTreeSet<Accept>, bool) {
-    let denied = if let End::Denied(at) = end { *at } else { lines.len() };
+pub(super) fn accepted(lines: &[Line], ends: &Ends) -> (BTreeSet<Accept>, bool) {
     let ours = || lines.iter().enumerate().filter(|(_, line)| line.ours);
     let accepts: BTreeSet<Accept> = ours().filter_map(|(_, line)| line.accepts.clone()).collect();
-    let first = ours().map(|(at, _)| at).next().unwrap_or(denied);
-    let behind = lines.get(first..denied).unwrap_or_default();
-    let in_place =
-        ours().all(|(at, _)| at < denied) && ours().count() == accepts.len() && behind.iter().all(Line::is_harmless);
-    (accepts, in_place)
+    let is_behind = |(at, line): (usize, &Line)| {
+        let denied = if let End::Denied(at) = ends.of(line.accepts.as_ref()) { *at } else { lines.len() };
+        let family = line.accepts.as_ref().and_then(Accept::family);
+        let harmless =
+            |line: &Line| line.is_harmless() || family.is_some_and(|own| line.clone().met_by(own).is_harmless());
+        at < denied && lines.get(at..denied).unwrap_or_default().iter().all(harmless)
+    };
+    (accepts.clone(), ours().count() == accepts.len() && ours().all(is_behind))
 }
 
 #[cfg(test)]
@@ -214,6 +270,11 @@ mod tests {
     use super::*;
 
     fn line(text: &str) -> Line {
+        for (start, family) in [("v4 ", IpFamily::V4), ("v6 ", IpFamily::V6)] {
+            if let Some(rest) = text.strip_prefix(start) {
+                return Line { conditional: true, conditions: vec![Match::Nfproto(Op::Is, family)], ..line(rest) };
+            }
+        }
         let (conditional, rest) = text.strip_prefix("if ").map_or((false, text), |rest| (true, rest));
         let (ours, rest) = rest.strip_prefix("our ").map_or((false, rest), |rest| (true, rest));
         let name = |text: &str| Name::new(text).unwrap();
@@ -313,6 +374,31 @@ mod tests {
     }
 
     #[test]
+    fn family_that_a_table_of_both_denies_alone_ends_there() {
+        let chains: BTreeMap<&str, &str> = [("rest", "log; v4 deny; v6 accept"), ("four", "v4 return; accept")].into();
+        let found = |family, policy, text: &str| {
+            let mut read = |name: &Name| Ok::<_, Infallible>(lines(chains[name.as_str()]));
+            let Ok(Ends { any, of }) = super::ends(family, policy, &lines(text), &mut read);
+            [any, of.v4, of.v6]
+        };
+        let [passes, denied] = [|| End::Passes, || End::Denied(1)];
+        for (policy, text, wanted) in [
+            (Policy::Accept, "if accept; v4 deny; v6 deny", [passes(), denied(), End::Denied(2)]),
+            (Policy::Accept, "if accept; v6 deny", [passes(), passes(), denied()]),
+            (Policy::Drop, "v6 accept; deny", [denied(), denied(), passes()]),
+            (Policy::Accept, "if accept; jump rest", [passes(), denied(), passes()]),
+            (Policy::Drop, "jump four; if accept", [passes(), End::Denied(2), passes()]),
+        ] {
+            assert_eq!(found(Family::Inet, policy, text), wanted, "{text}");
+        }
+        let one = found(Family::Ip, Policy::Accept, "if accept; v4 deny");
+        assert_eq!(one, [passes(), passes(), passes()], "a table of one family has no such condition");
+        let ends = Ends { any: passes(), of: PerFamily::new(denied(), End::Denied(3)) };
+        let ours = |text: &str| accepted(&lines(text), &ends).1;
+        assert!(ours("if our accept; v4 deny") && !ours("v4 deny; if our accept"));
+    }
+
+    #[test]
     fn endless_jumps_end() {
         assert_eq!(ends(Policy::Accept, "jump a", &[("a", "jump b"), ("b", "jump a")]), End::Passes);
     }
@@ -368,11 +454,11 @@ mod tests {
             ("if our deny", false),
         ] {
             let read = lines(text);
-            assert_eq!(accepted(&read, &End::Denied(read.len())).1, wanted, "{text}");
+            assert_eq!(accepted(&read, &Ends::same(End::Denied(read.len()))).1, wanted, "{text}");
         }
         let read = lines("if our accept; deny");
-        assert!(accepted(&read, &End::Denied(1)).1, "the last denial of everything stays behind");
+        assert!(accepted(&read, &Ends::same(End::Denied(1))).1, "the last denial of everything stays behind");
         let read = lines("if deny; deny; if our accept");
-        assert!(!accepted(&read, &End::Denied(1)).1, "behind it no packet comes by");
+        assert!(!accepted(&read, &Ends::same(End::Denied(1))).1, "behind it no packet comes by");
     }
 }

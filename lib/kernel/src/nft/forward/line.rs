@@ -3,7 +3,8 @@
 //!
 //! Invariant: what is not understood may deny.
 
-use netstate::nft::{Family, Match, Name, Statement, Verdict};
+use netstate::IpFamily;
+use netstate::nft::{Family, Match, Name, Op, Statement, Verdict};
 
 use super::accept::{Accept, CONNTRACK, MATCH_INFO, MATCH_NAME, conntrack};
 use crate::attribute;
@@ -89,6 +90,18 @@ impl Line {
             conditions,
             accepts,
         })
+    }
+
+    /// The rule as packets of `family` meet it: a condition on the family alone, as `reject with icmp` has one in a table of both,
+    /// is none to them.
+    pub(super) fn met_by(self, family: IpFamily) -> Self {
+        match self.conditions.as_slice() {
+            [Match::Nfproto(op, named)] if self.dispatches => match (*op == Op::Is) == (*named == family) {
+                true => Self { conditional: false, ..self },
+                false => Self { effect: Effect::Nothing, ..self },
+            },
+            _ => self,
+        }
     }
 
     /// True when no packet is denied by it, so that it may stand behind an accept.

@@ -30,7 +30,7 @@ use netstate::IfName;
 use netstate::nft::{ChainKey, Match, Name, Policy, TableKey};
 use reconcile::{Observed, Owner, Rows, Step, Target};
 
-use self::judge::End;
+use self::judge::{End, Ends};
 use self::line::Line;
 use super::tables::unwritable;
 use super::transaction::{Refusal, commit};
@@ -119,7 +119,7 @@ struct Chain {
     base: ChainKey,
     policy: Policy,
     lines: Vec<Line>,
-    end: End,
+    ends: Ends,
     /// Why no rule of ours can stand in it.
     obstacle: Option<String>,
     /// Every condition of the table that lets packets go on, when there is an obstacle.
@@ -171,9 +171,9 @@ fn plan(chain: &Chain, wanted: &BTreeSet<Accept>, marker: &str) -> Result<Vec<Me
         });
         messages.push(removal);
     }
-    let End::Denied(denied) = chain.end else { return Ok(messages) };
-    let before = chain.lines.get(judge::place(&chain.lines, denied));
     for accept in wanted {
+        let End::Denied(denied) = *chain.ends.of(Some(accept)) else { continue };
+        let before = chain.lines.get(judge::place(&chain.lines, denied));
         let mut addition = about(kind::NEWRULE, NLM_F_CREATE | if before.is_none() { NLM_F_APPEND } else { 0 });
         let mut written = Ok(());
         crate::attribute::append(&mut addition.body, |body| {
@@ -191,10 +191,8 @@ fn plan(chain: &Chain, wanted: &BTreeSet<Accept>, marker: &str) -> Result<Vec<Me
 impl Chain {
     /// The row that makes `accepts` pass, if the chain denies any of it by default.
     fn desired(&self, accepts: &BTreeSet<Accept>) -> Option<Accepted> {
-        if self.end == End::Passes {
-            return None;
-        }
-        let concerned = accepts.iter().filter(|accept| accept.concerns(self.key.table.family));
+        let denied = |accept: &&Accept| *self.ends.of(Some(accept)) != End::Passes;
+        let concerned = accepts.iter().filter(|accept| accept.concerns(self.key.table.family)).filter(denied);
         let wanted: BTreeSet<Accept> = match &self.obstacle {
             None => concerned.cloned().collect(),
             Some(_) => concerned.filter(|accept| !self.is_seen_to(accept)).cloned().collect(),
@@ -213,7 +211,7 @@ impl Chain {
     }
 
     fn denying(&self) -> Option<Denying> {
-        let (at, within) = match &self.end {
+        let (at, within) = match self.ends.iter().find(|end| **end != End::Passes)? {
             End::Passes => return None,
             End::Denied(at) => (*at, (self.key != self.base).then(|| self.key.chain.clone())),
             End::DeniedIn(spot) => (spot.at, spot.path.last().cloned()),
@@ -224,7 +222,7 @@ impl Chain {
     }
 
     fn observed(&self) -> Option<Observed<Accepted>> {
-        let (accepts, in_place) = judge::accepted(&self.lines, &self.end);
+        let (accepts, in_place) = judge::accepted(&self.lines, &self.ends);
         self.has_ours()
             .then_some(Observed { value: Accepted { accepts, in_place, obstacle: None }, owner: Owner::Ours })
     }

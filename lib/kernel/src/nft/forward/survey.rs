@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use netstate::nft::{ChainKind, Family, Hook, Match, Name, Policy, TableKey};
 
-use super::judge::{self, End, Spot};
+use super::judge::{self, End, Ends, Spot};
 use super::line::{Effect, Line};
 use super::{Accepts, Chain, ChainKey, TRIES};
 use crate::error::{KernelError, SocketError};
@@ -65,38 +65,43 @@ impl Accepts {
         let mut read = Vec::new();
         for (base, policy) in bases {
             let lines = self.lines(table, Some(base))?;
-            let end = judge::end(*policy, &lines, &mut |name| self.lines(table, Some(name)))?;
+            let read_chain = &mut |name: &Name| self.lines(table, Some(name));
+            let ends = judge::ends(table.family, *policy, &lines, read_chain)?;
             let links = self.links.clone();
             let zones = judge::zones(&lines, &links, &mut |name| self.lines(table, Some(name)))?;
-            read.push((base, *policy, lines, zones, end));
+            read.push((base, *policy, lines, zones, ends));
         }
-        let denies = |end: &End, zones: &[Spot]| *end != End::Passes || !zones.is_empty();
-        let owned = read.iter().any(|(.., zones, end)| denies(end, zones)) && self.is_owned(table)?;
+        let denies = |ends: &Ends, zones: &[Spot]| ends.iter().any(|end| *end != End::Passes) || !zones.is_empty();
+        let owned = read.iter().any(|(.., zones, ends)| denies(ends, zones)) && self.is_owned(table)?;
         let before = self.inside.as_ref().is_none_or(|inside| inside.contains(table));
-        let behind = read.iter().any(|(.., zones, end)| matches!(end, End::DeniedIn(_)) || !zones.is_empty());
+        let denied_in = |end: &End| matches!(end, End::DeniedIn(_));
+        let behind = read.iter().any(|(.., zones, ends)| ends.iter().any(denied_in) || !zones.is_empty());
         let all = if owned || before || behind { self.lines(table, None)? } else { Vec::new() };
         let mut chains: BTreeMap<Name, Chain> = BTreeMap::new();
-        for (base, policy, lines, zones, end) in read {
+        for (base, policy, lines, zones, ends) in read {
             for spot in zones.iter().filter(|spot| !owned && judge::is_private(base, &spot.path, &all)) {
                 chains.extend(behind_base(table, (base, policy), spot, &all));
             }
             let chain = Chain::new(table, base, policy, lines);
-            if let End::DeniedIn(spot) = &end
+            if let End::DeniedIn(spot) = ends.any()
                 && !owned
                 && judge::is_private(base, &spot.path, &all)
             {
-                chains.extend(behind_base(table, (base, policy), spot, &all));
-                chains.insert(base.clone(), chain);
+                // A family that is denied elsewhere is nobody's there.
+                let there = ends.map(|end| if end == ends.any() { End::Denied(spot.at) } else { End::Passes });
+                let here = ends.map(|end| if end == ends.any() { End::Passes } else { end.clone() });
+                let behind = behind_base(table, (base, policy), spot, &all);
+                chains.extend(behind.map(|(name, chain)| (name, Chain { ends: there, ..chain })));
+                chains.insert(base.clone(), Chain { ends: here, ..chain });
                 continue;
             }
-            let obstacle = match &end {
-                End::Passes => None,
-                _ if owned => Some(OWNER.to_owned()),
-                End::Denied(_) => None,
-                End::DeniedIn(spot) => Some(shared(base, spot)),
+            let spot = ends.iter().find_map(|end| if let End::DeniedIn(spot) = end { Some(spot) } else { None });
+            let obstacle = match spot {
+                _ if owned && denies(&ends, &[]) => Some(OWNER.to_owned()),
+                spot => spot.map(|spot| shared(base, spot)),
             };
             let mentioned = if obstacle.is_some() { mentioned(&all) } else { Vec::new() };
-            chains.insert(base.clone(), Chain { end, obstacle, mentioned, ..chain });
+            chains.insert(base.clone(), Chain { ends, obstacle, mentioned, ..chain });
         }
         for line in all.iter().filter(|line| line.ours) {
             let left = || Chain::new(table, &line.chain, Policy::Accept, of_chain(&all, &line.chain));
@@ -160,7 +165,8 @@ fn behind_base(table: &TableKey, base: (&Name, Policy), spot: &Spot, all: &[Line
     let last = spot.path.last()?.clone();
     let key = ChainKey { table: table.clone(), chain: last.clone() };
     let lines = of_chain(all, &last);
-    Some((last, Chain { key, lines, end: End::Denied(spot.at), ..Chain::new(table, base.0, base.1, Vec::new()) }))
+    let ends = Ends::same(End::Denied(spot.at));
+    Some((last, Chain { key, lines, ends, ..Chain::new(table, base.0, base.1, Vec::new()) }))
 }
 
 fn of_chain(lines: &[Line], chain: &Name) -> Vec<Line> {
@@ -177,8 +183,8 @@ impl Chain {
     /// A chain that denies nothing.
     pub(super) fn new(table: &TableKey, chain: &Name, policy: Policy, lines: Vec<Line>) -> Self {
         let key = ChainKey { table: table.clone(), chain: chain.clone() };
-        let (base, end, obstacle, mentioned) = (key.clone(), End::Passes, None, Vec::new());
-        Self { key, base, policy, lines, end, obstacle, mentioned }
+        let (base, ends, obstacle, mentioned) = (key.clone(), Ends::same(End::Passes), None, Vec::new());
+        Self { key, base, policy, lines, ends, obstacle, mentioned }
     }
 
     pub(super) fn has_ours(&self) -> bool {

@@ -209,7 +209,7 @@ fn networks_concern_tables_of_their_family() {
 }
 
 fn chain(lines: Vec<Line>, policy: Policy, end: End) -> Chain {
-    Chain { end, ..Chain::new(&filter(), &named("FORWARD"), policy, lines) }
+    Chain { ends: Ends::same(end), ..Chain::new(&filter(), &named("FORWARD"), policy, lines) }
 }
 
 fn denied_in(chain: &str) -> End {
