@@ -39,6 +39,7 @@ impl<S: LeaseSource> Daemon<S> {
     pub(super) fn on_lease(&mut self, event: LeaseEvent) {
         let broken = self.witness.view.broken();
         let ends = matches!(event, LeaseEvent::Commit | LeaseEvent::Complete);
+        let begins = matches!(event, LeaseEvent::Origin(_));
         match &event {
             LeaseEvent::Lost(error) => tracing::warn!(%error, "the store is out of reach; the data path stays"),
             LeaseEvent::Complete if self.witness.view.lost().is_some() => {
@@ -49,6 +50,10 @@ impl<S: LeaseSource> Daemon<S> {
         let change = self.witness.apply(event);
         if let Some(reason) = self.witness.view.broken().filter(|reason| broken.as_ref() != Some(reason)) {
             tracing::warn!(%reason, "the store is not the one that was listed before; what it lacks stays for now");
+        }
+        if begins && self.witness.view.broken().is_some() {
+            // Its revisions are earlier ones than that of the claim, so that no later loss would count.
+            self.keeper.report_loss("the store is not the one in which it was acquired".to_owned(), None);
         }
         self.after(change);
         if ends {

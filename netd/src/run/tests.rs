@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use ::daemon::http::{Health, Page, Probe, Vitals};
 use ::daemon::shell::Shell;
-use cluster::ClusterError;
 use cluster::etcd::TlsMaterial;
+use cluster::{ClusterError, Origin};
 use kernel::fake::FakeTable;
 use kernel::watch::Event as Watched;
 use netstate::family::{IpFamily, PerFamily};
@@ -676,6 +676,30 @@ fn lost_key_is_claimed_again_and_costs_no_row() {
         source.say(put(25)).await;
         eventually("the next change", || fakes.subnets().len() == 4).await;
         assert_eq!((fakes.peer_steps(), fakes.links.contents().log.len()), (steps.0 + 3, steps.1));
+    });
+}
+
+#[test]
+fn lease_is_acquired_anew_in_a_store_that_went_back() {
+    let fakes = Fakes::default();
+    let LeaseEvent::Put(own) = put(21) else { unreachable!() };
+    let mut own = (*own).clone();
+    own.lease.attrs.public_ips = loopback().public_ips();
+    let own = LeaseEvent::Put(Arc::new(own));
+    let source = FakeLeases::listing(&[own.clone(), put(22)]);
+    run(&fakes, &source, async |shell| {
+        eventually("ready", || is_ready(&shell)).await;
+        // The first listing of this store, one behind it, and one of a backup; the own key is in each.
+        for (revision, claims) in [(5000, 1), (5001, 1), (3000, 2)] {
+            let origin = LeaseEvent::Origin(Origin { revision, ..Origin::default() });
+            let next = u8::try_from(revision % 100 + 30).unwrap();
+            for event in [LeaseEvent::Reset, origin, own.clone(), put(22), put(next), LeaseEvent::Complete] {
+                source.say(event).await;
+            }
+            eventually("the listing", || fakes.subnets().contains(&format!("172.7.{next}.0/24"))).await;
+            eventually("the claims", || source.claims() >= claims).await;
+            assert_eq!(source.claims(), claims, "{revision}");
+        }
     });
 }
 
