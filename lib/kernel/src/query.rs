@@ -16,7 +16,7 @@ use futures_util::{Stream, TryStreamExt};
 use netlink_packet_core::Parseable as _;
 use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage};
 use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
-use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteNextHop, RouteVia};
+use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteNextHop, RouteType, RouteVia};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use netlink_sys::AsyncSocket as _;
 use netstate::family::IpFamily;
@@ -203,8 +203,10 @@ fn listed_default_routes(family: IpFamily, table: Option<u32>) -> Result<Vec<Rou
     Rtnl::open()?.list("list routes", &RouteNetlinkMessage::GetRoute(message), default_route_message)
 }
 
+/// A default route that leads somewhere: one of IPv6 that refuses has a link as well, `lo`. Length and type stand in `rtmsg`.
 fn default_route_message(frame: &Frame) -> Option<RouteMessage> {
-    let is_default = frame.kind == RTM_NEWROUTE && frame.body.get(1) == Some(&0);
+    let leads = frame.body.get(7) == Some(&u8::from(RouteType::Unicast));
+    let is_default = frame.kind == RTM_NEWROUTE && frame.body.get(1) == Some(&0) && leads;
     if is_default { RouteMessage::parse(frame.body.as_slice()).ok() } else { None }
 }
 

@@ -90,6 +90,9 @@ fn default_route_with_several_next_hops_is_a_default_route() {
     ip("route add unreachable default metric 4000");
     ip("route add 0.0.0.0/1 via 10.4.1.7");
     ip("-6 route add default via fd00:1::1");
+    // The kernel gives these the link lo.
+    ip("-6 route add unreachable default metric 7");
+    ip("-6 route add blackhole default metric 4000");
     ask(async |query| {
         let several = DefaultRoute { metric: 50, hops: vec![hop("eth0", "10.4.0.1"), hop("eth1", "10.4.1.1")] };
         let one = DefaultRoute { metric: 100, hops: vec![hop("eth1", "10.4.1.9")] };

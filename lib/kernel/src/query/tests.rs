@@ -171,6 +171,7 @@ fn listed(dst: &str, kind: u16) -> Frame {
     let dst: Prefix = dst.parse().unwrap();
     let mut message = route(vec![gateway("10.4.7.1"), RouteAttribute::Oif(2)]);
     message.header.destination_prefix_length = dst.len();
+    message.header.kind = RouteType::Unicast;
     if !dst.is_default() {
         message.attributes.push(RouteAttribute::Destination(RouteAddress::from(dst.addr())));
     }
