@@ -123,9 +123,8 @@ async fn start<S: LeaseSource>(
         public_key: identity.public_key(),
     };
     let request = request(&config, &network, &local, node, &records.leases);
-    let retiring = earlier_backend(&config.run_dir, &network);
-    let (earlier, adopted) = (records.networks, BTreeSet::new());
-    let ownership = Ownership { network: network.clone(), local, retiring, earlier, adopted };
+    let (retiring, earlier) = (earlier_backend(&config.run_dir, &network), records.networks);
+    let ownership = Ownership { network: network.clone(), local, retiring, earlier, adopted: BTreeSet::new() };
     let (ownership, leftovers) = earlier_routes(ownership, records.adopts.then_some(previous))?;
     let keeper = Keeper::start(source.clone(), request, seed);
     let leftovers = if source.is_shared() { leftovers } else { BTreeSet::new() };
