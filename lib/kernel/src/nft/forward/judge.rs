@@ -50,6 +50,11 @@ impl Ends {
         [&self.any].into_iter().chain(self.of.values())
     }
 
+    /// The first place in another chain.
+    pub(super) fn spot(&self) -> Option<&Spot> {
+        self.iter().find_map(|end| if let End::DeniedIn(spot) = end { Some(spot) } else { None })
+    }
+
     /// Each as `change` makes it.
     pub(super) fn map(&self, change: impl Fn(&End) -> End) -> Self {
         Self { any: change(&self.any), of: self.of.as_ref().map(|_, end| change(end)) }

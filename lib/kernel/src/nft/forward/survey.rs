@@ -74,8 +74,7 @@ impl Accepts {
         let denies = |ends: &Ends, zones: &[Spot]| ends.iter().any(|end| *end != End::Passes) || !zones.is_empty();
         let owned = read.iter().any(|(.., zones, ends)| denies(ends, zones)) && self.is_owned(table)?;
         let before = self.inside.as_ref().is_none_or(|inside| inside.contains(table));
-        let denied_in = |end: &End| matches!(end, End::DeniedIn(_));
-        let behind = read.iter().any(|(.., zones, ends)| ends.iter().any(denied_in) || !zones.is_empty());
+        let behind = read.iter().any(|(.., zones, ends)| ends.spot().is_some() || !zones.is_empty());
         let all = if owned || before || behind { self.lines(table, None)? } else { Vec::new() };
         let mut chains: BTreeMap<Name, Chain> = BTreeMap::new();
         for (base, policy, lines, zones, ends) in read {
@@ -92,13 +91,13 @@ impl Accepts {
                 let here = ends.map(|end| if end == ends.any() { End::Passes } else { end.clone() });
                 let behind = behind_base(table, (base, policy), spot, &all);
                 chains.extend(behind.map(|(name, chain)| (name, Chain { ends: there, ..chain })));
-                chains.insert(base.clone(), Chain { ends: here, ..chain });
+                let obstacle = here.spot().map(|spot| shared(base, spot));
+                chains.insert(base.clone(), Chain { ends: here, obstacle, ..chain });
                 continue;
             }
-            let spot = ends.iter().find_map(|end| if let End::DeniedIn(spot) = end { Some(spot) } else { None });
-            let obstacle = match spot {
-                _ if owned && denies(&ends, &[]) => Some(OWNER.to_owned()),
-                spot => spot.map(|spot| shared(base, spot)),
+            let obstacle = match owned && denies(&ends, &[]) {
+                true => Some(OWNER.to_owned()),
+                false => ends.spot().map(|spot| shared(base, spot)),
             };
             let mentioned = if obstacle.is_some() { mentioned(&all) } else { Vec::new() };
             chains.insert(base.clone(), Chain { ends, obstacle, mentioned, ..chain });
