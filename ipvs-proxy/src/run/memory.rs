@@ -115,13 +115,19 @@ fn frontend(
     }
 }
 
-/// The virtual addresses that the kernel's record gives to a Service, without external ones.
-pub(super) fn recorded(tables: &Tables, name: &ObjectName) -> BTreeSet<IpAddr> {
+/// The virtual addresses that the kernel's rows give to a Service, by the record of virtual servers or by the elements of nftables: without
+/// external ones, and without those of the node, of which `own` are.
+pub(super) fn recorded(tables: &Tables, name: &ObjectName, own: &BTreeSet<IpAddr>) -> BTreeSet<IpAddr> {
     let none = Rows::new();
     let rows = tables.observed_nft().unwrap_or(&none);
     let of = |(row, observed): (&nft_rows::RowKey, &Observed<nft_rows::Row>)| {
-        let owner = record::service(&observed.value)?;
-        record::server(row).filter(|_| owner == *name).map(|server| server.addr)
+        record::service(&observed.value).filter(|owner| owner == name)?;
+        let balanced = record::server(row).map(|server| server.addr);
+        balanced.or_else(|| match nftables::frontend(row)?.place {
+            Place::Address(addr) => Some(addr),
+            Place::AnyNode(_) => None,
+        })
     };
-    rows.iter().filter_map(of).filter(|addr| !nftables::is_external(rows, *addr)).collect()
+    let is_virtual = |addr: &IpAddr| !own.contains(addr) && !nftables::is_external(rows, *addr);
+    rows.iter().filter_map(of).filter(is_virtual).collect()
 }

@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::time::Duration;
 
+use netstate::IpFamily;
 use reconcile::Pass;
 
 use super::super::memory::{is_in_doubt, recorded};
@@ -125,14 +126,12 @@ impl Proxy {
         self.settle(name, Some(plan))
     }
 
-    /// The virtual addresses that a Service was served at: by this program, or by the kernel's record before it.
+    /// The virtual addresses that a Service was served at: by this program, or in a family where it is not by the kernel's rows of before.
     fn before(&self, name: &ObjectName) -> Vec<IpAddr> {
         let planned = self.claims.plan(name).map(ServicePlan::virtual_addresses).unwrap_or_default();
-        if planned.is_empty() {
-            recorded(&self.tables, name).into_iter().collect()
-        } else {
-            planned.into_iter().collect()
-        }
+        let is_new = |addr: &IpAddr| planned.iter().all(|known| IpFamily::of(*known) != IpFamily::of(*addr));
+        let recorded = recorded(&self.tables, name, &self.here.addresses).into_iter().filter(is_new);
+        planned.iter().copied().chain(recorded).collect()
     }
 
     /// Puts the plan of a Service in place of its earlier one; returns the rows that change with it.

@@ -56,7 +56,14 @@ impl Rig {
     }
 
     /// The same where these networks are to be local by routes, with those that are there.
-    pub(super) fn routed(
+    pub(super) fn routed(mode: Mode, boot: u64, kept: Kept, local: (FakeTable<RouteKey, Route>, Vec<Prefix>)) -> Self {
+        let pods = PerFamily::only(IpFamily::V4, "172.7.0.0/16".parse().unwrap());
+        Self::among(Networks { pods, services: PerFamily::default(), node: Vec::new() }, mode, boot, kept, local)
+    }
+
+    /// The same among these networks; the families of their Pods are served.
+    pub(super) fn among(
+        around: Networks,
         mode: Mode,
         boot: u64,
         (nft, servers, addresses): Kept,
@@ -92,7 +99,7 @@ impl Rig {
             routes: Box::new(Logged { name: "route", table: local.clone(), log: log.clone(), life: life.clone() }),
             flows: Box::new(flows.clone()),
         };
-        let pods = PerFamily::only(IpFamily::V4, "172.7.0.0/16".parse().unwrap());
+        let pods = around.pods;
         let options = Options {
             mode,
             link: IfName::new(vip::LINK_NAME).unwrap(),
@@ -109,8 +116,7 @@ impl Rig {
         let tables = Tables::new(targets, drains, &BTreeMap::from([(tracking(), "1".to_owned())]), &plane);
         let [v4, v6] = [pods.v4, pods.v6];
         let facts = Facts::of(&Here::on("hdss7-21.host.com").with_pods(v4.into_iter().chain(v6)));
-        let networks = Networks { pods, services: PerFamily::default(), node: Vec::new() };
-        let proxy = Proxy::new(facts, networks, plane, tables, 1_790_000_000);
+        let proxy = Proxy::new(facts, around, plane, tables, 1_790_000_000);
         Self { proxy, log, life, sysctls, nft, servers, addresses, routes, local, busy, flows, now: Duration::ZERO }
     }
 

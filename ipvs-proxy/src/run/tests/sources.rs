@@ -114,6 +114,46 @@ fn a_service_whose_address_cannot_be_virtual_follows_its_endpoints_after_a_resta
 }
 
 #[test]
+fn an_address_that_cannot_be_virtual_leaves_the_earlier_one_of_its_family_after_a_restart_in_either_mode() {
+    let pods = PerFamily::new(Some("172.7.0.0/16".parse().unwrap()), Some("fd00:7::/48".parse().unwrap()));
+    let listed = |mut rig: Rig, cluster_ips: [&str; 2], last: u8| {
+        rig.receive(Event::Reset);
+        let spec = json!({"clusterIP": cluster_ips[0], "clusterIPs": cluster_ips, "ports": [{"port": 80, "nodePort": 30_080}]});
+        rig.put("services/default/web", &json!({"kind": "Service", "metadata": {"name": "web"}, "spec": spec}));
+        for (family, addr) in [("IPv4", format!("172.7.22.{last}")), ("IPv6", format!("fd00:7:22::{last}"))] {
+            let name = format!("web-{}", family.to_lowercase());
+            let json = json!({
+                "kind": "EndpointSlice", "addressType": family, "endpoints": [{"addresses": [addr]}], "ports": [{"port": 80}],
+                "metadata": {"name": name, "labels": {"kubernetes.io/service-name": "web"}},
+            });
+            rig.put(&format!("endpointslices/default/{name}"), &json);
+        }
+        rig.complete();
+        rig.work();
+        rig
+    };
+    for mode in [Mode::Ipvs, Mode::Nftables] {
+        let started = |kept| {
+            let around = Networks { pods, services: PerFamily::default(), node: Vec::new() };
+            let mut rig = Rig::among(around, mode, 1000, kept, (FakeTable::default(), Vec::new()));
+            // A single address, as clouds give them: in no network that says whose it is.
+            rig.proxy.learn(|facts| {
+                facts.own.all.insert([10, 4, 7, 21].into());
+            });
+            rig
+        };
+        for cluster_ips in [["192.168.0.10", "fd00:7::9"], ["172.7.21.9", "fd00::10"], ["172.7.21.9", "fd00:7::9"]] {
+            let before = listed(started(Kept::default()), ["192.168.0.10", "fd00::10"], 2);
+            let kept = (before.nft.clone(), before.servers.clone(), before.addresses.clone());
+            let rig = listed(started(kept), cluster_ips, 3);
+            let plan = rig.proxy.claims().plan(&crate::object::ObjectName::new("default", "web")).unwrap();
+            let expected: BTreeSet<IpAddr> = [[192, 168, 0, 10].into(), "fd00::10".parse().unwrap()].into();
+            assert_eq!(plan.virtual_addresses(), expected, "{mode:?} {cluster_ips:?}");
+        }
+    }
+}
+
+#[test]
 fn an_object_that_stands_in_two_files_keeps_no_deleted_service_alive() {
     let before = Rig::web();
     let mut rig = Rig::on(before.nft.clone(), before.servers.clone(), before.addresses.clone());
