@@ -296,7 +296,9 @@ fn skipped(proxy: &Proxy) -> Vec<Skipped> {
     let lacking = proxy.findings().iter().filter(|(_, finding)| !finding.skipped.is_empty());
     let named =
         lacking.map(|(object, finding)| Skipped { object: object.to_string(), elements: finding.skipped.clone() });
-    named.take(LISTED).collect()
+    let node = proxy.view().node(proxy.node()).filter(|node| !node.skipped.is_empty());
+    let node = node.map(|node| Skipped { object: format!("nodes/{}", node.name), elements: node.skipped.clone() });
+    node.into_iter().chain(named).take(LISTED).collect()
 }
 
 fn not_served(proxy: &Proxy) -> Vec<NotServed> {

@@ -30,6 +30,18 @@ fn zones_that_cannot_be_followed_are_named() {
 }
 
 #[test]
+fn what_is_left_out_of_the_own_node_is_named_as_that_of_services_is() {
+    let mut rig = Rig::web();
+    let node = json!({"kind": "Node", "metadata": {"name": "hdss7-21.host.com"}, "spec": {"podCIDRs": ["172.7.21.0"]}});
+    rig.put("nodes/hdss7-21.host.com", &node);
+    rig.work();
+    let skipped = ProxyStatus::of(&rig.proxy, rig.proxy.node(), &[], rig.now).skipped;
+    assert_eq!(skipped.len(), 1);
+    assert_eq!(skipped[0].object, "nodes/hdss7-21.host.com");
+    assert!(skipped[0].elements[0].starts_with("spec.podCIDRs[0]: \"172.7.21.0\""), "{:?}", skipped[0].elements);
+}
+
+#[test]
 fn a_report_behind_one_change_reads_as_much_among_ten_thousand_services_as_among_ten() {
     let reads = |services: u16| {
         let mut rig = Rig::after(&Rig::new(), Mode::Nftables, 1000);
