@@ -30,7 +30,7 @@ use crate::plan::announced::Announced;
 use crate::plan::check::HealthCheck;
 use crate::plan::findings::Findings;
 use crate::plan::here::{Facts, Here};
-use crate::plan::networks::Networks;
+use crate::plan::networks::{Networks, NodeNetwork};
 use crate::plan::{Claims, NoLocal};
 use crate::source::Update;
 use crate::source::doubt::{GRACE, How, is_doubtful};
@@ -44,6 +44,8 @@ pub(crate) struct Proxy {
     /// The source has, or had, its Node object.
     had_node: bool,
     networks: Networks,
+    /// Those of the node's that were there at the start.
+    node_networks: Vec<NodeNetwork>,
     announced: Announced,
     view: View,
     claims: Claims,
@@ -104,6 +106,7 @@ impl Proxy {
             here: facts.here(mode(&plane)),
             facts,
             had_node: false,
+            node_networks: networks.node.clone(),
             networks,
             announced: Announced::default(),
             view: View::default(),

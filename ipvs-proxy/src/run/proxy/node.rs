@@ -13,6 +13,7 @@ use crate::plan::announced::Announced;
 use crate::plan::check::HealthCheck;
 use crate::plan::depends_on_zone;
 use crate::plan::here::{Facts, Mode};
+use crate::plan::networks::NodeNetwork;
 use crate::plan::remarks::remarks;
 
 /// What load balancers ask about, as far as it changed, and where they ask when that did.
@@ -57,7 +58,7 @@ impl Proxy {
         self.here = new;
         self.tables.want(self.plane.set_pods(self.here.pods.clone(), self.claims.all()));
         self.move_node();
-        if change.all {
+        if self.follow_networks() || change.all {
             self.dirty.extend(self.view.services().map(|service| service.name.clone()));
             return;
         }
@@ -70,6 +71,16 @@ impl Proxy {
             };
             self.dirty.extend(self.view.all_slices().filter(is_about).map(|slice| slice.service.clone()));
         }
+    }
+
+    /// Lets Services have what is no network of this node any more, until it is one again; returns whether that changed. One that comes
+    /// while Services are served in it takes nothing from them.
+    fn follow_networks(&mut self) -> bool {
+        let is_there = |node: &&NodeNetwork| self.facts.own.all.contains(&node.addr);
+        let there: Vec<_> = self.node_networks.iter().filter(is_there).cloned().collect();
+        let differ = there != self.networks.node;
+        self.networks.node = there;
+        differ
     }
 
     /// Takes in which Service networks the API server announces.

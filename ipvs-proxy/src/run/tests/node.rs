@@ -1,6 +1,7 @@
 //! This node and its Node object.
 
 use super::*;
+use crate::plan::networks::NodeNetwork;
 
 /// A rig with a Service beside `web`, whose two endpoints are meant for clients of two zones.
 fn near() -> Rig {
@@ -52,6 +53,34 @@ fn a_change_of_this_node_changes_the_rows_that_depend_on_it() {
     );
     rig.proxy.learn(|facts| facts.own.primary.v4 = Some(own));
     assert_eq!(rig.work(), [""; 0], "nothing depends on that here");
+}
+
+/// As libvirt's, whose network the operator takes away because the status says so.
+#[test]
+fn a_service_is_served_once_the_network_of_the_node_that_its_address_is_in_is_gone_and_no_more_when_it_is_back() {
+    let pods = PerFamily::only(IpFamily::V4, "172.7.0.0/16".parse().unwrap());
+    let addr: IpAddr = [192, 168, 0, 1].into();
+    let node = vec![NodeNetwork { link: "virbr0".to_owned(), addr, network: "192.168.0.0/24".parse().unwrap() }];
+    let around = Networks { pods, services: PerFamily::default(), node };
+    let mut rig = Rig::among(around, Mode::Ipvs, 1000, Kept::default(), (FakeTable::default(), Vec::new()));
+    rig.proxy.learn(|facts| {
+        facts.own.all.insert(addr);
+    });
+    let mut rig = rig.restarted(&[2, 3]);
+    for _ in 0..2 {
+        assert!(rig.proxy.misplaced().values().any(|reason| reason.contains("on virbr0")));
+        assert!(rig.servers.contents().rows.is_empty());
+        rig.proxy.learn(|facts| {
+            facts.own.all.remove(&addr);
+        });
+        rig.work();
+        assert!(rig.proxy.misplaced().is_empty());
+        assert_eq!(endpoints_in_service(&rig).len(), 2);
+        rig.proxy.learn(|facts| {
+            facts.own.all.insert(addr);
+        });
+        rig.work();
+    }
 }
 
 /// The Node object of the node, with `spec`.
