@@ -214,7 +214,8 @@ impl Service {
         self.sources = sources(&spec.get("loadBalancerSourceRanges"), skipped);
         self.internal_policy = or_open(skipped, policy(&spec.get("internalTrafficPolicy")));
         self.external_policy = or_open(skipped, policy(&spec.get("externalTrafficPolicy")));
-        self.affinity = or_open(skipped, affinity(&spec));
+        let affinity = affinity(&spec, skipped);
+        self.affinity = or_open(skipped, affinity);
         self.affinity_prefix = or_open(skipped, AffinityPrefix::of(root));
         self.health_check_node_port = or_open(skipped, health_check(&spec, self.external_policy));
         self.distribution = or_open(skipped, distribution(&spec.get("trafficDistribution")));
@@ -270,22 +271,26 @@ fn cluster_ips(root: &Field<'_>, skipped: &mut Vec<String>) -> Result<Vec<IpAddr
         return Err(spec.problem("an object with clusterIP and ports"));
     }
     let field = spec.get("clusterIP");
-    if matches!(field.text()?, None | Some("" | "None")) {
+    let older = field.text()?.filter(|text| !text.is_empty());
+    if older == Some("None") {
         return Ok(Vec::new());
     }
-    let mut addresses = vec![usable_address(&field)?];
-    for item in or_open(skipped, spec.get("clusterIPs").items()) {
-        keep(&mut addresses, skipped, usable_address(&item));
+    let mut listed = or_open(skipped, spec.get("clusterIPs").items());
+    listed.retain(|item| !matches!(item.text(), Ok(Some("None"))));
+    let (mut addresses, mut refused) = (Vec::new(), None);
+    for address in older.map(|_| field).into_iter().chain(listed).map(|field| usable_address(&field)) {
+        refused = refused.or_else(|| address.as_ref().err().cloned());
+        keep(&mut addresses, skipped, address);
     }
-    let mut found: Vec<IpAddr> = Vec::new();
+    refused.filter(|_| addresses.is_empty()).map_or(Ok(()), Err)?;
+    let mut found = Vec::new();
     for addr in addresses {
-        let of_family = found.iter().find(|other| IpFamily::of(**other) == IpFamily::of(addr));
-        match of_family {
+        match found.iter().find(|other| IpFamily::of(**other) == IpFamily::of(addr)) {
             None => found.push(addr),
             Some(other) if *other == addr => {}
             Some(_) => {
-                let accepted = "one address per family";
-                skipped.push(Problem::new("spec.clusterIPs", addr.to_string(), accepted).to_string());
+                let another = Problem::new("spec.clusterIPs", addr.to_string(), "one address per family");
+                skipped.push(another.to_string());
             }
         }
     }
@@ -334,10 +339,10 @@ fn ports(root: &Field<'_>, skipped: &mut Vec<String>) -> Result<Vec<ServicePort>
     let items = root.get("spec").get("ports").items()?;
     let (mut ports, mut refused): (Vec<ServicePort>, Option<Problem>) = (Vec::new(), None);
     for item in &items {
-        let port = port(item, items.len() > 1).and_then(|port| match ports.iter().any(|other| collide(other, &port)) {
-            true => Err(item.problem("each name, and each pair of protocol and port, once")),
-            false => Ok(port),
-        });
+        let is_once = |port: &ServicePort| !ports.iter().any(|other| collide(other, port));
+        let once = "each name, and each pair of protocol and port, once";
+        let port = port(item, items.len() > 1, skipped);
+        let port = port.and_then(|port| is_once(&port).then_some(port).ok_or_else(|| item.problem(once)));
         refused = refused.or_else(|| port.as_ref().err().cloned());
         keep(&mut ports, skipped, port);
     }
@@ -348,14 +353,15 @@ fn ports(root: &Field<'_>, skipped: &mut Vec<String>) -> Result<Vec<ServicePort>
     }
 }
 
-fn port(item: &Field<'_>, one_of_several: bool) -> Result<ServicePort, Problem> {
+/// A port; a node port that cannot be read goes to `skipped`.
+fn port(item: &Field<'_>, one_of_several: bool, skipped: &mut Vec<String>) -> Result<ServicePort, Problem> {
     let name = item.get("name").text()?.unwrap_or_default().to_owned();
     if name.is_empty() && one_of_several {
         return Err(item.get("name").problem("a name for each of several ports"));
     }
     let port = item.get("port").port()?.ok_or_else(|| item.get("port").problem("a port from 1 to 65535"))?;
-    let (protocol, node_port) = (item.get("protocol").protocol()?, node_port(&item.get("nodePort"))?);
-    Ok(ServicePort { name, protocol, port, node_port })
+    let protocol = item.get("protocol").protocol()?;
+    Ok(ServicePort { name, protocol, port, node_port: or_open(skipped, node_port(&item.get("nodePort"))) })
 }
 
 fn collide(one: &ServicePort, other: &ServicePort) -> bool {
@@ -390,13 +396,13 @@ fn scheduler(field: &Field<'_>) -> Result<Option<Arc<Scheduler>>, Problem> {
     field.text()?.map(read).transpose()
 }
 
-fn affinity(spec: &Field<'_>) -> Result<Option<u32>, Problem> {
+fn affinity(spec: &Field<'_>, skipped: &mut Vec<String>) -> Result<Option<u32>, Problem> {
     let field = spec.get("sessionAffinity");
     match field.text()? {
         None | Some("" | "None") => Ok(None),
         Some("ClientIP") => {
             let seconds = spec.get("sessionAffinityConfig").get("clientIP").get("timeoutSeconds");
-            Ok(Some(seconds.seconds()?.unwrap_or(AFFINITY)))
+            Ok(Some(or_open(skipped, seconds.seconds()).unwrap_or(AFFINITY)))
         }
         Some(_) => Err(field.problem("None or ClientIP")),
     }
@@ -532,7 +538,6 @@ mod tests {
             (&["spec", "ports"], two(json!({"name": "a", "port": "81"})), "spec.ports[1].port"),
             (&["spec", "ports"], two(json!({"name": "a"})), "spec.ports[1].port"),
             (&["spec", "ports"], two(json!({"name": "a", "port": 81, "protocol": "tcp"})), "spec.ports[1].protocol"),
-            (&["spec", "ports"], two(json!({"name": "a", "port": 81, "nodePort": 70_000})), "spec.ports[1].nodePort"),
             (&["spec", "ports"], two(json!({"port": 81})), "spec.ports[1].name"),
             (&["spec", "ports"], two(json!({"name": "good", "port": 81})), "spec.ports[1]"),
             (&["spec", "ports"], two(json!({"name": "a", "port": 80})), "spec.ports[1]"),
@@ -568,6 +573,40 @@ mod tests {
             assert_eq!((service.cluster_ips.first().copied().is_some(), service.ports.len()), (true, 1), "{value}");
             assert_eq!(service.skipped.len(), 1, "{value}");
             assert!(service.skipped[0].starts_with(&format!("{field}: ")), "{:?}", service.skipped);
+        }
+    }
+
+    #[test]
+    fn an_option_that_cannot_be_read_takes_along_neither_its_port_nor_the_affinity_nor_the_other_address() {
+        for port in [json!({"port": 80, "nodePort": 70_000}), json!({"port": 80, "nodePort": "30080"})] {
+            let service = Service::from_json(&with(&["spec", "ports"], json!([port]))).unwrap();
+            assert_eq!(service.ports.iter().map(|port| (port.port, port.node_port)).collect::<Vec<_>>(), [(80, None)]);
+            assert!(service.skipped[0].starts_with("spec.ports[0].nodePort: "), "{:?}", service.skipped);
+        }
+        for seconds in [json!(0), json!(86_401), json!("60")] {
+            let mut object = with(&["spec", "sessionAffinity"], json!("ClientIP"));
+            object["spec"]["sessionAffinityConfig"] = json!({"clientIP": {"timeoutSeconds": seconds}});
+            let service = Service::from_json(&object).unwrap();
+            assert_eq!(service.affinity, Some(AFFINITY), "{seconds}");
+            let field = "spec.sessionAffinityConfig.clientIP.timeoutSeconds: ";
+            assert!(service.skipped[0].starts_with(field), "{:?}", service.skipped);
+        }
+        let mut object = with(&["spec", "clusterIP"], json!("192.168.0.300"));
+        object["spec"]["clusterIPs"] = json!(["192.168.0.300", "fd00::10"]);
+        let service = Service::from_json(&object).unwrap();
+        assert_eq!(service.cluster_ips, ["fd00::10".parse::<IpAddr>().unwrap()]);
+        assert!(service.skipped[0].starts_with("spec.clusterIP: \"192.168.0.300\""), "{:?}", service.skipped);
+    }
+
+    #[test]
+    fn addresses_count_where_the_older_field_is_open() {
+        for older in [json!(null), json!("")] {
+            let mut object = with(&["spec", "clusterIP"], older);
+            object["spec"]["clusterIPs"] = json!(["192.168.0.10", "fd00::10"]);
+            assert_eq!(Service::from_json(&object).unwrap().cluster_ips.len(), 2);
+            object["spec"]["clusterIPs"] = json!(["None"]);
+            let service = Service::from_json(&object).unwrap();
+            assert_eq!((service.cluster_ips.len(), service.skipped.len()), (0, 0));
         }
     }
 
