@@ -11,6 +11,8 @@ use cluster::Problem;
 use netstate::{Prefix, Protocol};
 use serde_json::Value;
 
+use super::key::Kind;
+
 /// A place in an object: a value, or its absence, and the path that leads there.
 #[derive(Debug, Clone)]
 pub(crate) struct Field<'a> {
@@ -134,13 +136,16 @@ impl<'a> Field<'a> {
         parse_address(text).map(Some).ok_or_else(|| self.problem("an address such as 192.168.0.10"))
     }
 
-    /// Refuses an object of another kind than `kind`.
+    /// Refuses an object of another kind than `kind`, which another group may call the same. One that says no version is taken for ours.
     ///
     /// # Errors
-    /// When the object's `kind` is another.
-    pub(crate) fn expect_kind(&self, kind: &'static str) -> Result<(), Problem> {
-        let field = self.get("kind");
-        if field.text()? == Some(kind) { Ok(()) } else { Err(field.problem(kind)) }
+    /// When the object's `kind` or `apiVersion` is another.
+    pub(crate) fn expect_kind(&self, kind: Kind) -> Result<(), Problem> {
+        let (field, version) = (self.get("kind"), self.get("apiVersion"));
+        if field.text()? != Some(kind.name()) {
+            return Err(field.problem(kind.name()));
+        }
+        if kind.has(version.text()?) { Ok(()) } else { Err(version.problem(kind.versions())) }
     }
 
     /// A transport protocol; TCP when absent.

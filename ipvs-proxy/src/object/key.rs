@@ -52,6 +52,19 @@ impl Kind {
         }
     }
 
+    /// Whether an object that says `api_version` is of this kind.
+    pub(crate) fn has(self, api_version: Option<&str>) -> bool {
+        Self::IN_MANIFESTS.iter().any(|kind| kind.name == self.name() && kind.has(api_version))
+    }
+
+    /// The versions that are read, in words.
+    pub(crate) const fn versions(self) -> &'static str {
+        match self {
+            Self::Service | Self::Node => "v1",
+            Self::EndpointSlice => "discovery.k8s.io/v1 or discovery.k8s.io/v1beta1",
+        }
+    }
+
     /// The folder that etcd keeps objects of this kind in.
     #[must_use]
     pub(crate) const fn folder(self) -> &'static str {

@@ -13,6 +13,7 @@ use netstate::{IpFamily, Prefix};
 use serde_json::Value;
 
 use super::field::{Field, is_unusable, keep, parse_network};
+use super::key::Kind;
 use super::{ObjectName, cluster_name};
 
 /// Label of the zone.
@@ -63,7 +64,7 @@ impl Node {
     /// When it is no Node or has no name.
     pub(crate) fn from_json(object: &Value) -> Result<Self, Problem> {
         let root = Field::root(object);
-        root.expect_kind("Node")?;
+        root.expect_kind(Kind::Node)?;
         let name = cluster_name(&root)?;
         let mut skipped = Vec::new();
         let zone = or_none(&mut skipped, root.get("metadata").get("labels").get(ZONE).text());

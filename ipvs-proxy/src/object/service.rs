@@ -16,6 +16,7 @@ use serde_json::Value;
 
 use super::affinity_prefix::AffinityPrefix;
 use super::field::{Field, is_unusable, keep, parse_network};
+use super::key::Kind;
 use super::weights::Weights;
 use super::{ObjectName, object_name};
 
@@ -156,7 +157,7 @@ impl Service {
     /// The first field that is not as the API demands.
     pub(crate) fn from_json(object: &Value) -> Result<Self, Problem> {
         let root = Field::root(object);
-        root.expect_kind("Service")?;
+        root.expect_kind(Kind::Service)?;
         let name = object_name(&root)?;
         if name.namespace().len().max(name.name().len()) > LONGEST_NAME {
             return Err(root.get("metadata").problem("a namespace and a name of at most 63 letters"));
@@ -626,6 +627,8 @@ mod tests {
     fn malformed_services_are_refused_with_the_field() {
         for (path, value, field) in [
             (&["kind"][..], json!("Pod"), "kind"),
+            (&["apiVersion"], json!("serving.knative.dev/v1"), "apiVersion"),
+            (&["apiVersion"], json!("v2"), "apiVersion"),
             (&["spec"], json!(null), "spec"),
             (&["spec", "clusterIP"], json!("192.168.0"), "spec.clusterIP"),
             (&["spec", "clusterIP"], json!("127.0.0.1"), "spec.clusterIP"),

@@ -11,6 +11,7 @@ use netstate::{IpFamily, Protocol};
 use serde_json::Value;
 
 use super::field::{Field, is_unusable, keep};
+use super::key::Kind;
 use super::topology::{Hints, Topology};
 use super::trigger::Trigger;
 use super::{ObjectName, object_name};
@@ -73,7 +74,7 @@ impl EndpointSlice {
     /// The first field that is not as the API demands.
     pub(crate) fn from_json(object: &Value) -> Result<Self, Problem> {
         let root = Field::root(object);
-        root.expect_kind("EndpointSlice")?;
+        root.expect_kind(Kind::EndpointSlice)?;
         let name = object_name(&root)?;
         let label = root.get("metadata").get("labels").get(SERVICE_NAME);
         let service = label.text()?.filter(|text| !text.is_empty());
@@ -311,6 +312,7 @@ mod tests {
     fn malformed_slices_are_refused_with_the_field() {
         for (key, value, field) in [
             ("kind", json!("Endpoints"), "kind"),
+            ("apiVersion", json!("v1"), "apiVersion"),
             ("metadata", json!({"name": "web-1"}), "metadata.labels.kubernetes.io/service-name"),
             ("addressType", json!("IPv5"), "addressType"),
             ("ports", json!({}), "ports"),

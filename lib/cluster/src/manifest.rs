@@ -27,7 +27,8 @@ pub struct Kind {
 
 impl Kind {
     /// Whether an object that says `api_version` is of this kind. One that says none is taken for ours.
-    fn has(&self, api_version: Option<&str>) -> bool {
+    #[must_use]
+    pub fn has(&self, api_version: Option<&str>) -> bool {
         let Some(text) = api_version else { return true };
         let (group, version) = text.split_once('/').unwrap_or(("", text));
         group == self.group && self.versions.contains(&version)
