@@ -117,6 +117,37 @@ fn one_deleted_server_among_many_is_back_as_soon_as_among_few() -> Result<()> {
     Ok(())
 }
 
+/// The kernel says how many virtual servers there are of IPv4 alone.
+fn deleted_servers_of_ipv6_among_many_are_back_as_those_of_ipv4_are() -> Result<()> {
+    let nodes = families::start()?;
+    let node = nodes.node()?;
+    let mut text = String::new();
+    for index in 1..=300 {
+        let four = format!("192.168.{}.{}", 8 + index / 200, 1 + index % 200);
+        let addresses = format!("clusterIP: {four}, clusterIPs: [{four}, \"fd09::{index}\"]");
+        let one = families::web(&addresses, "PreferDualStack").replace("web", &format!("s{index}"));
+        writeln!(text, "{one}---").unwrap();
+    }
+    nodes.publish("many.yaml", &text)?;
+    let _proxy = families::proxy(&nodes, "ipvs", &families::DUAL)?;
+    let whole = eventually(SOON, || {
+        let all = servers(node)?;
+        ensure!(all.iter().filter(|line| line.starts_with("-A -t [fd09::")).count() == 300, "{}", all.len());
+        Ok::<_, anyhow::Error>(all)
+    })?;
+    for words in [&["ipvsadm", "-D", "-t", "[fd09::299]:80"][..], &["ipvsadm", "-C"]] {
+        let limit = away(node)?;
+        node.run(words)?;
+        let deleted = Instant::now();
+        eventually(limit, || {
+            ensure!(servers(node)? == whole, "after {words:?}");
+            Ok(())
+        })?;
+        eprintln!("{words:?}: back after {:?}", deleted.elapsed());
+    }
+    Ok(())
+}
+
 fn a_deleted_server_whose_endpoint_changes_is_back_at_once() -> Result<()> {
     let nodes = Nodes::start()?;
     nodes.publish("service.yaml", WEB_SERVICE)?;
@@ -192,6 +223,7 @@ fn main() -> ExitCode {
             a_scheduler_that_the_kernel_has_not_is_refused_before_anything_is_touched,
             services_work_beside_a_forward_chain_that_drops_and_its_denials_still_deny,
             one_deleted_server_among_many_is_back_as_soon_as_among_few,
+            deleted_servers_of_ipv6_among_many_are_back_as_those_of_ipv4_are,
             a_deleted_server_whose_endpoint_changes_is_back_at_once,
             a_local_route_of_a_virtual_address_that_somebody_deletes_is_back_within_a_second,
         ],

@@ -489,6 +489,30 @@ fn real_servers_are_compared_in_turn_until_all_were() {
     }
 }
 
+/// Their real servers are compared in turn, which takes longer than anybody should wait for a virtual server.
+fn one_listing_finds_every_server_of_ipv6_that_is_gone_or_different() {
+    uplink();
+    let mut table = IpvsTable::new(Ipvs::open().unwrap(), []);
+    let six = |port| VirtualServerKey { protocol: Protocol::Tcp, addr: "fd00::a".parse().unwrap(), port };
+    let mut rows = made(&mut table, 300);
+    let of_ipv6 = (1..=300).map(|port| (six(port), serving(scheduler("rr"), six(port), &[(2, 1)])));
+    let steps: Vec<_> = of_ipv6.map(|(key, value)| Step::Create(key, value)).collect();
+    assert!(table.apply(&steps).iter().all(Result::is_ok));
+    rows.extend(steps.into_iter().filter_map(|step| match step {
+        Step::Create(key, value) => Some((key, Observed { value, owner: Owner::Ours })),
+        _ => None,
+    }));
+    sh("ipvsadm", &["-A", "-t", "[fd00::b]:80", "-s", "wlc"]);
+    sh("ipvsadm", &["-D", "-t", "[fd00::a]:299"]);
+    sh("ipvsadm", &["-E", "-t", "[fd00::a]:300", "-s", "wrr"]);
+    assert_eq!(table.differing_in_turn(&rows).unwrap(), [six(299), six(300)].into());
+    // Whoever takes those of IPv4 away has the others listed at once.
+    sh("ipvsadm", &["-C"]);
+    assert_eq!(table.differing(&rows).unwrap().len(), 300);
+    let of_ipv6 = table.differing_in_turn(&rows).unwrap().into_iter().filter(|key| key.addr.is_ipv6());
+    assert_eq!(of_ipv6.count(), 300);
+}
+
 fn virtual_server_that_is_gone_is_named_by_the_steps_that_relied_on_it() {
     uplink();
     let mut table = IpvsTable::new(Ipvs::open().unwrap(), []);
@@ -570,6 +594,7 @@ fn main() -> ExitCode {
             real_servers_are_read_whole_however_many_there_are,
             servers_of_another_network_namespace_hide_none_of_ours,
             real_servers_are_compared_in_turn_until_all_were,
+            one_listing_finds_every_server_of_ipv6_that_is_gone_or_different,
             virtual_server_that_is_gone_is_named_by_the_steps_that_relied_on_it,
             scheduler_is_asked_for_without_making_anything,
             connections_are_counted,

@@ -11,8 +11,8 @@ const FEW_REQUESTS: &str = "there are three watches, and few requests besides";
 const NO_PERIOD: &str = "changes are applied as they come, and what somebody else deletes is back within a second";
 
 /// The same of IPVS, which announces nothing.
-const NO_IPVS_PERIOD: &str = "changes are applied as they come, and a virtual server that somebody else deletes is back within a second, a real \
-                              server or an option as soon as a listing costs little, within 30 seconds";
+const NO_IPVS_PERIOD: &str = "changes are applied as they come, and a virtual server that somebody else deletes is back within a second, one of \
+                              IPv6 as soon as a listing costs little, within 10 seconds, a real server or an option likewise, within 30 seconds";
 const NO_MARK: &str = "what is masqueraded is marked by bit 14, and the mark is cleared behind it";
 const ONE_NODE: &str = "the source is asked for the Node object by that name";
 const ONE_LOG: &str = "the log of a process is set up once, before the first line of it";

@@ -2,12 +2,15 @@
 //!
 //! IPVS announces no changes, so this is how a change by another program is found. Three questions: how many virtual servers there are
 //! (one call, whatever they are); what they are and how many real servers each has (one call, a millisecond for ten thousand); what the
-//! real servers are (a call for each virtual server, so some in turn).
+//! real servers are (a call for each virtual server, so some in turn). The first two know IPv4 alone: virtual servers of IPv6 are listed by
+//! netlink, which makes a message of each one of either family, as often as that takes a small share of a processor.
 
 use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv6Addr};
 use std::ops::Bound;
 use std::time::{Duration, Instant};
 
+use netstate::Protocol;
 use netstate::ipvs::{Row, VirtualServerKey};
 
 use super::IpvsTable;
@@ -20,6 +23,12 @@ const LEAST: usize = 4;
 
 /// How long a turn goes on beyond these.
 const TURN: Duration = Duration::from_micros(200);
+
+/// How many times longer than a listing of IPv6 takes is the time to the next, up to [`SELDOM_IPV6`].
+const SHARE_IPV6: u32 = 200;
+
+/// The longest time between two.
+const SELDOM_IPV6: Duration = Duration::from_secs(10);
 
 impl IpvsTable {
     /// True when the kernel holds no IPv4 virtual server, whoever's. Costs one call.
@@ -58,12 +67,15 @@ impl IpvsTable {
         let listed = listing.of(|key| suspected.contains(key));
         let differing = differing(suspected.clone(), listed, believed);
         self.agreement.keep_open(&differing);
+        if !differing.is_empty() {
+            // Whoever changed these may have changed others as well.
+            self.next_ipv6 = None;
+        }
         Ok(differing)
     }
 
-    /// Of the virtual servers of ours in `believed` whose turn it is, those that are missing, whose real servers differ in
-    /// anything, or, with an IPv6 address, that are different themselves. A turn begins behind the one before and lasts a fraction
-    /// of a millisecond.
+    /// Of the virtual servers of ours in `believed` whose turn it is, those that are missing or whose real servers differ in anything. A turn
+    /// begins behind the one before and lasts a fraction of a millisecond. Besides, when it is time, all of IPv6 that are missing or different.
     ///
     /// # Errors
     /// When the kernel cannot be read.
@@ -71,7 +83,8 @@ impl IpvsTable {
         &mut self,
         believed: &Rows<VirtualServerKey, Row>,
     ) -> Result<BTreeSet<VirtualServerKey>, KernelError> {
-        let (begun, last, mut found) = (Instant::now(), self.compared, BTreeSet::new());
+        let mut found = self.differing_ipv6(believed)?;
+        let (begun, last) = (Instant::now(), self.compared);
         let behind = last.map_or(Bound::Unbounded, Bound::Excluded);
         let before = last.map(|last| believed.range(..=last)).into_iter().flatten();
         let turn = believed.range((behind, Bound::Unbounded)).chain(before);
@@ -88,11 +101,30 @@ impl IpvsTable {
         Ok(found)
     }
 
-    /// Whether the kernel holds a row as it is believed. Of one with an IPv4 address only the real servers are asked for.
-    fn agrees(&mut self, key: &VirtualServerKey, believed: &Row) -> Result<bool, KernelError> {
-        if key.addr.is_ipv6() && self.ipvs().virtual_server(key)?.as_ref() != Some(&*believed.server) {
-            return Ok(false);
+    /// When it is time, the IPv6 virtual servers of ours in `believed` that are missing or different.
+    fn differing_ipv6(
+        &mut self,
+        believed: &Rows<VirtualServerKey, Row>,
+    ) -> Result<BTreeSet<VirtualServerKey>, KernelError> {
+        let begun = Instant::now();
+        if self.next_ipv6.is_some_and(|next| begun < next) {
+            return Ok(BTreeSet::new());
         }
+        let mut suspected: BTreeSet<_> = of_ipv6(believed).map(|(key, _)| *key).collect();
+        if suspected.is_empty() {
+            return Ok(suspected);
+        }
+        for (key, value) in self.ipvs.virtual_servers_of_ipv6()? {
+            if believed.get(&key).is_some_and(|row| *row.value.server == value) {
+                suspected.remove(&key);
+            }
+        }
+        self.next_ipv6 = Some(begun + begun.elapsed().saturating_mul(SHARE_IPV6).min(SELDOM_IPV6));
+        Ok(suspected)
+    }
+
+    /// Whether the kernel holds the real servers of a row as they are believed.
+    fn agrees(&mut self, key: &VirtualServerKey, believed: &Row) -> Result<bool, KernelError> {
         Ok(self.real_servers(key)?.as_ref() == Some(&believed.reals))
     }
 
@@ -107,6 +139,14 @@ impl IpvsTable {
         let rows = services.iter().map(|key| Ok(self.row_of(key)?.map(|row| (*key, row))));
         rows.filter_map(Result::transpose).collect()
     }
+}
+
+/// The IPv6 virtual servers of ours in `believed`.
+fn of_ipv6(believed: &Rows<VirtualServerKey, Row>) -> impl Iterator<Item = (&VirtualServerKey, &Observed<Row>)> {
+    let from = |protocol| VirtualServerKey { protocol, addr: IpAddr::V6(Ipv6Addr::UNSPECIFIED), port: 0 };
+    let to = |protocol| VirtualServerKey { protocol, addr: IpAddr::V6(Ipv6Addr::from(u128::MAX)), port: u16::MAX };
+    let all = Protocol::ALL.into_iter().flat_map(move |protocol| believed.range(from(protocol)..=to(protocol)));
+    all.filter(|(_, row)| row.owner == Owner::Ours)
 }
 
 /// The IPv4 virtual servers of ours in `believed`; of the `suspects` only, where it is not all.

@@ -162,6 +162,16 @@ impl Ipvs {
         Ok(answers.iter().filter_map(|body| wire::read_service(body)).collect())
     }
 
+    /// Those of them that are of IPv6.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub(super) fn virtual_servers_of_ipv6(&mut self) -> Result<Vec<(VirtualServerKey, VirtualServer)>, KernelError> {
+        let read = |body: &[u8]| wire::read_service(body).filter(|(key, _)| key.addr.is_ipv6());
+        let listed = self.genl.list(wire::GET_SERVICE, Writer::default(), read);
+        listed.map_err(|fault| KernelError::new("list", "IPVS virtual servers of IPv6", fault))
+    }
+
     /// What the virtual servers have counted that have counted anything.
     ///
     /// # Errors

@@ -13,6 +13,7 @@
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::time::Instant;
 
 use netstate::ipvs::{RealServers, Row, VirtualServer, VirtualServerKey};
 use reconcile::{Observed, Owner, Rows, Step, Target};
@@ -46,6 +47,8 @@ pub struct IpvsTable {
     pub(super) agreement: Agreement,
     /// The virtual server whose real servers were compared last.
     pub(super) compared: Option<VirtualServerKey>,
+    /// When the virtual servers of IPv6 are listed again; `None` before they were.
+    pub(super) next_ipv6: Option<Instant>,
     /// How many virtual servers of IPv4 there were when all were compared last, whoever's; `None` once a step may have changed that.
     pub(super) counted: Option<usize>,
 }
@@ -55,8 +58,9 @@ impl IpvsTable {
     #[must_use]
     pub fn new(ipvs: Ipvs, owned: impl IntoIterator<Item = VirtualServerKey>) -> Self {
         let (owned, adopted, vanished) = (owned.into_iter().collect(), BTreeSet::new(), BTreeSet::new());
-        let (partial, agreement, compared) = (BTreeSet::new(), Agreement::default(), None);
-        Self { ipvs, owned, adopted, vanished, partial, serves_ipv6: true, agreement, compared, counted: None }
+        let (partial, agreement, serves_ipv6) = (BTreeSet::new(), Agreement::default(), true);
+        let (compared, next_ipv6, counted) = (None, None, None);
+        Self { ipvs, owned, adopted, vanished, partial, serves_ipv6, agreement, compared, next_ipv6, counted }
     }
 
     /// Nobody will desire virtual servers of IPv6: unless some are ours from before, they are not listed. Only netlink knows them, which has no
