@@ -1,7 +1,7 @@
 //! Endpoints of core/v1 as EndpointSlices, for servers that have no others.
 //!
 //! Pure. Invariant: the same as Kubernetes' mirroring controller makes of them: a slice for each subset and family, ready addresses ready
-//! and the others not, a port without a name as it is.
+//! and the others not, a port without a name as it is; one without endpoints where there is no address at all.
 
 use std::net::IpAddr;
 
@@ -12,6 +12,15 @@ pub(super) fn slices(endpoints: &Value) -> Vec<Value> {
     let metadata = &endpoints["metadata"];
     let mut labels = metadata.get("labels").and_then(Value::as_object).cloned().unwrap_or_default();
     labels.insert("kubernetes.io/service-name".to_owned(), metadata["name"].clone());
+    let slice = |family: &str, ports: Value, endpoints: Vec<Value>| {
+        json!({
+            "kind": "EndpointSlice",
+            "metadata": {"name": metadata["name"], "namespace": metadata["namespace"], "labels": labels},
+            "addressType": family,
+            "ports": ports,
+            "endpoints": endpoints,
+        })
+    };
     let subsets = endpoints.get("subsets").and_then(Value::as_array);
     let mut found = Vec::new();
     for subset in subsets.into_iter().flatten() {
@@ -25,14 +34,12 @@ pub(super) fn slices(endpoints: &Value) -> Vec<Value> {
             if endpoints.is_empty() {
                 continue;
             }
-            found.push(json!({
-                "kind": "EndpointSlice",
-                "metadata": {"name": metadata["name"], "namespace": metadata["namespace"], "labels": labels},
-                "addressType": family,
-                "ports": subset.get("ports").cloned().unwrap_or_else(|| json!([])),
-                "endpoints": endpoints,
-            }));
+            let ports = subset.get("ports").cloned().unwrap_or_else(|| json!([]));
+            found.push(slice(family, ports, endpoints));
         }
+    }
+    if found.is_empty() {
+        found.push(slice("IPv4", json!([]), Vec::new()));
     }
     found
 }

@@ -310,7 +310,24 @@ mod tests {
         joined.waiting.clear();
         joined.take_slice(put("shop/web", endpoints(&[80])));
         assert_eq!(kinds(&mut joined), ["a slice", "a slice gone", "a slice gone"]);
-        joined.take_slice(put("shop/web", endpoints(&[])));
+    }
+
+    /// Were these deletions, three Services that lose their Pods together would be taken for a source that shows nothing.
+    #[test]
+    fn endpoints_without_subsets_are_an_empty_slice_and_nothing_that_was_deleted() {
+        let mut joined = Joined { all_listed: true, ..Joined::default() };
+        for text in [
+            r#"{"metadata":{"name":"web","namespace":"shop"}}"#,
+            r#"{"metadata":{"name":"web","namespace":"shop"},"subsets":[]}"#,
+            r#"{"metadata":{"name":"web","namespace":"shop"},"subsets":[{"ports":[{"port":80}]}]}"#,
+        ] {
+            let parts = of_endpoints("shop/web", text);
+            let slice = parts[0].as_ref().unwrap();
+            assert_eq!((slice.service.to_string().as_str(), slice.endpoints.len()), ("shop/web", 0));
+            joined.take_slice(put("shop/web", parts));
+            assert_eq!(kinds(&mut joined), ["a slice"]);
+        }
+        joined.take_slice(Event::Delete { key: "shop/web".to_owned(), revision: 2 });
         assert_eq!(kinds(&mut joined), ["a slice gone"]);
     }
 }
