@@ -181,6 +181,14 @@ pub(crate) fn keep<T>(elements: &mut Vec<T>, skipped: &mut Vec<String>, element:
     }
 }
 
+/// The value, or what counts when it is left open; why it cannot be read is noted.
+pub(crate) fn or_open<T: Default>(skipped: &mut Vec<String>, value: Result<T, Problem>) -> T {
+    value.unwrap_or_else(|problem| {
+        skipped.push(problem.to_string());
+        T::default()
+    })
+}
+
 /// Enough of a long value to recognise it.
 fn shortened(text: &str) -> String {
     const ENOUGH: usize = 80;

@@ -11,6 +11,7 @@ pub(crate) mod node;
 mod pairs;
 pub(crate) mod service;
 pub(crate) mod service_cidr;
+mod service_port;
 pub(crate) mod slice;
 #[cfg(test)]
 mod tests;

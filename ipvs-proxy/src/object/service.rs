@@ -11,14 +11,17 @@ use std::sync::Arc;
 use cluster::Problem;
 use netstate::family::PerFamily;
 use netstate::scheduler::Scheduler;
-use netstate::{IpFamily, Prefix, Protocol};
+use netstate::{IpFamily, Prefix};
 use serde_json::Value;
 
 use super::affinity_prefix::AffinityPrefix;
-use super::field::{Field, is_unusable, keep, parse_network};
+use super::field::{Field, is_unusable, keep, or_open, parse_network};
 use super::key::Kind;
+use super::service_port::{node_port, ports};
 use super::weights::Weights;
 use super::{ObjectName, object_name};
+
+pub(crate) use super::service_port::ServicePort;
 
 /// Label that leaves a Service to another proxy.
 const PROXY_NAME: &str = "service.kubernetes.io/service-proxy-name";
@@ -67,19 +70,6 @@ pub(crate) struct Service {
     pub(crate) weights: Option<Weights>,
     /// Elements that cannot be read and are left out, as `field: value; accepted: form`.
     pub(crate) skipped: Vec<String>,
-}
-
-/// A port of a Service.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct ServicePort {
-    /// Its name, which finds the port of an EndpointSlice; empty for an only port.
-    pub(crate) name: String,
-    /// Transport protocol.
-    pub(crate) protocol: Protocol,
-    /// The virtual port.
-    pub(crate) port: u16,
-    /// The port at every address of the node, if it has one.
-    pub(crate) node_port: Option<u16>,
 }
 
 /// An address of a load balancer.
@@ -247,14 +237,6 @@ impl Service {
     }
 }
 
-/// The value, or what counts when it is left open; why it cannot be read is noted.
-fn or_open<T: Default>(skipped: &mut Vec<String>, value: Result<T, Problem>) -> T {
-    value.unwrap_or_else(|problem| {
-        skipped.push(problem.to_string());
-        T::default()
-    })
-}
-
 fn created(root: &Field<'_>) -> Result<Arc<str>, Problem> {
     Ok(root.get("metadata").get("creationTimestamp").text()?.map_or_else(Arc::default, Into::into))
 }
@@ -336,44 +318,6 @@ fn usable_address(field: &Field<'_>) -> Result<IpAddr, Problem> {
     field.address()?.filter(|addr| !is_unusable(*addr)).ok_or_else(|| field.problem(accepted))
 }
 
-fn ports(root: &Field<'_>, skipped: &mut Vec<String>) -> Result<Vec<ServicePort>, Problem> {
-    let items = root.get("spec").get("ports").items()?;
-    let (mut ports, mut refused): (Vec<ServicePort>, Option<Problem>) = (Vec::new(), None);
-    for item in &items {
-        let is_once = |port: &ServicePort| !ports.iter().any(|other| collide(other, port));
-        let once = "each name, and each pair of protocol and port, once";
-        let port = port(item, items.len() > 1, skipped);
-        let port = port.and_then(|port| is_once(&port).then_some(port).ok_or_else(|| item.problem(once)));
-        refused = refused.or_else(|| port.as_ref().err().cloned());
-        keep(&mut ports, skipped, port);
-    }
-    match refused {
-        // Nothing would be left of the Service: it is malformed.
-        Some(problem) if ports.is_empty() => Err(problem),
-        _ => Ok(ports),
-    }
-}
-
-/// A port; a node port that cannot be read goes to `skipped`.
-fn port(item: &Field<'_>, one_of_several: bool, skipped: &mut Vec<String>) -> Result<ServicePort, Problem> {
-    let name = item.get("name").text()?.unwrap_or_default().to_owned();
-    if name.is_empty() && one_of_several {
-        return Err(item.get("name").problem("a name for each of several ports"));
-    }
-    let port = item.get("port").port()?.ok_or_else(|| item.get("port").problem("a port from 1 to 65535"))?;
-    let protocol = item.get("protocol").protocol()?;
-    Ok(ServicePort { name, protocol, port, node_port: or_open(skipped, node_port(&item.get("nodePort"))) })
-}
-
-fn collide(one: &ServicePort, other: &ServicePort) -> bool {
-    (one.protocol, one.port) == (other.protocol, other.port) || one.name == other.name
-}
-
-/// A port of the node; the API writes 0 for none.
-fn node_port(field: &Field<'_>) -> Result<Option<u16>, Problem> {
-    if field.is_zero() { Ok(None) } else { field.port() }
-}
-
 /// A load balancer asks for a node's endpoints only where it sends nobody to another node's.
 fn health_check(spec: &Field<'_>, external: Policy) -> Result<Option<u16>, Problem> {
     let field = spec.get("healthCheckNodePort");
@@ -411,6 +355,7 @@ fn affinity(spec: &Field<'_>, skipped: &mut Vec<String>) -> Result<Option<u32>, 
 
 #[cfg(test)]
 mod tests {
+    use netstate::Protocol;
     use serde_json::json;
 
     use super::*;
