@@ -153,10 +153,11 @@ impl Service {
             return Err(root.get("metadata").problem("a namespace and a name of at most 63 letters"));
         }
         let mut service = Self::nobodys(name);
-        let cluster_ips = if is_elsewhere(&root)? { Vec::new() } else { cluster_ips(&root, &mut service.skipped)? };
+        let is_elsewhere = is_elsewhere(&root)?;
+        let cluster_ips = if is_elsewhere { Vec::new() } else { cluster_ips(&root, &mut service.skipped)? };
         let ports = ports(&root, &mut service.skipped)?;
         if cluster_ips.is_empty() {
-            service.skipped.clear();
+            service.skipped = lacking_address(&root).filter(|_| !is_elsewhere).into_iter().collect();
             return Ok(service);
         }
         (service.cluster_ips, service.ports) = (cluster_ips, ports);
@@ -246,6 +247,13 @@ fn is_elsewhere(root: &Field<'_>) -> Result<bool, Problem> {
     let labels = root.get("metadata").get("labels");
     let external = root.get("spec").get("type").text()? == Some("ExternalName");
     Ok(external || !labels.get(PROXY_NAME).is_absent())
+}
+
+/// What to say of a Service that is not headless and has no address: the API server gives it one, and nobody does here.
+fn lacking_address(root: &Field<'_>) -> Option<String> {
+    let (field, listed) = (root.get("spec").get("clusterIP"), root.get("spec").get("clusterIPs"));
+    let is_open = matches!(field.text(), Ok(None | Some(""))) && listed.items().is_ok_and(|items| items.is_empty());
+    is_open.then(|| field.problem("an address of the Service network, or None").to_string())
 }
 
 fn cluster_ips(root: &Field<'_>, skipped: &mut Vec<String>) -> Result<Vec<IpAddr>, Problem> {
@@ -542,6 +550,36 @@ mod tests {
         let service = Service::from_json(&object).unwrap();
         assert_eq!(service.cluster_ips, ["fd00::10".parse::<IpAddr>().unwrap()]);
         assert!(service.skipped[0].starts_with("spec.clusterIP: \"192.168.0.300\""), "{:?}", service.skipped);
+    }
+
+    #[test]
+    fn a_node_port_that_two_ports_ask_for_is_the_first_ones_and_named() {
+        let ports = json!([
+            {"name": "http", "port": 80, "nodePort": 30_080}, {"name": "https", "port": 443, "nodePort": 30_080},
+            {"name": "dns", "port": 53, "protocol": "UDP", "nodePort": 30_080}
+        ]);
+        let service = Service::from_json(&with(&["spec", "ports"], ports)).unwrap();
+        let node_ports: Vec<_> = service.ports.iter().map(|port| port.node_port).collect();
+        assert_eq!(node_ports, [Some(30_080), None, Some(30_080)]);
+        assert!(service.skipped[0].starts_with("spec.ports[1].nodePort: 30080"), "{:?}", service.skipped);
+    }
+
+    #[test]
+    fn a_service_that_nobody_has_given_an_address_is_named() {
+        for (path, value, named) in [
+            (&["spec", "clusterIP"][..], json!(null), true),
+            (&["spec", "clusterIP"], json!(""), true),
+            (&["spec", "clusterIP"], json!("None"), false),
+            (&["spec"], json!({"clusterIPs": ["None"], "ports": [{"port": 80}]}), false),
+            (&["spec"], json!({"type": "ExternalName", "ports": [{"port": 80}]}), false),
+        ] {
+            let skipped = Service::from_json(&with(path, value.clone())).unwrap().skipped;
+            assert_eq!(
+                skipped.iter().any(|reason| reason.starts_with("spec.clusterIP: ")),
+                named,
+                "{value} {skipped:?}"
+            );
+        }
     }
 
     #[test]

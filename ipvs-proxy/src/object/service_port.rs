@@ -1,6 +1,6 @@
 //! `ServicePort`: a port of a Service.
 //!
-//! Invariant: of the ports of a Service each name, and each pair of protocol and port, is there once.
+//! Invariant: of the ports of a Service each name, and each pair of protocol and port, or node port, is there once.
 
 use cluster::Problem;
 use netstate::Protocol;
@@ -30,7 +30,14 @@ pub(super) fn ports(root: &Field<'_>, skipped: &mut Vec<String>) -> Result<Vec<S
     for item in &items {
         let is_once = |port: &ServicePort| !ports.iter().any(|other| collide(other, port));
         let once = "each name, and each pair of protocol and port, once";
-        let port = port(item, items.len() > 1, skipped);
+        let mut port = port(item, items.len() > 1, skipped);
+        if let Ok(port) = &mut port
+            && ports.iter().any(|other| share_node_port(other, port))
+        {
+            port.node_port = None;
+            let accepted = "each pair of protocol and node port once";
+            skipped.push(item.get("nodePort").problem(accepted).to_string());
+        }
         let port = port.and_then(|port| is_once(&port).then_some(port).ok_or_else(|| item.problem(once)));
         refused = refused.or_else(|| port.as_ref().err().cloned());
         keep(&mut ports, skipped, port);
@@ -55,6 +62,10 @@ fn port(item: &Field<'_>, one_of_several: bool, skipped: &mut Vec<String>) -> Re
 
 fn collide(one: &ServicePort, other: &ServicePort) -> bool {
     (one.protocol, one.port) == (other.protocol, other.port) || one.name == other.name
+}
+
+fn share_node_port(one: &ServicePort, other: &ServicePort) -> bool {
+    one.node_port.is_some() && (one.protocol, one.node_port) == (other.protocol, other.node_port)
 }
 
 /// A port of the node; the API writes 0 for none.
