@@ -68,11 +68,6 @@ impl Doubt {
         was
     }
 
-    /// Objects that are withheld.
-    pub(super) fn count(&self) -> usize {
-        self.withheld.len()
-    }
-
     /// Objects of one kind that are withheld.
     pub(super) fn count_of(&self, kind: Kind) -> usize {
         self.withheld.iter().filter(|key| key.kind == kind).count()

@@ -222,7 +222,8 @@ impl View {
             };
             deleted.extend(names.into_iter().map(|name| ObjectKey { kind: *kind, name }));
         }
-        let known = self.known(kinds).saturating_sub(self.doubt.count());
+        let withheld: usize = kinds.iter().map(|kind| self.doubt.count_of(*kind)).sum();
+        let known = self.known(kinds).saturating_sub(withheld);
         if is_doubtful(known, deleted.len(), How::Deletions) || self.takes_a_kind(kinds, &deleted, How::Deletions) {
             self.doubt.withhold(deleted, None);
             return BTreeSet::new();
@@ -588,6 +589,27 @@ mod tests {
         assert_eq!(view.services().count(), 3);
         view.take(delete("services/default/s11"));
         assert_eq!(view.take(Update::Every(Event::Commit)), names(&["s11"]));
+    }
+
+    #[test]
+    fn what_is_withheld_of_one_kind_makes_no_deletion_of_another_doubtful() {
+        let mut view = View::default();
+        for n in 10..30 {
+            let json = json!({"kind": "Service", "metadata": {"name": format!("s{n}")},
+                "spec": {"clusterIP": format!("192.168.0.{n}")}});
+            view.take(put(&format!("services/default/s{n}"), &json));
+            let labels = json!({"kubernetes.io/service-name": format!("s{n}")});
+            let json = json!({"kind": "EndpointSlice", "addressType": "IPv4",
+                "metadata": {"name": format!("s{n}"), "labels": labels}});
+            view.take(put(&format!("endpointslices/default/s{n}"), &json));
+        }
+        view.take(Update::Slice(Event::Reset));
+        view.take(Update::Slice(Event::Complete));
+        assert_eq!(view.doubt().count_of(Kind::EndpointSlice), 20);
+        for n in 10..13 {
+            view.take(delete(&format!("services/default/s{n}")));
+        }
+        assert_eq!(view.take(Update::Service(Event::Commit)), names(&["s10", "s11", "s12"]));
     }
 
     #[test]
