@@ -5,6 +5,8 @@
 //! * it has no record (the chain that ran here before us made it), and no Pod of that chain can be alive: every veth
 //!   of the host is a port of another bridge; nor was it given to another plugin since the node was started.
 //!
+//! What else the attachment held goes first: a host port or a rule that stayed would lead to whoever gets the address next.
+//!
 //! Invariant: whoever is at work on an attachment holds its record's lock; such a reservation is never touched. File
 //! times play no part: clocks are set back, and jump forward when the network comes up.
 
@@ -18,9 +20,10 @@ use netstate::{IfName, LinkKind};
 use crate::plan::gc::Subject;
 use crate::protocol::attachment::Attachment;
 use crate::protocol::error::CniError;
-use crate::reclaim::ifb;
-use crate::state::record;
-use crate::state::records::{Class, Found, Records};
+use crate::reclaim::release::close_ports;
+use crate::reclaim::{ifb, predecessor};
+use crate::state::record::{self, Ports};
+use crate::state::records::{Class, Found, Held, Records};
 use crate::state::reservations::{Locked, locked};
 
 /// The host's links, as far as leftovers are concerned.
@@ -78,7 +81,13 @@ impl<'a> Leftovers<'a> {
                         is_left
                     }
                 },
-                Some(Subject::Container(_)) => self.judges_unrecorded && !links.foreign_pods,
+                Some(Subject::Container(owner)) => {
+                    let is_left = self.judges_unrecorded && !links.foreign_pods;
+                    if is_left {
+                        predecessor::remove_container(self.network, &owner)?;
+                    }
+                    is_left
+                }
                 // No owner can ever ask for it back.
                 None => true,
             };
@@ -126,10 +135,14 @@ impl<'a> Leftovers<'a> {
             Err(_) | Ok(Found::Busy) => Ok(false),
             Ok(Found::None) => {
                 let is_left = self.judges_unrecorded && !has_link && !links.foreign_pods && !self.is_granted(owner);
-                if is_left && let Found::Held(grant) = self.grants.find(owner)? {
+                if !is_left || !self.release_chained(owner, Ports::None, host)? {
+                    return Ok(false);
+                }
+                predecessor::remove(self.network, owner)?;
+                if let Found::Held(grant) = self.grants.find(owner)? {
                     grant.remove()?;
                 }
-                Ok(is_left)
+                Ok(true)
             }
             Ok(Found::Held(mut held)) => {
                 let record = held.read();
@@ -137,10 +150,44 @@ impl<'a> Leftovers<'a> {
                 if of_this_boot && has_link {
                     return Ok(false);
                 }
+                let ports = match &record {
+                    None => Ports::Unlisted,
+                    // The table went with that boot.
+                    Some(_) if !of_this_boot => Ports::None,
+                    Some(record) => record.ports.clone(),
+                };
+                if !self.release_chained(owner, ports, host)? {
+                    return Ok(false);
+                }
                 ifb::remove(host, self.records, self.network, owner, record.as_ref())?;
                 held.remove().map(|()| true)
             }
         }
+    }
+
+    /// Releases the host ports of `owner`, `known` from its own record, and what chained names made for it; `false` when another
+    /// call works on that.
+    fn release_chained(&self, owner: &Attachment, known: Ports, host: &mut Rtnl) -> Result<bool, CniError> {
+        let limited = self.records.chained(Class::Bandwidth);
+        let (ports, limits) = (self.records.chained(Class::HostPorts).find(owner), limited.find(owner));
+        let (Ok(ports), Ok(limits)) = (ports, limits) else { return Ok(false) };
+        let (mut known, mut held) = (known, None);
+        match (ports, &limits) {
+            (Found::Busy, _) | (_, Found::Busy) => return Ok(false),
+            (Found::Held(mut ports), _) => {
+                known = known.and(ports.read().map_or(Ports::Unlisted, |record| record.ports));
+                held = Some(ports);
+            }
+            (Found::None, _) => {}
+        }
+        close_ports(self.network, owner, &known)?;
+        held.map_or(Ok(()), Held::remove)?;
+        if let Found::Held(mut held) = limits {
+            let record = held.read();
+            ifb::remove(host, &limited, self.network, owner, record.as_ref())?;
+            held.remove()?;
+        }
+        Ok(true)
     }
 }
 

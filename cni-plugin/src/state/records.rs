@@ -112,6 +112,14 @@ impl Records {
         Self { levels }
     }
 
+    /// The records of the chained `class` for the same attachments. These are of [`Class::Attachment`].
+    #[must_use]
+    pub(crate) fn chained(&self, class: Class) -> Self {
+        let top = self.levels.first().map_or(Path::new(""), PathBuf::as_path);
+        let network = self.dir().file_name().unwrap_or_default().to_string_lossy();
+        Self::new(class, top, &network)
+    }
+
     /// The directory of the records.
     pub(crate) fn dir(&self) -> &Path {
         self.levels.last().map_or(Path::new(""), PathBuf::as_path)

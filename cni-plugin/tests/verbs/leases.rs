@@ -9,7 +9,8 @@ use kernel::Rtnl;
 use netstate::{IfName, Link, LinkKind};
 use serde_json::json;
 
-use crate::node::{Node, first_address, host_link, native, vars, with};
+use crate::node::{Node, SUBNET_ENV, first_address, flannel, host_link, native, vars, with};
+use crate::ports::{elements, mapped};
 
 type Test = (&'static str, fn(&Node));
 
@@ -20,6 +21,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("two_adds_at_once_for_one_container_leave_one_attachment", same_container_at_once),
     ("empty_reservation_of_a_crash_is_taken_over", empty_reservation),
     ("leftovers_are_reclaimed_when_the_range_is_full_and_living_pods_are_not", leftovers),
+    ("reclaimed_address_brings_no_host_port_of_the_pod_that_had_it", reclaimed_without_ports),
 ];
 
 fn reservation(host: u32) -> String {
@@ -90,6 +92,29 @@ fn leftovers(node: &Node) {
     living_foreign_pod();
     node.attached(&native(), "web-4");
     assert_eq!(node.files().len(), 6, "{:?}", node.files());
+}
+
+fn reclaimed_without_ports(node: &Node) {
+    fs::write("/run/flannel/subnet.env", SUBNET_ENV.replace("172.7.21.1/24", "172.7.21.1/29")).unwrap();
+    for chained in [false, true] {
+        let pod = node.pod();
+        let first = if chained { with(&flannel(), "delegate", json!({"bridge": "cbr0"})) } else { native() };
+        let previous = node.add(&mapped(&first, "tcp", 8080, 80, ""), "dead", &pod).result();
+        if chained {
+            let portmap = json!({"cniVersion": "0.3.1", "name": "cbr0", "type": "portmap", "prevResult": previous});
+            node.add(&mapped(&portmap, "tcp", 8080, 80, ""), "dead", &pod).result();
+        }
+        assert!(elements() > 0, "chained {chained}");
+        // It dies with its namespace, and nobody says DEL.
+        Rtnl::open().unwrap().delete_link(&IfName::new(host_link("dead")).unwrap()).unwrap();
+        let living: Vec<_> =
+            (0..5).map(|n| (format!("web-{n}"), node.attached(&native(), &format!("web-{n}")))).collect();
+        assert!(living.iter().any(|(_, (_, address))| *address == first_address(&previous)), "{living:?}");
+        assert_eq!(elements(), 0, "chained {chained}: the port of the dead Pod leads to another one");
+        assert!(!node.files().iter().any(|(name, _)| name.contains("dead@")), "{:?}", node.files());
+        living.iter().for_each(|(id, (pod, _))| node.del(&native(), id, pod).silent());
+        fs::remove_dir_all("/var/lib/cni/flannel").unwrap_or_default();
+    }
 }
 
 fn round_robin(node: &Node) {

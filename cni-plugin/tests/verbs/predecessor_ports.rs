@@ -235,6 +235,14 @@ fn nft_rules(node: &Node) {
     let conf = with(&conf, "cni.dev/valid-attachments", json!([{"containerID": "old-2", "ifname": "eth0"}]));
     node.exec("netd-cni", &[("CNI_COMMAND", "GC")], &conf.to_string()).silent();
     assert_eq!((lines("old-1"), lines("old-2")), (3, 2), "portmap's rules do not say their network");
+    // A full range of Pods that are gone without a DEL: their addresses come back without their rules.
+    load();
+    fs::create_dir_all("/var/lib/cni/networks/cbr0").unwrap();
+    for (host, owner) in (2..=254).map(|host| (host, if host == 7 { "old-1\r\neth0" } else { "old-2" })) {
+        fs::write(format!("/var/lib/cni/networks/cbr0/172.7.21.{host}"), owner).unwrap();
+    }
+    node.attached(&native(), "web-1");
+    assert_eq!((lines("old-1"), lines("old-2")), (0, 1), "of a container alone the masquerade has no name");
 }
 
 fn others_stay(node: &Node) {
