@@ -1,9 +1,11 @@
 //! DEL: releases what an attachment holds, whichever name made it.
 //!
-//! A node's list of plugins changes while Pods run, so DEL of each name examines every class of record. Nothing is needed but
+//! A node's list of plugins changes while Pods run, so DEL of each name examines every class of record, and where there is none
+//! those of the node's other networks: the list may have got another name. Nothing is needed but
 //! the attachment's name; whatever is missing counts as removed. Fails only when something that exists cannot be removed,
 //! and then the record stays, so that the next DEL finds its work.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::net::IpAddr;
 use std::path::Path;
@@ -34,6 +36,26 @@ use crate::state::{ATTACHMENT_WAIT, RESERVATION_WAIT};
 /// # Errors
 /// When something that exists could not be removed.
 pub(crate) fn attachment(conf: &NetConf, call: &Call) -> Result<(), CniError> {
+    renamed(conf, call).iter().try_for_each(|earlier| attachment_of(earlier, call))?;
+    attachment_of(conf, call)
+}
+
+/// `conf` under the names of the networks that have records of the attachment where its own network has none: it was made
+/// before the list got this name. An interface of a container is in one network, and its link here has one name in all.
+pub(crate) fn renamed(conf: &NetConf, call: &Call) -> Vec<NetConf> {
+    let places = Places::of(conf, None);
+    let classes = [Class::Attachment, Class::HostPorts, Class::Bandwidth].into_iter();
+    let records =
+        || classes.clone().map(|class| places.records(class)).chain(places.leases().map(|(_, grants)| grants));
+    if records().any(|records| records.has(&call.attachment)) {
+        return Vec::new();
+    }
+    let names: BTreeSet<String> =
+        records().flat_map(|records| records.elsewhere(&call.attachment).collect::<Vec<_>>()).collect();
+    names.into_iter().map(|name| NetConf { name, ..conf.clone() }).collect()
+}
+
+fn attachment_of(conf: &NetConf, call: &Call) -> Result<(), CniError> {
     let places = Places::of(conf, Some(&call.attachment.container));
     let mut host = Rtnl::open()?;
     let chained = Chained::hold(&places, &call.attachment)?;
@@ -105,13 +127,18 @@ pub(crate) enum Part {
 /// # Errors
 /// As [`attachment`].
 pub(crate) fn chained(conf: &NetConf, call: &Call, part: Part) -> Result<(), CniError> {
+    renamed(conf, call).iter().try_for_each(|earlier| chained_of(earlier, call, part))?;
+    chained_of(conf, call, part)
+}
+
+fn chained_of(conf: &NetConf, call: &Call, part: Part) -> Result<(), CniError> {
     let places = Places::of(conf, None);
     let chained = Chained::hold(&places, &call.attachment)?;
     let records = places.records(Class::Attachment);
     let whole = records.peek(&call.attachment);
     if whole.is_some() && is_namespace_gone(call) && Rtnl::open()?.link(call.attachment.host_link())?.is_none() {
         drop(chained);
-        return attachment(conf, call);
+        return attachment_of(conf, call);
     }
     let is_known = whole.is_some() || chained.is_any();
     let within = whole.flatten().filter(|record| record.ports != Ports::None || record.ifb);

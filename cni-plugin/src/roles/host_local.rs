@@ -44,6 +44,7 @@ impl Role for HostLocal {
     }
 
     fn del(&self, conf: &NetConf, call: &Call) -> Result<(), CniError> {
+        release::renamed(conf, call).iter().try_for_each(|earlier| del(earlier, call))?;
         del(conf, call)
     }
 

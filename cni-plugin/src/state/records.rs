@@ -11,7 +11,7 @@
 //! link: [`Class`] is the table of all records, and every level of each is examined. No network's name begins with `.`. A
 //! container identifier has no `@`, so the name splits at the first one.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek};
 use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
@@ -112,12 +112,26 @@ impl Records {
         Self { levels }
     }
 
+    /// The state directory, or `ipam.dataDir`.
+    pub(crate) fn top(&self) -> &Path {
+        self.levels.first().map_or(Path::new(""), PathBuf::as_path)
+    }
+
     /// The records of the chained `class` for the same attachments. These are of [`Class::Attachment`].
     #[must_use]
     pub(crate) fn chained(&self, class: Class) -> Self {
-        let top = self.levels.first().map_or(Path::new(""), PathBuf::as_path);
         let network = self.dir().file_name().unwrap_or_default().to_string_lossy();
-        Self::new(class, top, &network)
+        Self::new(class, self.top(), &network)
+    }
+
+    /// Names of the other networks that have a record of this class for `attachment`. Takes no lock.
+    pub fn elsewhere(&self, attachment: &Attachment) -> impl Iterator<Item = String> {
+        let own = self.dir().file_name().map(OsStr::to_owned);
+        let networks = self.refuse_links().is_ok().then(|| self.dir().parent().and_then(|dir| fs::read_dir(dir).ok()));
+        let names = networks.flatten().into_iter().flatten().flatten().map(|entry| entry.file_name());
+        let is_other = move |name: &OsString| Some(name) != own.as_ref() && !name.as_encoded_bytes().starts_with(b".");
+        let has = |name: &OsString| self.of_network(name).has(attachment);
+        names.filter(is_other).filter(has).filter_map(|name| name.into_string().ok()).collect::<Vec<_>>().into_iter()
     }
 
     /// The directory of the records.

@@ -14,6 +14,7 @@ type Test = (&'static str, fn(&Node));
 pub(crate) const TESTS: &[Test] = &[
     ("del_of_every_list_releases_what_every_other_list_made", del_of_every_list),
     ("del_of_every_list_releases_a_pod_whose_namespace_is_gone", del_without_namespace),
+    ("del_of_a_list_with_another_name_releases_what_the_list_before_it_made", del_of_a_renamed_list),
     ("gc_of_every_name_releases_what_every_list_made", gc_of_every_name),
     ("gc_of_every_name_keeps_what_is_valid_whoever_made_it", gc_keeps),
     ("chained_names_leave_a_living_interface_to_the_name_that_makes_it", chained_leave_the_link),
@@ -127,6 +128,38 @@ fn released_by_del(node: &Node, limited: bool, without_namespace: bool) {
             remove_bridges(node);
         }
     }
+}
+
+fn del_of_a_renamed_list(node: &Node) {
+    for made in lists() {
+        for deleted in lists() {
+            let when = format!("{} deleted by {} of another name", names(&made), names(&deleted));
+            let (pod, _) = attached(node, &made, "web-1", false);
+            let stays = node.pod();
+            node.add(&made[0], "web-2", &stays).result();
+            for conf in deleted.iter().rev() {
+                node.del(&with(conf, "name", json!("renamed")), "web-1", &pod).silent();
+            }
+            let left = node.files();
+            assert!(
+                !left.iter().any(|(name, text)| name.contains("web-1") || text.contains("web-1")),
+                "{when}: {left:?}"
+            );
+            assert_eq!(elements(), 0, "{when}");
+            assert!(
+                !node.links().contains(&host_link("web-1")) && node.links().contains(&host_link("web-2")),
+                "{when}"
+            );
+            node.del(&made[0], "web-2", &stays).silent();
+            nothing_left(node, &when);
+            remove_bridges(node);
+        }
+    }
+    // An address for another plugin.
+    let pod = node.pod();
+    node.add(&host_local(), "web-1", &pod).result();
+    node.del(&with(&host_local(), "name", json!("renamed")), "web-1", &pod).silent();
+    nothing_left(node, "host-local");
 }
 
 fn remove_bridges(node: &Node) {
