@@ -281,10 +281,15 @@ fn refused_addresses(node: &Node) {
         ("224.0.0.1", true, "224.0.0.1"),
         ("255.255.255.255", true, "255.255.255.255"),
         ("127.0.0.1", false, "127.0.0.1"),
+        // The Pod has IPv4 alone.
+        ("fd00:4::21", true, "fd00:4::21"),
     ] {
         let conf = with(&mapped(&native(), "udp", 8080, 80, host_ip), "snat", json!(snat));
         let (code, text) = node.add(&conf, "web-1", &pod).error();
         assert!(code == 7 && text.contains("portMappings") && text.contains(word), "{host_ip}: {code} {text}");
         assert_eq!(node.files(), []);
     }
+    // Runtimes list a port of all addresses once for each family.
+    node.add(&mapped(&native(), "tcp", 8080, 80, "::"), "web-1", &pod).result();
+    assert_eq!(elements(), 0);
 }

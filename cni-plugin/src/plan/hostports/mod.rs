@@ -123,6 +123,7 @@ impl HostPorts<'_> {
         }
         self.check_unique()?;
         self.check_loopback()?;
+        self.check_families()?;
         let mut steps = Vec::new();
         if self.needs_localnet() {
             let key = SysctlKey::of_link(IpFamily::V4, bridge, "route_localnet");
@@ -162,6 +163,20 @@ impl HostPorts<'_> {
             Some(mapping) => {
                 let found = format!("{mapping}: with snat false no answer finds the way back to a loopback address");
                 let accepted = "another hostIP, or snat true";
+                Err(CniError::invalid_field("runtimeConfig.portMappings", &found, accepted))
+            }
+        }
+    }
+
+    /// A port of one address whose family the Pod does not have. One of all addresses of a family is for Pods that have it: runtimes
+    /// list both.
+    fn check_families(&self) -> Result<(), CniError> {
+        let lacks = |ip: &IpAddr| !ip.is_unspecified() && self.address(IpFamily::of(*ip)).is_none();
+        match self.mappings.iter().find(|mapping| mapping.host_ip.as_ref().is_some_and(lacks)) {
+            None => Ok(()),
+            Some(mapping) => {
+                let found = format!("{mapping}: the Pod has no address of this family, so the port would lead nowhere");
+                let accepted = "a hostIP of a family that the network gives addresses of";
                 Err(CniError::invalid_field("runtimeConfig.portMappings", &found, accepted))
             }
         }
