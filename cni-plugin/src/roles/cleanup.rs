@@ -1,7 +1,8 @@
 //! `netd-cni cleanup [--yes] LIST...`: takes away what this program has left on a node for the networks of these lists: the bridge, tables and
 //! folders that Pods shared, and what Pods left that nobody deleted.
 //!
-//! Invariants: without `--yes` nothing is changed; a network whose Pods are alive is left whole; one for which this program never attached a
+//! Invariants: without `--yes` nothing is changed; a network whose Pods are alive is left whole; what is wrong with one list or network keeps
+//! no other from being cleaned; one for which this program never attached a
 //! Pod, as the folder of its records shows, is somebody else's, whatever its list names.
 
 use std::collections::BTreeMap;
@@ -58,18 +59,21 @@ impl Cleanup {
     /// Lists what there is of every network, and removes it if that is asked for; the text for the operator.
     ///
     /// # Errors
-    /// When a list cannot be read or is none, a Pod of a network is alive, or the kernel or a file refuses; networks before that one are done.
+    /// When a list cannot be read or is none, a Pod of a network is alive, or the kernel or a file refuses; all other networks are done.
     pub fn run(&self) -> Result<String, CniError> {
-        let mut text = String::new();
-        for network in self.networks()?.into_values() {
-            let found = network.found()?;
-            for line in &found {
-                // Writing into a text does not fail.
-                let _ = writeln!(text, "{line}");
-            }
-            if self.yes {
-                network.remove()?;
-            }
+        let (mut text, mut failures) = (String::new(), Vec::new());
+        for network in self.networks(&mut failures).into_values() {
+            let cleaned = network.found().and_then(|found| {
+                for line in &found {
+                    // Writing into a text does not fail.
+                    let _ = writeln!(text, "{line}");
+                }
+                if self.yes { network.remove() } else { Ok(()) }
+            });
+            failures.extend(cleaned.err());
+        }
+        if let Some(error) = failures.into_iter().reduce(|first, other| first.details(format!("and: {other}"))) {
+            return Err(error);
         }
         text.push_str(match (text.is_empty(), self.yes) {
             (true, _) => "nothing of this program's is here\n",
@@ -80,28 +84,32 @@ impl Cleanup {
     }
 
     /// By name; the first plugin of a network that is one of ours says where its things are.
-    fn networks(&self) -> Result<BTreeMap<String, Network>, CniError> {
+    fn networks(&self, failures: &mut Vec<CniError>) -> BTreeMap<String, Network> {
         let mut networks = BTreeMap::new();
         for path in &self.lists {
             let text = match bounded::read(path, LIST_MAX) {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-                text => text.map_err(|error| CniError::io("read", path, &error))?,
+                text => text.map_err(|error| CniError::io("read", path, &error)),
             };
-            for network in networks_of(&text).map_err(|error| error.details(path.display().to_string()))? {
-                networks.entry(network.conf.name.clone()).or_insert(network);
+            match text.and_then(|text| networks_of(&text).map_err(|error| error.details(path.display().to_string()))) {
+                Ok(found) => found.into_iter().for_each(|network| {
+                    networks.entry(network.conf.name.clone()).or_insert(network);
+                }),
+                Err(error) => failures.push(error),
             }
         }
         networks.retain(|_, network: &mut Network| network.places.records(Class::Attachment).dir().is_dir());
-        Ok(networks)
+        networks
     }
 }
 
-/// The networks that a list gives to plugins of ours which make a bridge.
+/// The networks that a list gives to plugins of ours which make a bridge; a file without a list is one plugin.
 fn networks_of(text: &[u8]) -> Result<Vec<Network>, CniError> {
     let list: Map<String, Value> = serde_json::from_slice(text)
         .map_err(|error| CniError::new(Code::Decode, "no list of plugins").details(error.to_string()))?;
     let mut networks = Vec::new();
-    for plugin in list.get("plugins").and_then(Value::as_array).into_iter().flatten() {
+    let lone = [Value::Object(list.clone())];
+    for plugin in list.get("plugins").map_or(&lone[..], |plugins| plugins.as_array().map_or(&[], Vec::as_slice)) {
         let Some(mut conf) = plugin.as_object().cloned() else { continue };
         let kind = conf.get("type").and_then(Value::as_str).unwrap_or_default().to_owned();
         let (place, usual) = match PluginName::of("", &kind) {

@@ -15,6 +15,7 @@ type Test = (&'static str, fn(&Node));
 pub(crate) const TESTS: &[Test] = &[
     ("cleanup_lists_and_then_removes_what_pods_shared", removes),
     ("cleanup_leaves_a_network_with_a_pod_that_is_alive", alive),
+    ("cleanup_goes_past_a_broken_list_and_a_living_network", goes_past),
     ("cleanup_leaves_what_is_somebody_elses", foreign),
 ];
 
@@ -61,6 +62,29 @@ fn alive(node: &Node) {
     let (status, said) = cleanup(node, &conf, true);
     assert!(status == Some(1) && said.contains("container web of network") && said.contains("is alive"), "{said}");
     assert_eq!((node.links(), node.files()), before);
+}
+
+fn goes_past(node: &Node) {
+    let plugin = |name: &str, bridge: &str| {
+        json!({"cniVersion": "1.0.0", "name": name, "type": "bridge", "bridge": bridge, "isGateway": true,
+            "ipam": {"type": "host-local", "subnet": if name == "alive" { "10.7.0.0/24" } else { "10.8.0.0/24" }}})
+    };
+    let (alive, dead) = (plugin("alive", "br0"), plugin("dead", "br1"));
+    node.attached(&alive, "web");
+    let (pod, _) = node.attached(&dead, "gone");
+    node.del(&dead, "gone", &pod).silent();
+    // Of three lists one is broken off in its middle, one has a Pod that lives, and the last is a file of one plugin.
+    let paths = ["/run/00-junk.conflist", "/run/10-alive.conflist", "/run/20-dead.conf"];
+    let list = json!({"cniVersion": "1.0.0", "name": "alive", "plugins": [alive]});
+    for (path, text) in paths.iter().zip([r#"{"name": "#.to_owned(), list.to_string(), dead.to_string()]) {
+        fs::write(path, text).unwrap();
+    }
+    let output = Command::new(node.plugin("netd-cni")).args(["cleanup", "--yes"]).args(paths).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.code() == Some(1) && said.contains(paths[0]) && said.contains("is alive"), "{said}");
+    let links = node.links();
+    assert!(links.contains(&"br0".to_owned()) && !links.contains(&"br1".to_owned()), "{links:?}");
+    assert!(Path::new("/var/lib/cni/netd/alive").exists() && !Path::new("/var/lib/cni/netd/dead").exists());
 }
 
 fn foreign(node: &Node) {
