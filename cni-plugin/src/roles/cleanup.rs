@@ -167,6 +167,9 @@ impl Network {
         for key in self.tables() {
             nft.remove_table(&key, |found| may_go(&key, found))?;
         }
+        if let Some(dir) = self.places.data_dirs.first() {
+            self.places.pools().forget(dir, &self.conf.name);
+        }
         for folder in self.folders() {
             remove_folder(&folder).map_err(|error| CniError::io("remove", &folder, &error))?;
         }

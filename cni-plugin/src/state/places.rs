@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 
 use super::records::{Class, Records};
-use super::reservations::Store;
+use super::reservations::{Pools, Store};
 use super::safe_file::{self, Links};
 use crate::protocol::attachment::ContainerId;
 use crate::protocol::fields::Fields;
@@ -45,7 +45,16 @@ impl Places {
         let flannel_dir = Some(flannel).filter(|dir| safe_file::is_own_directory(dir));
         let stored = flannel_dir.as_ref().zip(container).and_then(|(dir, id)| stored_data_dir(&dir.join(id.as_str())));
         data_dirs.extend(stored.filter(|dir| !data_dirs.contains(dir)));
+        // The network may have had another one when its Pods came.
+        let known = data_dirs.first().map(|own| Pools::of(&state_dir).tops(own)).unwrap_or_default();
+        data_dirs.extend(known.into_iter().filter(|dir| !data_dirs.contains(dir)).collect::<Vec<_>>());
         Self { network: conf.name.clone(), data_dirs, state_dir, flannel_dir }
+    }
+
+    /// What is known of other data directories.
+    #[must_use]
+    pub(crate) fn pools(&self) -> Pools {
+        Pools::of(&self.state_dir)
     }
 
     /// The records of `class`; of [`Class::Grant`] see [`Places::leases`].

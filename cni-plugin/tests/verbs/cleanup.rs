@@ -8,7 +8,7 @@ use kernel::Rtnl;
 use netstate::{IfName, Link, LinkKind};
 use serde_json::{Value, json};
 
-use crate::node::{Node, flannel, host_link, native};
+use crate::node::{Node, flannel, host_link, native, with};
 
 type Test = (&'static str, fn(&Node));
 
@@ -31,7 +31,8 @@ fn cleanup(node: &Node, conf: &Value, yes: bool) -> (Option<i32>, String) {
 }
 
 fn removes(node: &Node) {
-    for (conf, bridge) in [(native(), "cbr0"), (flannel(), "cni0")] {
+    let elsewhere = with(&native(), "ipam", json!({"dataDir": "/var/lib/elsewhere"}));
+    for (conf, bridge) in [(native(), "cbr0"), (flannel(), "cni0"), (elsewhere, "cbr0")] {
         let (pod, _) = node.attached(&conf, "web");
         node.attached(&conf, "forgotten");
         node.del(&conf, "web", &pod).silent();
@@ -51,6 +52,7 @@ fn removes(node: &Node) {
         for folder in ["/var/lib/cni/netd", "/var/lib/cni/networks"] {
             assert!(!Path::new(folder).join(name).exists(), "{folder} still knows {name}");
         }
+        assert!(!Path::new("/var/lib/cni/netd/.pools").exists());
         assert!(cleanup(node, &conf, true).1.contains("nothing of this program's is here"));
     }
 }

@@ -185,12 +185,12 @@ impl Node {
         names
     }
 
-    /// Everything under the state directories, with content, in order. Locks and the memory of the last address are
-    /// the network's, not a Pod's, and left out.
+    /// Everything under the state directories, with content, in order. Locks, the memory of the last address and the list of
+    /// data directories are the network's, not a Pod's, and left out.
     pub(crate) fn files(&self) -> Vec<(String, String)> {
         let mut found = Vec::new();
         walk(Path::new("/var/lib/cni"), &mut found);
-        found.retain(|(name, _)| !name.ends_with("/lock") && !name.contains("last_reserved_ip"));
+        found.retain(|(name, _)| !["/lock", "last_reserved_ip", "/.pools/"].iter().any(|part| name.contains(part)));
         found.sort();
         found
     }

@@ -16,6 +16,8 @@ pub(crate) const TESTS: &[Test] = &[
     ("adds_of_two_networks_at_once_never_get_one_address", at_once),
     ("pool_is_full_for_every_network_and_reclaimed_for_every_network", full),
     ("address_of_another_network_is_refused_when_it_is_asked_for", asked_for),
+    ("networks_of_one_lease_share_it_wherever_they_keep_their_addresses", other_directories),
+    ("addresses_stay_their_pods_when_the_directory_changes", changed_directory),
     ("networks_that_may_never_meet_avoid_each_others_addresses_only", apart),
 ];
 
@@ -104,6 +106,65 @@ fn asked_for(node: &Node) {
     let (code, text) = node.add(&conf, "web-2", &node.pod()).error();
     assert!(code == 7 && text.contains("network cbr0 has it"), "{text}");
     assert_eq!(node.files(), before);
+}
+
+fn kept_in(conf: &Value, dir: &str) -> Value {
+    with(conf, "ipam", json!({"dataDir": dir}))
+}
+
+fn other_directories(node: &Node) {
+    fs::create_dir_all("/run/pool").unwrap();
+    std::os::unix::fs::symlink("/run/pool", "/run/alias").unwrap();
+    let networks = [
+        named(&native(), "cbr0"),
+        kept_in(&named(&native(), "second"), "/run/pool"),
+        kept_in(&named(&flannel(), "third"), "/run/third"),
+        kept_in(&named(&native(), "fourth"), "/run/alias/"),
+    ];
+    let mut given: BTreeSet<IpAddr> = BTreeSet::new();
+    for round in 0..3 {
+        for (at, conf) in networks.iter().enumerate() {
+            let (_, address) = node.attached(conf, &format!("web-{round}-{at}"));
+            assert!(given.insert(address), "{address} was given twice: {given:?}");
+        }
+    }
+    let asked = with(&networks[0], "runtimeConfig", json!({"ips": ["172.7.21.3"]}));
+    let (code, text) = node.add(&asked, "web-9", &node.pod()).error();
+    assert!(code == 7 && text.contains("network second has it"), "{text}");
+    // What is planted in the list's place is not followed.
+    fs::remove_dir_all("/var/lib/cni/netd/.pools").unwrap();
+    fs::create_dir_all("/run/elsewhere").unwrap();
+    std::os::unix::fs::symlink("/run/elsewhere", "/var/lib/cni/netd/.pools").unwrap();
+    let (code, text) = node.add(&networks[1], "web-10", &node.pod()).error();
+    assert!(code == 5 && text.contains("symbolic link"), "{text}");
+    assert_eq!(fs::read_dir("/run/elsewhere").unwrap().count(), 0);
+}
+
+fn changed_directory(node: &Node) {
+    small_lease();
+    for (before, after) in
+        [("/var/lib/cni/networks", "/run/new"), ("/run/new", "/var/lib/cni/networks"), ("/run/new", "/run/newer")]
+    {
+        let (before, after) = (kept_in(&named(&native(), "cbr0"), before), kept_in(&named(&native(), "cbr0"), after));
+        let pods: Vec<_> = (0..3).map(|at| node.attached(&before, &format!("old-{at}"))).collect();
+        let (_, address) = node.attached(&after, "new-0");
+        assert!(pods.iter().all(|(_, old)| *old != address), "{address} is another Pod's: {pods:?}");
+        node.del(&after, "old-0", &pods[0].0).silent();
+        // A record that is lost is searched for.
+        fs::remove_file("/var/lib/cni/netd/cbr0/old-1@eth0").unwrap();
+        node.del(&after, "old-1", &pods[1].0).silent();
+        for at in 1..=3 {
+            node.attached(&after, &format!("new-{at}"));
+        }
+        assert_eq!(node.add(&after, "web-9", &node.pod()).error().0, 11, "one of the former ones lives on");
+        let gc = with(&after, "cni.dev/valid-attachments", json!([]));
+        node.exec("netd-cni", &[("CNI_COMMAND", "GC")], &gc.to_string()).silent();
+        for dir in ["/var/lib/cni/networks/cbr0", "/run/new/cbr0", "/run/newer/cbr0"] {
+            let names = fs::read_dir(dir).into_iter().flatten().map(|entry| entry.unwrap().file_name());
+            let addresses: Vec<_> = names.filter(|name| name.to_string_lossy().parse::<IpAddr>().is_ok()).collect();
+            assert!(addresses.is_empty(), "{dir}: {addresses:?}");
+        }
+    }
 }
 
 fn apart(node: &Node) {

@@ -37,7 +37,7 @@ use crate::roles::open_namespace;
 use crate::state::places::flannel_draft;
 use crate::state::record::{self, Ports, Record};
 use crate::state::records::Held;
-use crate::state::reservations::{Store, StoreError};
+use crate::state::reservations::{Sharing, Store, StoreError};
 use crate::state::safe_file::{self, Links};
 use crate::state::{ATTACHMENT_WAIT, RESERVATION_WAIT};
 
@@ -165,8 +165,10 @@ fn reserve(
     host: &mut Rtnl,
 ) -> Result<Vec<Reservation>, CniError> {
     let Some(ipam) = &network.bridge.ipam else { return Ok(Vec::new()) };
-    let store = Store::new(&ipam.data_dir, &network.name);
-    let locked = store.lock(RESERVATION_WAIT)?;
+    if network.sharing() == Sharing::Exclusive {
+        network.pools().make_known(&ipam.data_dir)?;
+    }
+    let locked = network.store(ipam).lock(RESERVATION_WAIT)?;
     // An ADD that was killed keeps its address for the ADD that follows it.
     locked.free(owner, earlier)?;
     let wanted: Vec<IpAddr> = match ipam.requested.as_slice() {

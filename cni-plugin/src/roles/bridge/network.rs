@@ -27,7 +27,7 @@ use crate::protocol::range::{Range, RangeSet};
 use crate::protocol::version::SpecVersion;
 use crate::reclaim::leftovers::Leftovers;
 use crate::state::records::{Class, Records};
-use crate::state::reservations::{Locked, Sharing, Store, pool};
+use crate::state::reservations::{Locked, Pools, Sharing, Store};
 use crate::state::safe_file::{self, Links};
 
 /// The bridge of a configuration that names none.
@@ -130,11 +130,21 @@ impl Network {
         if self.bridge.is_leased || self.bridge.gateway { Sharing::Exclusive } else { Sharing::Avoided }
     }
 
+    /// Its reservations.
+    pub(crate) fn store(&self, ipam: &IpamConf) -> Store {
+        Store::new(&ipam.data_dir, &self.name).among(self.pools())
+    }
+
+    /// Where other networks' reservations are.
+    pub(crate) fn pools(&self) -> Pools {
+        Pools::of(self.records.top())
+    }
+
     /// Directories of reservations that its addresses are drawn from, its own first.
     pub(crate) fn pool(&self, ipam: &IpamConf) -> impl Iterator<Item = PathBuf> {
         let own = ipam.data_dir.join(&self.name);
-        let others = (self.sharing() == Sharing::Exclusive).then(|| pool::others(&own));
-        let others: Vec<PathBuf> = others.into_iter().flatten().collect();
+        let others = (self.sharing() == Sharing::Exclusive).then(|| self.pools().others(&own).collect::<Vec<_>>());
+        let others = others.into_iter().flatten();
         iter::once(own).chain(others)
     }
 
@@ -146,10 +156,10 @@ impl Network {
     pub(crate) fn reclaim(&self, ipam: &IpamConf, own: &Locked, host: &mut Rtnl) -> Result<usize, CniError> {
         let mut released = self.leftovers(ipam).release(own, host)?;
         for dir in self.pool(ipam).skip(1) {
-            let Some(name) = dir.file_name() else { continue };
+            let Some((name, top)) = dir.file_name().zip(dir.parent()) else { continue };
             let (records, network) = (self.records.of_network(name), name.to_string_lossy());
-            let leftovers = Leftovers::new(&network, &self.bridge.bridge, &records, &ipam.data_dir).recorded_only();
-            if let Ok(Some(locked)) = Store::new(&ipam.data_dir, &network).lock_existing(Duration::ZERO) {
+            let leftovers = Leftovers::new(&network, &self.bridge.bridge, &records, top).recorded_only();
+            if let Ok(Some(locked)) = Store::new(top, &network).lock_existing(Duration::ZERO) {
                 released += leftovers.release(&locked, host)?;
             }
         }
@@ -162,9 +172,9 @@ impl Network {
     /// When the kernel cannot be asked.
     pub(crate) fn can_reclaim(&self, ipam: &IpamConf, host: &mut Rtnl) -> Result<bool, CniError> {
         for (at, dir) in self.pool(ipam).enumerate() {
-            let name = dir.file_name().unwrap_or_default();
+            let Some((name, top)) = dir.file_name().zip(dir.parent()) else { continue };
             let (records, network) = (self.records.of_network(name), name.to_string_lossy());
-            let leftovers = Leftovers::new(&network, &self.bridge.bridge, &records, &ipam.data_dir);
+            let leftovers = Leftovers::new(&network, &self.bridge.bridge, &records, top);
             let leftovers = if at == 0 { leftovers } else { leftovers.recorded_only() };
             if leftovers.any(&dir, host)? {
                 return Ok(true);

@@ -10,7 +10,7 @@ use std::net::IpAddr;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use super::pool::{self, Sharing};
+use super::pool::{Pools, Sharing};
 use super::store::{StoreError, failed, open_options};
 use crate::protocol::attachment::Attachment;
 use crate::protocol::range::{RangeSet, Reservation};
@@ -20,12 +20,13 @@ use crate::state::safe_file::{self, Links};
 #[derive(Debug)]
 pub struct Locked {
     dir: PathBuf,
+    pools: Pools,
     _lock: File,
 }
 
 impl Locked {
-    pub(super) fn new(dir: PathBuf, lock: File) -> Self {
-        Self { dir, _lock: lock }
+    pub(super) fn new(dir: PathBuf, pools: Pools, lock: File) -> Self {
+        Self { dir, pools, _lock: lock }
     }
 
     /// The directory.
@@ -103,7 +104,7 @@ impl Locked {
         if !self.claim(addr, text)? {
             return Err(refused(format!("is not available in range set {set}")));
         }
-        match pool::holder(&self.dir, addr).filter(|_| sharing == Sharing::Exclusive) {
+        match self.pools.holder(&self.dir, addr).filter(|_| sharing == Sharing::Exclusive) {
             None => Ok((addr, range.subnet().len())),
             Some(network) => {
                 self.discard(addr)?;
@@ -125,7 +126,7 @@ impl Locked {
             if !self.claim(addr, text)? {
                 continue;
             }
-            if pool::holder(&self.dir, addr).is_none() {
+            if self.pools.holder(&self.dir, addr).is_none() {
                 return Ok(Some((addr, len)));
             }
             self.discard(addr)?;

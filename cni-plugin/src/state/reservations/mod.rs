@@ -8,6 +8,7 @@ mod reference;
 pub(crate) mod store;
 
 pub(crate) use locked::Locked;
+pub(crate) use pool::Pools;
 pub use pool::Sharing;
 pub use store::Store;
 pub(crate) use store::StoreError;

@@ -20,6 +20,7 @@ use std::thread;
 use std::time::Duration;
 
 use super::locked::Locked;
+use super::pool::Pools;
 use crate::protocol::error::{CniError, Code};
 
 /// Why a reservation failed.
@@ -83,6 +84,7 @@ impl From<StoreError> for CniError {
 #[derive(Debug, Clone)]
 pub struct Store {
     dir: PathBuf,
+    pools: Pools,
 }
 
 impl Store {
@@ -90,7 +92,13 @@ impl Store {
     /// path segment.
     #[must_use]
     pub fn new(data_dir: &Path, network: &str) -> Self {
-        Self { dir: data_dir.join(network) }
+        Self { dir: data_dir.join(network), pools: Pools::default() }
+    }
+
+    /// The same, with `pools` for what other networks have.
+    #[must_use]
+    pub fn among(self, pools: Pools) -> Self {
+        Self { pools, ..self }
     }
 
     /// The directory of the network's reservations.
@@ -134,7 +142,7 @@ impl Store {
             TryLockError::WouldBlock => StoreError::Busy { path: path.display().to_string(), seconds: wait.as_secs() },
             TryLockError::Error(e) => failed("lock", &path, e),
         })?;
-        Ok(Some(Locked::new(self.dir.clone(), file)))
+        Ok(Some(Locked::new(self.dir.clone(), self.pools.clone(), file)))
     }
 }
 
