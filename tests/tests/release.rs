@@ -178,6 +178,57 @@ fn list_of_crates_names_what_is_linked_with_licence_and_checksum() -> Result<()>
     Ok(())
 }
 
+/// The maintainer scripts of these packages, each in a folder of its name.
+fn maintainer_scripts(place: &Path, names: &[&str]) -> Result<()> {
+    for made in words(packaging("deb")?.arg(place).args(names))?.lines() {
+        let name = Path::new(made).file_name().and_then(|name| name.to_str()).and_then(|name| name.split('_').next());
+        words(Command::new("dpkg-deb").arg("-e").arg(made).arg(place.join(name.context("a package has a name")?)))?;
+    }
+    Ok(())
+}
+
+fn packages_go_where_folders_are_mount_points_or_links_and_programs_are_gone() -> Result<()> {
+    let place = tempfile::tempdir()?;
+    maintainer_scripts(place.path(), &["netd", "ipvs-proxy", "netd-cni", "netdadm"])?;
+    let host = Host::start("packages")?;
+    let script = |package: &str, script: &str, verb: &str| -> Result<String> {
+        let path = place.path().join(package).join(script);
+        Ok(host.command(path).arg(verb).env("DPKG_MAINTSCRIPT_PACKAGE", package).run()?.stderr)
+    };
+    for folder in [
+        "/run/netd",
+        "/run/ipvs-proxy",
+        "/var/lib/netd",
+        "/var/lib/ipvs-proxy",
+        "/var/lib/netd-cni",
+        "/var/lib/netdadm",
+    ] {
+        host.run(&["mkdir", "-p", folder])?;
+        host.run(&["mount", "-t", "tmpfs", "tmpfs", folder])?;
+    }
+    // An operator's link to where Debian has its plugins.
+    host.write("/opt/plugins/bridge", "somebody else's")?;
+    host.run(&["bash", "-euc", "rm -rf /opt/cni; mkdir -p /opt/cni; ln -s /opt/plugins /opt/cni/bin"])?;
+    script("netd-cni", "preinst", "install")?;
+    ensure!(host.read("/opt/plugins/bridge.diverted")? == "somebody else's", "another's plugin is in the way");
+    host.write("/var/lib/netdadm/applied.json", "{}")?;
+    for daemon in ["netd", "ipvs-proxy", "netd-cni"] {
+        let said = script(daemon, "prerm", "remove")?;
+        ensure!(said.contains(&format!("{daemon}: a purge will leave")), "{daemon}, whose program is gone: {said}");
+    }
+    // As dpkg, which takes the link for a folder of the package.
+    host.run(&["bash", "-euc", "rm /opt/cni/bin; rmdir /opt/cni"])?;
+    for verb in ["remove", "purge"] {
+        for package in PROGRAMS {
+            script(package, "postrm", verb)?;
+        }
+    }
+    ensure!(host.read("/opt/plugins/bridge")? == "somebody else's", "the other's plugin did not come back");
+    ensure!(host.path("/opt/cni/bin").is_symlink(), "the operator's link is gone");
+    ensure!(!host.path("/var/lib/netdadm/applied.json").exists(), "a purge left the record of the host");
+    script("netd-cni", "preinst", "install").map(drop)
+}
+
 fn main() -> ExitCode {
     lab::harness::main(
         &[],
@@ -185,6 +236,7 @@ fn main() -> ExitCode {
             installed_programs_are_started_from_where_they_are_and_go_but_their_settings,
             settings_that_are_shipped_are_ones_that_the_programs_read,
             releases_are_the_same_bytes_wherever_and_whenever_they_are_made,
+            packages_go_where_folders_are_mount_points_or_links_and_programs_are_gone,
             list_of_crates_names_what_is_linked_with_licence_and_checksum,
         ],
     )
