@@ -55,6 +55,27 @@ fn installed_programs_are_started_from_where_they_are_and_go_but_their_settings(
     let kept = ["/etc/cni/net.d/10-netd.conflist", "/etc/default/ipvs-proxy", "/etc/default/netd"];
     ensure!(left == kept.map(str::to_owned).into(), "{left:?}");
     ensure!(fs::read_to_string(&settings)? == "FLANNELD_IFACE=eth7\n", "an operator's settings were replaced");
+    // Under any mask files are for everybody, a slash behind the prefix changes nothing, and what was built may be gone later.
+    let masked = tempfile::tempdir()?;
+    let again = |words: &str| -> Result<Command> {
+        let script = install(&[])?;
+        let mut command = Command::new("bash");
+        command.args(["-euc", "umask 077; exec \"$0\" $1"]).arg(script.get_program()).arg(words);
+        command.envs(script.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        command.env("DESTDIR", masked.path().join("root")).env("PREFIX", "/usr/local/").env_remove("CNI_BIN_DIR");
+        Ok(command)
+    };
+    words(&mut again("")?)?;
+    let closed =
+        words(Command::new("find").arg(masked.path().join("root")).args(["!", "-perm", "-005", "-type", "d"]))?;
+    ensure!(closed.is_empty(), "{closed}");
+    ensure!(files(&masked.path().join("root"))?.contains("/usr/local/lib/systemd/system/netd.service"));
+    words(again("-u")?.env("PROGRAMS", "/nowhere"))?;
+    ensure!(files(&masked.path().join("root"))?.len() == 3, "{:?}", files(&masked.path().join("root"))?);
+    for prefix in ["opt", "/opt/a b", "/opt/100%", "/opt/a&b", "/opt/#1", "/opt/\"x"] {
+        let refused = install(&[])?.env("PREFIX", prefix).output()?;
+        ensure!(!refused.status.success() && String::from_utf8_lossy(&refused.stderr).contains(prefix), "{refused:?}");
+    }
     let refused = install(&[])?.env("PROGRAMS", "/nowhere").output()?;
     ensure!(
         !refused.status.success() && String::from_utf8_lossy(&refused.stderr).contains("make build"),
