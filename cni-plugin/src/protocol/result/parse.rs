@@ -5,7 +5,7 @@
 
 use std::net::IpAddr;
 
-use netstate::Prefix;
+use netstate::{MacAddr, Prefix};
 use serde_json::Value;
 
 use super::{AddResult, Dns, Interface, IpConfig, ResultRoute};
@@ -60,10 +60,22 @@ pub(crate) fn chained(previous: Option<Value>, version: SpecVersion) -> Result<(
 fn interface(item: &mut Fields) -> Result<Interface, CniError> {
     Ok(Interface {
         name: item.take_text("name")?.unwrap_or_default(),
-        mac: item.take_parsed("mac", "an address such as 0a:58:ac:07:15:02")?,
+        mac: mac(item)?,
         mtu: number(item, "mtu")?,
         sandbox: item.take_text("sandbox")?.filter(|path| !path.is_empty()),
     })
+}
+
+/// A hardware address of another length, as InfiniBand's, is that of another plugin's link: none that we compare.
+fn mac(item: &mut Fields) -> Result<Option<MacAddr>, CniError> {
+    let path = item.path_of("mac");
+    let Some(text) = item.take_text("mac")?.filter(|text| !text.is_empty()) else { return Ok(None) };
+    let is_octet = |word: &str| word.len() == 2 && word.bytes().all(|b| b.is_ascii_hexdigit());
+    match text.parse() {
+        Ok(mac) => Ok(Some(mac)),
+        Err(_) if text.contains(':') && text.split(':').all(is_octet) => Ok(None),
+        Err(_) => Err(CniError::invalid_field(&path, &format!("{text:?}"), "an address such as 0a:58:ac:07:15:02")),
+    }
 }
 
 fn ip_config(item: &mut Fields) -> Result<IpConfig, CniError> {
@@ -159,11 +171,14 @@ mod tests {
 
     #[test]
     fn odd_but_real_results_are_read() {
+        let infiniband = "80:00:02:08:fe:80:00:00:00:00:00:00:00:02:c9:03:00:01:02:03";
         let value = json!({"ips": [{"address": "10.1.0.5/16", "interface": -1}, {"Address": "10.1.0.6/16"}],
-            "interfaces": [{"name": "eth0", "mac": "", "socketPath": "/x", "sandbox": ""}], "vendor": {"x": 1}});
+            "interfaces": [{"name": "eth0", "mac": "", "socketPath": "/x", "sandbox": ""}, {"name": "ib0", "mac": infiniband}],
+            "vendor": {"x": 1}});
         let result = parse(value).unwrap();
         assert_eq!(result.ips.iter().map(|ip| ip.interface).collect::<Vec<_>>(), [None, None]);
         assert_eq!((result.interfaces[0].mac, &result.interfaces[0].sandbox), (None, &None));
+        assert_eq!((result.interfaces[1].mac, result.interfaces[1].name.as_str()), (None, "ib0"));
     }
 
     #[test]
