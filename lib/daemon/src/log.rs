@@ -18,6 +18,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use serde_json::{Map, Value};
 use tracing::field::{Field, Visit};
 use tracing::{Event, Subscriber};
+use tracing_subscriber::field::RecordFields;
 use tracing_subscriber::filter::{FilterExt as _, LevelFilter, filter_fn};
 use tracing_subscriber::fmt::format::{FormatEvent, FormatFields, Writer};
 use tracing_subscriber::fmt::time::{FormatTime, SystemTime};
@@ -30,6 +31,7 @@ use tracing_subscriber::{EnvFilter, Layer, Registry, reload};
 use self::journal::{Entry, Socket};
 pub use self::recent::{Entry as RecentEntry, KEPT, Kind, Recent};
 use crate::glog::{Modules, SourceLine};
+use crate::status::{escape, is_unsafe};
 
 /// Version of the Elastic Common Schema whose names are used.
 const ECS_VERSION: &str = "8.11.0";
@@ -105,7 +107,7 @@ impl Log {
     pub fn start(program: &'static str, version: &'static str, settings: Settings) -> Result<Self, TryInitError> {
         let initial = EnvFilter::try_from_default_env().unwrap_or_else(|_| filter(settings.verbosity));
         let (initial, handle) = reload::Layer::new(initial);
-        let lines = layer().with_writer(std::io::stderr);
+        let lines = layer().with_writer(std::io::stderr).fmt_fields(Words);
         let lines = match (settings.form.for_reader(), Socket::open()) {
             (Form::Journal, Ok(socket)) => {
                 lines.with_writer(move || socket.clone()).with_ansi(false).event_format(Entry { program }).boxed()
@@ -224,9 +226,58 @@ where
         if !fields.others.is_empty() {
             set(&self.program.replace('-', "_"), fields.others.into());
         }
-        writeln!(writer, "{}", Value::Object(object))
+        // JSON leaves all but the first 32 as they are, and not only programs read it.
+        for letter in Value::Object(object).to_string().chars() {
+            if is_unsafe(letter) {
+                write!(writer, "\\u{:04x}", u32::from(letter))?
+            } else {
+                writer.write_char(letter)?
+            }
+        }
+        writeln!(writer)
     }
 }
+
+/// Writes the fields of an event as text: as by default, and so that nothing in them ends or changes their line.
+#[derive(Debug, Clone, Copy)]
+struct Words;
+
+impl<'writer> FormatFields<'writer> for Words {
+    fn format_fields<R: RecordFields>(&self, writer: Writer<'writer>, fields: R) -> fmt::Result {
+        let mut words = Written { writer, begun: false, result: Ok(()) };
+        fields.record(&mut words);
+        words.result
+    }
+}
+
+/// What has been written of an event.
+struct Written<'writer> {
+    writer: Writer<'writer>,
+    begun: bool,
+    result: fmt::Result,
+}
+
+impl Visit for Written<'_> {
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        let (name, value) = (field.name(), format!("{value:?}"));
+        if self.result.is_err() || name.starts_with(OF_LOG) {
+            return;
+        }
+        let space = if self.begun { " " } else { "" };
+        self.begun = true;
+        let value = escape(&value);
+        self.result = match name {
+            "message" => write!(self.writer, "{space}{value}"),
+            name if self.writer.has_ansi_escapes() => {
+                write!(self.writer, "{space}\u{1b}[3m{name}\u{1b}[0m\u{1b}[2m=\u{1b}[0m{value}")
+            }
+            name => write!(self.writer, "{space}{name}={value}"),
+        };
+    }
+}
+
+/// How the names of fields begin that the crate `log` adds: where a library says so is nothing that it says.
+const OF_LOG: &str = "log.";
 
 /// The fields of one event.
 #[derive(Default)]
@@ -330,6 +381,34 @@ mod tests {
         assert_eq!(object["ipvs_proxy"]["dry"], false);
         let time = object["@timestamp"].as_str().unwrap();
         assert!(time.ends_with('Z') && time.contains('T'), "{time}");
+    }
+
+    /// What each form makes of what `log` logs.
+    fn in_each_form(log: impl Fn()) -> [String; 2] {
+        let (json, text) = (Lines::default(), Lines::default());
+        let format = Ecs { program: "netd", version: "0.1.0" };
+        let objects = layer().with_writer(json.clone()).event_format(format);
+        let words = layer().with_writer(text.clone()).fmt_fields(Words).with_ansi(false).with_target(false);
+        tracing::subscriber::with_default(Registry::default().with(objects), &log);
+        tracing::subscriber::with_default(Registry::default().with(words), &log);
+        [json, text].map(|lines| String::from_utf8(lines.0.lock().unwrap().clone()).unwrap())
+    }
+
+    #[test]
+    fn a_text_from_outside_forges_no_line_and_drives_no_terminal() {
+        let key = "x\nERROR forged\r\u{1b}[2J\u{9b}2J\u{202e}\u{61c}";
+        let logged =
+            in_each_form(|| tracing::warn!(error = %key, object = %key, name = key, rows = 3, "{key} is junk"));
+        for text in &logged {
+            assert_eq!(text.lines().count(), 1, "{text}");
+            assert!(!text.trim_end_matches('\n').contains(crate::status::is_unsafe), "{text:?}");
+        }
+        let [json, text] = logged;
+        let object: Value = serde_json::from_str(&json).unwrap();
+        assert_eq!((&object["error.message"], &object["netd"]["object"]), (&key.into(), &key.into()));
+        let escaped = "x\\nERROR forged\\r\\u{1b}[2J\\u{9b}2J\\u{202e}\\u{61c}";
+        let expected = format!(" WARN {escaped} is junk error={escaped} object={escaped} name=\"{escaped}\" rows=3\n");
+        assert!(text.ends_with(&expected), "{text}");
     }
 
     #[test]

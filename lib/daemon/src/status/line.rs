@@ -80,9 +80,12 @@ pub fn escape(text: &str) -> Cow<'_, str> {
     Cow::Owned(escaped)
 }
 
-fn is_unsafe(c: char) -> bool {
+/// True for what [`escape`] does not leave as it is; none of them is beyond U+FFFF.
+pub(crate) fn is_unsafe(c: char) -> bool {
+    // The second line is Unicode's Bidi_Control.
     c.is_control()
-        || matches!(c, '\u{2028}' | '\u{2029}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+        || matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+        || matches!(c, '\u{2028}' | '\u{2029}')
 }
 
 #[cfg(test)]
@@ -92,9 +95,9 @@ mod tests {
     #[test]
     fn a_key_cannot_forge_a_line_or_drive_the_terminal() {
         let mut lines = Lines::new();
-        lines.push(format_args!("!  invalid {}: no lease", "x\nnode  in sync\u{1b}[2J\u{202e}"));
+        lines.push(format_args!("!  invalid {}: no lease", "x\nnode  in sync\u{1b}[2J\u{202e}\u{61c}"));
         lines.push(format_args!("Pödnetz"));
-        assert_eq!(lines.into_text(), "!  invalid x\\nnode  in sync\\u{1b}[2J\\u{202e}: no lease\nPödnetz\n");
+        assert_eq!(lines.into_text(), "!  invalid x\\nnode  in sync\\u{1b}[2J\\u{202e}\\u{61c}: no lease\nPödnetz\n");
     }
 
     #[test]
