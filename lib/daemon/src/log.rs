@@ -219,7 +219,7 @@ where
         set("service.name", self.program.into());
         set("service.version", self.version.into());
         set("process.pid", std::process::id().into());
-        set("log.logger", meta.target().into());
+        set("log.logger", fields.logger.as_deref().unwrap_or(meta.target()).into());
         if let Some(error) = fields.error {
             set("error.message", error);
         }
@@ -283,6 +283,8 @@ const OF_LOG: &str = "log.";
 #[derive(Default)]
 struct Fields {
     message: String,
+    /// The module of an event of the crate `log`, all of which have one target.
+    logger: Option<String>,
     error: Option<Value>,
     others: Map<String, Value>,
 }
@@ -292,6 +294,8 @@ impl Fields {
         match field.name() {
             "message" => self.message = value.as_str().map_or_else(|| value.to_string(), str::to_owned),
             "error" => self.error = Some(value),
+            "log.target" => self.logger = value.as_str().map(str::to_owned),
+            name if name.starts_with(OF_LOG) => {}
             name => {
                 self.others.insert(name.to_owned(), value);
             }
@@ -409,6 +413,21 @@ mod tests {
         let escaped = "x\\nERROR forged\\r\\u{1b}[2J\\u{9b}2J\\u{202e}\\u{61c}";
         let expected = format!(" WARN {escaped} is junk error={escaped} object={escaped} name=\"{escaped}\" rows=3\n");
         assert!(text.ends_with(&expected), "{text}");
+    }
+
+    #[test]
+    fn a_library_is_named_by_its_own_module() {
+        // As the crate `log` hands it over.
+        let [json, text] = in_each_form(|| {
+            tracing::warn!(
+                target: "log",
+                { log.target = "netlink_proto::codecs", log.file = "/root/codecs.rs", log.line = 3 },
+                "attribute is unknown"
+            );
+        });
+        let object: Value = serde_json::from_str(&json).unwrap();
+        assert_eq!((&object["log.logger"], &object["netd"]), (&"netlink_proto::codecs".into(), &Value::Null), "{json}");
+        assert!(text.ends_with(" WARN attribute is unknown\n"), "{text}");
     }
 
     #[test]

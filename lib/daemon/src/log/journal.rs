@@ -54,7 +54,7 @@ where
         line("MESSAGE", &message)?;
         line("PRIORITY", priority(*meta.level()))?;
         line("SYSLOG_IDENTIFIER", self.program)?;
-        line("LOGGER", meta.target())?;
+        line("LOGGER", fields.logger.as_deref().unwrap_or(meta.target()))?;
         let error = fields.error.map(|error| ("error".to_owned(), error));
         for (name, value) in error.into_iter().chain(fields.others) {
             let mut whole = self.program.to_uppercase();
