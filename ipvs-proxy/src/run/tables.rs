@@ -26,6 +26,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+use daemon::worker::PassLog;
 use kernel::nft::forward::{Denying, Forward};
 use netstate::ipvs::{Row, VirtualServerKey};
 use netstate::{Address, AddressKey, IfName, IpFamily, Protocol, SysctlKey, nft as nft_rows};
@@ -183,6 +184,7 @@ impl Tables {
 
     /// The way in: creates and changes, in order of dependency.
     pub(crate) fn arrive(&mut self, now: Duration) -> Pass {
+        self.stack.keep_written(PassLog::wants_rows());
         let mut pass = self.adopt(now);
         if !self.adopted {
             return pass;

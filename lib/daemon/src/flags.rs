@@ -90,7 +90,7 @@ pub struct LogFlags {
     /// journald), or `auto`: text on a terminal, journal under systemd, json elsewhere.
     #[arg(long, global = true, alias = "logging-format", value_name = "NAME", default_value = "auto")]
     pub log_format: String,
-    /// Detail of the log: 0 is normal, 1 adds debugging, 2 adds every step.
+    /// Detail of the log: 0 is normal, 1 adds each row that is written, 2 adds what libraries trace.
     #[arg(short = 'v', long = "v", global = true, value_name = "LEVEL", default_value = "0")]
     pub verbosity: String,
 }

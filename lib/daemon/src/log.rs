@@ -69,7 +69,7 @@ impl Form {
 pub struct Settings {
     /// Text, JSON or the journal's fields.
     pub form: Form,
-    /// 0 is normal, 1 adds debugging, 2 and more every step.
+    /// 0 is normal, 1 adds debugging, 2 and more what libraries trace.
     pub verbosity: u8,
     /// Detail of single modules beside that.
     pub modules: Modules,
@@ -128,7 +128,7 @@ impl Log {
         self.recent.clone()
     }
 
-    /// Adds detail: debugging first, then every step.
+    /// Adds detail: debugging first, then what libraries trace.
     pub fn raise(&self) {
         self.set(self.detail.now.load(Ordering::Relaxed).saturating_add(1).min(2));
     }

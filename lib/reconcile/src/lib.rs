@@ -34,7 +34,7 @@ mod walk;
 pub use chain::Chain;
 pub use gate::Gate;
 pub use layer::Layer;
-pub use pass::{Failure, Pass};
+pub use pass::{Done, Failure, Pass, Written};
 pub use reconciler::Reconciler;
 pub use stack::{Handle, Stack, Table};
 pub use stage::{Audited, Stage};

@@ -22,6 +22,34 @@ pub struct Pass {
     pub failed: usize,
     /// What they failed of.
     pub errors: Vec<Failure>,
+    /// Rows that were written, where the table keeps them ([`crate::Stage::keep_written`]).
+    pub written: Vec<Written>,
+}
+
+/// A row that was written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Written {
+    /// The table's name.
+    pub table: &'static str,
+    /// The row's key.
+    pub row: String,
+    /// The value that it has now, or had before it was removed.
+    pub value: String,
+    /// What was done with it.
+    pub done: Done,
+}
+
+/// What was done with a row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Done {
+    /// It was missing.
+    Created,
+    /// It had another value.
+    Changed,
+    /// Somebody else had taken it away or changed it.
+    Repaired,
+    /// Nobody desires it.
+    Removed,
 }
 
 /// A step or a listing that failed; its text is `table: what failed`.
@@ -67,13 +95,14 @@ impl Pass {
 impl AddAssign for Pass {
     fn add_assign(&mut self, other: Self) {
         // Destructured, so that a new field cannot be forgotten.
-        let Self { observed, upserted, repaired, removed, failed, errors } = other;
+        let Self { observed, upserted, repaired, removed, failed, errors, written } = other;
         self.observed += observed;
         self.upserted += upserted;
         self.repaired += repaired;
         self.removed += removed;
         self.failed += failed;
         self.errors.extend(errors);
+        self.written.extend(written);
     }
 }
 
@@ -85,15 +114,18 @@ mod tests {
     fn passes_add_up_in_every_number() {
         let errno =
             |reason: &str| Failure { table: "t", class: RetryClass::Retry, errno: Some(17), reason: reason.into() };
+        let written = || Written { table: "t", row: "r".into(), value: "v".into(), done: Done::Created };
         let mut sum = Pass::default();
         assert!(sum.is_idle());
         for reason in ["first", "second"] {
-            let mut one = Pass { observed: 1, upserted: 2, repaired: 1, removed: 3, failed: 0, errors: Vec::new() };
+            let mut one =
+                Pass { observed: 1, upserted: 2, repaired: 1, removed: 3, written: vec![written()], ..Pass::default() };
             one.fail(errno(reason));
             sum += one;
         }
         let errors = vec![errno("first"), errno("second")];
-        assert_eq!(sum, Pass { observed: 2, upserted: 4, repaired: 2, removed: 6, failed: 2, errors });
+        let written = vec![written(), written()];
+        assert_eq!(sum, Pass { observed: 2, upserted: 4, repaired: 2, removed: 6, failed: 2, errors, written });
         assert_eq!(sum.errors[1].to_string(), "t: second");
         assert!(!sum.is_idle());
     }

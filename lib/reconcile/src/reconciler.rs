@@ -65,6 +65,8 @@ pub struct Reconciler<T: Target> {
     /// The audit that is under way.
     audit: Option<Audit<T>>,
     totals: Totals,
+    /// Passes say which rows they wrote.
+    keeps_written: bool,
 }
 
 /// What was done since the start.
@@ -95,6 +97,7 @@ impl<T: Target> Reconciler<T> {
             observe_failure: None,
             audit: None,
             totals: Totals { listings: 0, upserted: 0, repaired: 0, removed: 0, failures: 0 },
+            keeps_written: false,
         }
     }
 

@@ -152,6 +152,11 @@ impl Stack {
         self.levels.iter_mut().for_each(|level| level.stage.retry());
     }
 
+    /// Has passes say which rows they wrote, or not.
+    pub fn keep_written(&mut self, keep: bool) {
+        self.levels.iter_mut().for_each(|level| level.stage.keep_written(keep));
+    }
+
     /// Forgets what the kernel held in every table.
     pub fn invalidate_all(&mut self) {
         self.levels.iter_mut().for_each(|level| level.stage.invalidate());

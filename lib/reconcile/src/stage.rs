@@ -39,6 +39,10 @@ pub trait Stage: Any {
     }
     /// Something has changed that rows may wait for: they are due at once. Nothing is listed for it.
     fn retry(&mut self) {}
+    /// Has passes say which rows they wrote, or not: their texts cost more than many a write.
+    fn keep_written(&mut self, keep: bool) {
+        let _ = keep;
+    }
     /// When the next failed row is due again, on the caller's clock.
     fn next_try(&self) -> Option<Duration>;
     /// Where the table stands, with the first of the rows that are not in place. Costs a walk over these, and the texts of those that it has.

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use daemon::monitors::Interests;
 use daemon::status::{LISTED, TableRows};
+use daemon::worker::PassLog;
 use kernel::nft::forward::Forward;
 use kernel::watch::Event;
 use netstate::nft::{Row, RowKey};
@@ -166,6 +167,7 @@ impl Stages {
         if self.unwritten.is_due(now) {
             self.stack.invalidate(self.links);
         }
+        self.stack.keep_written(PassLog::wants_rows());
         let done = self.stack.pass(gate.is_open(), now);
         self.unwritten.note(now);
         if let Some(tables) = self.unannounced.as_mut().filter(|_| due && done.is_idle() && done.observed <= 1) {

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tracing::{Event, Level, Metadata, Subscriber};
 use tracing_subscriber::Layer;
-use tracing_subscriber::filter::filter_fn;
+use tracing_subscriber::filter::{LevelFilter, filter_fn};
 use tracing_subscriber::layer::Context;
 use tracing_subscriber::registry::LookupSpan;
 
@@ -93,7 +93,7 @@ impl Recent {
 
     /// What puts lines in.
     pub(crate) fn layer<S: Subscriber + for<'span> LookupSpan<'span>>(&self) -> impl Layer<S> {
-        Lines(self.clone()).with_filter(filter_fn(is_kept))
+        Lines(self.clone()).with_filter(filter_fn(is_kept).with_max_level_hint(LevelFilter::INFO))
     }
 }
 

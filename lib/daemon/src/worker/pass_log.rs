@@ -1,12 +1,13 @@
 //! `PassLog`: what passes did, in the log.
 //!
-//! Invariant: lines grow with what changes. A failure that goes on is one line, however often it is tried again and
+//! Invariant: lines grow with what changes, and only for debugging with its rows. A failure that goes on is one line, however often it is tried again and
 //! whatever event makes it be tried; once it has been mended it is a new one. A row that waits for a row of another table which failed itself
 //! is no line but a number in the line of that one: a link that cannot be made takes a row of every table along.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use reconcile::{Failure, Pass, RetryClass, Stack, State};
+use reconcile::{Done, Failure, Pass, RetryClass, Stack, State, Written};
+use tracing::level_filters::LevelFilter;
 
 use super::{Cause, Took};
 
@@ -21,11 +22,19 @@ pub struct PassLog {
 }
 
 impl PassLog {
+    /// True when each row that is written is a line: [`Stack::keep_written`] before a pass.
+    #[must_use]
+    pub fn wants_rows() -> bool {
+        // Asked by `enabled!`, the filters of the layers would keep their answer for the thread's next event.
+        LevelFilter::current() >= LevelFilter::DEBUG
+    }
+
     /// Writes what `pass` over `stack` did.
     pub fn write(&mut self, cause: Cause, pass: &Pass, took: Took, stack: &Stack) {
         if !self.failing.is_empty() || pass.failed > 0 {
             self.write_failures(&pass.errors, stack);
         }
+        pass.written.iter().for_each(write_row);
         let milliseconds = u64::try_from(took.pass.as_millis()).unwrap_or(u64::MAX);
         let (set, removed, failed) = (pass.upserted, pass.removed, pass.failed);
         if set > 0 || removed > 0 {
@@ -61,6 +70,15 @@ impl PassLog {
     }
 }
 
+fn write_row(Written { table, row, value, done }: &Written) {
+    match done {
+        Done::Created => tracing::debug!(table, row, value, "row created"),
+        Done::Changed => tracing::debug!(table, row, value, "row changed"),
+        Done::Repaired => tracing::debug!(table, row, value, "row put right after somebody else had changed it"),
+        Done::Removed => tracing::debug!(table, row, value, "row removed"),
+    }
+}
+
 /// Keys of rows that failed, each with the name of its table.
 fn failed_rows(stack: &Stack) -> BTreeMap<String, &'static str> {
     let failed = stack.stages().flat_map(|stage| stage.failed().into_iter().map(|row| (row.key, stage.name())));
@@ -93,10 +111,15 @@ fn failing(stack: &Stack) -> BTreeSet<String> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::{Read as _, Seek as _};
+    use std::sync::Arc;
     use std::time::Duration;
 
     use kernel::fake::FakeTable;
     use reconcile::Reconciler;
+    use tracing::Level;
+    use tracing_subscriber::layer::SubscriberExt as _;
+    use tracing_subscriber::{Layer as _, Registry};
 
     use super::*;
 
@@ -121,6 +144,53 @@ mod tests {
         assert_eq!(pass(&mut stack, &[], 200), (0, 0), "mended");
         stack.get_mut(table).unwrap().want(1, Some(8));
         assert_eq!(pass(&mut stack, &[refused], 300), (1, 1));
+    }
+
+    /// What is logged while `work` is done, from `level` on.
+    fn logged(level: Level, work: impl FnOnce()) -> String {
+        let file = Arc::new(tempfile::tempfile().unwrap());
+        let layer = tracing_subscriber::fmt::layer().with_writer(Arc::clone(&file)).with_ansi(false).without_time();
+        let subscriber = Registry::default().with(layer.with_target(false).with_filter(LevelFilter::from_level(level)));
+        tracing::subscriber::with_default(subscriber, work);
+        let mut text = String::new();
+        (&*file).rewind().unwrap();
+        (&*file).read_to_string(&mut text).unwrap();
+        text
+    }
+
+    #[test]
+    fn each_row_that_was_written_is_a_line_for_debugging_and_for_nobody_else() {
+        let work = || {
+            let fake = FakeTable::<u32, u32>::default();
+            let mut stack = Stack::new();
+            let table = stack.push(Reconciler::new("rows", fake.clone()));
+            let took = Took { pass: Duration::ZERO, event_to_kernel: None, now: Duration::ZERO };
+            let pass = |stack: &mut Stack, value| {
+                stack.want(table, 1, value);
+                stack.keep_written(PassLog::wants_rows());
+                let pass = stack.pass(true, Duration::ZERO);
+                PassLog::default().write(Cause::Change, &pass, took, stack);
+            };
+            pass(&mut stack, Some(7));
+            pass(&mut stack, Some(8));
+            fake.contents().rows.clear();
+            stack.invalidate(table);
+            pass(&mut stack, Some(8));
+            pass(&mut stack, None);
+        };
+        let rows = |text: &str| -> Vec<String> {
+            text.lines().filter_map(|line| line.strip_prefix("DEBUG ")).map(str::to_owned).collect()
+        };
+        let text = logged(Level::DEBUG, work);
+        let expected = [
+            "row created table=\"rows\" row=\"1\" value=\"7\"",
+            "row changed table=\"rows\" row=\"1\" value=\"8\"",
+            "row put right after somebody else had changed it table=\"rows\" row=\"1\" value=\"8\"",
+            "row removed table=\"rows\" row=\"1\" value=\"8\"",
+        ];
+        assert_eq!(rows(&text), expected, "{text}");
+        let text = logged(Level::INFO, work);
+        assert!(text.contains("kernel tables changed") && rows(&text).is_empty(), "{text}");
     }
 
     #[test]

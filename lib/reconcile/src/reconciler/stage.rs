@@ -59,6 +59,10 @@ impl<T: Target> Stage for Reconciler<T> {
         }
     }
 
+    fn keep_written(&mut self, keep: bool) {
+        self.keeps_written = keep;
+    }
+
     fn next_try(&self) -> Option<Duration> {
         let rows = self.failures.values().map(|failure| failure.next);
         let contested = self.taken.iter().filter_map(|key| self.contests.get(key)).map(|contest| contest.next());

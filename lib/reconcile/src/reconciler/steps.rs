@@ -3,12 +3,13 @@
 //! Invariant: a step that fails leaves its row dirty, with the time of the next try, and in the mirror what there is of it; one that was
 //! carried out is in the mirror.
 
+use std::fmt;
 use std::time::Duration;
 
 use super::contest::PEACE;
 use super::{Reconciler, RowFailure, take_out};
 use crate::diff::{needs_step, step};
-use crate::pass::{Failure, Pass};
+use crate::pass::{Done, Failure, Pass, Written};
 use crate::retry;
 use crate::target::{Observed, Owner, Step, Target};
 use crate::walk::Walk;
@@ -125,12 +126,16 @@ impl<T: Target> Reconciler<T> {
     ) {
         let key = step.key();
         self.failures.remove(key);
+        let is_taken = !matches!(step, Step::Remove(..)) && self.taken.remove(key);
         if !matches!(step, Step::Remove(..)) {
             pass.upserted += 1;
             self.totals.upserted += 1;
-            if self.taken.remove(key) {
+            if is_taken {
                 self.repaired(key, now, pass);
             }
+        }
+        if self.keeps_written {
+            pass.written.push(written(self.name, &step, is_taken));
         }
         match step {
             Step::Create(key, value) => made.push((key, Observed { value, owner: Owner::Ours })),
@@ -160,4 +165,15 @@ impl<T: Target> Reconciler<T> {
         let next = now + retry::delay(times, class);
         self.failures.insert(key.clone(), RowFailure { class, reason, times, since, next });
     }
+}
+
+/// What `step` did in the table `table`, for an operator.
+fn written<K: fmt::Display, V: fmt::Display>(table: &'static str, step: &Step<K, V>, is_taken: bool) -> Written {
+    let (value, done) = match step {
+        Step::Create(_, value) => (value, Done::Created),
+        Step::Change(_, _, value) => (value, Done::Changed),
+        Step::Remove(_, value) => (value, Done::Removed),
+    };
+    let done = if is_taken { Done::Repaired } else { done };
+    Written { table, row: step.key().to_string(), value: value.to_string(), done }
 }

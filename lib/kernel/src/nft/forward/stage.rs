@@ -99,6 +99,10 @@ impl Stage for Forward {
         self.table.invalidate();
     }
 
+    fn keep_written(&mut self, keep: bool) {
+        self.table.keep_written(keep);
+    }
+
     fn next_try(&self) -> Option<Duration> {
         self.table.next_try()
     }
