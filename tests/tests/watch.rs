@@ -96,7 +96,13 @@ fn watched_status_goes_on_while_its_daemon_is_away_and_comes_back() -> Result<()
         Ok(())
     })?;
     netd.kill()?;
-    screen.wait_for_line("netd is not running", SOON)?;
+    // On the screen, not only on its way there: what stands below a frame is cleared with the next one.
+    eventually(SOON, || {
+        let log = screen.log();
+        let last = log.rsplit("\u{1b}[H").nth(1).unwrap_or_default().split("\u{1b}[J").next().unwrap_or_default();
+        ensure!(seen(last).contains("netd is not running"), "{last:?}");
+        Ok(())
+    })?;
     let before = frames("\u{1b}[H");
     let _again = net.netd("hdss7-21")?;
     eventually(SOON, || {

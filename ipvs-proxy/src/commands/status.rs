@@ -30,11 +30,12 @@ fn shown(run_dir: &Path, json: bool) -> anyhow::Result<Shown> {
     }
     let status = ProxyStatus::deserialize(&stored.status)
         .with_context(|| format!("understand {}", run_dir.join(FILE).display()))?;
-    if let Some(warning) = &warning {
-        eprintln!("{warning}");
-    }
     let text = if json { format!("{:#}\n", stored.status) } else { render(&status) };
-    Ok(Shown { text, exit: if status.ok { Exit::Success } else { Exit::Failure } })
+    Ok(Shown {
+        notes: warning.into_iter().collect(),
+        text,
+        exit: if status.ok { Exit::Success } else { Exit::Failure },
+    })
 }
 
 fn tone(line: &str) -> Tone {

@@ -10,6 +10,7 @@ use std::time::Duration;
 use clap::Args;
 
 use crate::lifecycle::Exit;
+use crate::status::Lines;
 
 /// Width of a terminal that nobody has widened.
 pub const COLUMNS: usize = 80;
@@ -45,6 +46,8 @@ pub enum Tone {
 /// A text that can be shown, and the exit status with which it is shown once.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Shown {
+    /// What is to be known of the text, such as its age: on standard error, and on a terminal that is cleared for the text, above it.
+    pub notes: Vec<String>,
     /// The text.
     pub text: String,
     /// The exit status.
@@ -99,14 +102,19 @@ pub fn show<E: Display>(
     mut make: impl FnMut() -> Result<Shown, E>,
 ) -> Result<Exit, E> {
     let Some(seconds) = watch.watch else {
-        let Shown { text, exit } = make()?;
+        let Shown { notes, text, exit } = make()?;
+        notes.iter().for_each(|note| eprintln!("{note}"));
         print!("{}", painted(text, tone));
         return Ok(exit);
     };
     loop {
         // What is asked may be away for as long as an upgrade takes.
-        let text = make().map_or_else(|error| format!("{error:#}\n"), |shown| shown.text);
-        let frame = frame(&painted(text, tone), is_terminal());
+        let (notes, text) =
+            make().map_or_else(|error| (Vec::new(), format!("{error:#}\n")), |shown| (shown.notes, shown.text));
+        if !is_terminal() {
+            notes.iter().for_each(|note| eprintln!("{note}"));
+        }
+        let frame = frame(&notes, &painted(text, tone), is_terminal());
         let mut out = io::stdout().lock();
         if out.write_all(frame.as_bytes()).and_then(|()| out.flush()).is_err() {
             // Nobody reads any more.
@@ -117,9 +125,16 @@ pub fn show<E: Display>(
     }
 }
 
-/// One of several texts: a terminal is cleared behind each line and below the last one, so that nothing flickers.
-fn frame(text: &str, is_terminal: bool) -> String {
-    if is_terminal { format!("\u{1b}[H{}\u{1b}[J", text.replace('\n', "\u{1b}[K\r\n")) } else { format!("{text}\n") }
+/// One of several texts: a terminal is cleared behind each line and below the last one, so that nothing flickers; what stood on standard
+/// error would go with that, so that notes are part of the frame.
+fn frame(notes: &[String], text: &str, is_terminal: bool) -> String {
+    if !is_terminal {
+        return format!("{text}\n");
+    }
+    let mut above = Lines::new();
+    notes.iter().for_each(|note| above.push(format_args!("{note}")));
+    let whole = above.into_folded(COLUMNS) + text;
+    format!("\u{1b}[H{}\u{1b}[J", whole.replace('\n', "\u{1b}[K\r\n"))
 }
 
 /// A line on standard error that says what is waited for, while it is: on a terminal only.
@@ -162,8 +177,20 @@ mod tests {
 
     #[test]
     fn nothing_of_the_text_before_stays_beside_or_below_the_next_one() {
-        assert_eq!(frame("a\nb\n", true), "\u{1b}[Ha\u{1b}[K\r\nb\u{1b}[K\r\n\u{1b}[J");
-        assert_eq!(frame("a\n", false), "a\n\n");
+        assert_eq!(frame(&[], "a\nb\n", true), "\u{1b}[Ha\u{1b}[K\r\nb\u{1b}[K\r\n\u{1b}[J");
+        assert_eq!(frame(&[], "a\n", false), "a\n\n");
+    }
+
+    #[test]
+    fn notes_stand_in_the_frame_that_clears_the_terminal_and_not_in_what_a_pipe_reads() {
+        let notes = ["netd is not running".to_owned(), "word ".repeat(20)];
+        let shown = frame(&notes, "a\n", true).replace("\u{1b}[K\r", "");
+        assert!(
+            shown.starts_with("\u{1b}[Hnetd is not running\nword ") && shown.ends_with("\na\n\u{1b}[J"),
+            "{shown:?}"
+        );
+        assert!(shown.lines().all(|line| line.chars().count() <= COLUMNS + 3), "{shown:?}");
+        assert_eq!(frame(&notes, "a\n", false), "a\n\n");
     }
 
     #[test]

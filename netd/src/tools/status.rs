@@ -25,13 +25,12 @@ pub(super) fn show(run_dir: &Path, json: bool, watch: Watch) -> Result<Exit> {
 fn shown(run_dir: &Path, json: bool) -> Result<Shown> {
     let mut stored = read(run_dir)?;
     let warning = stored.warning(NAME);
-    if let Some(warning) = &warning {
-        eprintln!("{warning}");
-    } else {
+    let mut notes: Vec<String> = warning.iter().cloned().collect();
+    if warning.is_none() {
         // The file has the leases' number only.
         match ask(run_dir, "/status?format=json", LIMIT) {
             Ok(text) => stored.refresh(serde_json::from_str(&text).context("read the daemon's status")?),
-            Err(error) => eprintln!("netd: the leases are not shown: {error}"),
+            Err(error) => notes.push(format!("netd: the leases are not shown: {error}")),
         }
     }
     for (subnet, probe) in kept::read(run_dir) {
@@ -47,7 +46,7 @@ fn shown(run_dir: &Path, json: bool) -> Result<Shown> {
         (false, text) if terminal::is_terminal() => folded(&text),
         (false, text) => text,
     };
-    Ok(Shown { text, exit })
+    Ok(Shown { notes, text, exit })
 }
 
 fn folded(text: &str) -> String {

@@ -27,7 +27,7 @@ pub(super) fn run(asked: &Asked, out: &mut impl Write) -> Result<ExitCode, Strin
         return terminal::show(asked.watch, tone, || shown(asked)).map(ExitCode::from);
     }
     let waiting = Waiting::on("asking every component");
-    let Shown { text, exit } = shown(asked)?;
+    let Shown { text, exit, .. } = shown(asked)?;
     drop(waiting);
     written(out, terminal::painted(text, tone).as_bytes())?;
     Ok(exit.into())
@@ -61,5 +61,5 @@ fn shown(asked: &Asked) -> Result<Shown, String> {
         status::table(&rows)
     };
     let is_well = rows.iter().all(|row| matches!(row.state, State::Ok | State::Unknown));
-    Ok(Shown { text, exit: if is_well { Exit::Success } else { Exit::Failure } })
+    Ok(Shown { notes: Vec::new(), text, exit: if is_well { Exit::Success } else { Exit::Failure } })
 }
