@@ -4,31 +4,37 @@ use std::net::SocketAddr;
 
 use cluster::Event;
 use cluster::etcd::{Prefix, Store};
+use daemon::status::Lines;
 
 use super::answered;
 use crate::object::key::ObjectKey;
 use crate::object::service::Service;
 use crate::plan::here::Here;
 use crate::plan::select::{Backend, Choice};
+use crate::source::update;
 use crate::source::view::View;
-use crate::source::{Update, update};
 
 /// Prints the table; malformed objects are reported on standard error.
 pub(super) async fn list(store: &Store, prefix: &Prefix) -> anyhow::Result<()> {
     let mut view = View::default();
     for entry in answered(store.list(prefix).await)?.entries {
         let put = Event::Put { key: entry.key, value: entry.value, revision: entry.mod_revision };
-        match update(put, ObjectKey::from_etcd, true) {
-            Some(Update::Junk(Event::Put { key, .. })) => eprintln!("{key}: no key of ours"),
-            Some(update) => drop(view.take(update)),
-            None => {}
+        if let Some(update) = update(put, ObjectKey::from_etcd, true) {
+            view.take(update);
         }
     }
     print!("{}", table(&view));
-    for (key, reason, _) in view.malformed() {
-        eprintln!("{key}: {reason}");
-    }
+    eprint!("{}", refusals(&view));
     Ok(())
+}
+
+/// What is not in the table, and why.
+fn refusals(view: &View) -> String {
+    let mut lines = Lines::new();
+    for (key, reason, _) in view.malformed() {
+        lines.push(format_args!("{key}: {reason}"));
+    }
+    lines.into_text()
 }
 
 fn table(view: &View) -> String {
@@ -121,5 +127,17 @@ default      web       192.168.0.10           80/tcp  172.7.21.2:8080
 kube-system  headless  None                   <none>  <none>
 "
         );
+    }
+
+    #[test]
+    fn a_key_forges_no_line_and_drives_no_terminal() {
+        let mut view = View::default();
+        for key in ["x\nservices/default/web: \u{1b}[2J", "services/default/y\nz\u{9b}2J"] {
+            let put = Event::Put { key: key.to_owned(), value: b"\"\"".to_vec(), revision: 1 };
+            view.take(update(put, ObjectKey::from_etcd, true).unwrap());
+        }
+        let text = refusals(&view);
+        assert_eq!(text.lines().count(), 2, "{text:?}");
+        assert!(text.contains("services/default/y\\nz\\u{9b}2J: ") && !text.contains('\u{1b}'), "{text:?}");
     }
 }
