@@ -3,6 +3,7 @@
 //! Invariant: an error names the field by its path in the object, what stands there and what is accepted. Fields that
 //! nobody asks for are read over: Services in the wild carry dozens of them.
 
+use std::cmp::Ordering;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
 use std::rc::Rc;
@@ -177,14 +178,28 @@ impl<'a> Field<'a> {
 pub(crate) fn keep<T>(elements: &mut Vec<T>, skipped: &mut Vec<String>, element: Result<T, Problem>) {
     match element {
         Ok(element) => elements.push(element),
-        Err(problem) => skipped.push(problem.to_string()),
+        Err(problem) => skip(skipped, &problem),
+    }
+}
+
+/// Elements of an object that are named when they are left out: whoever writes it chooses how many there are.
+const NAMED: usize = 50;
+
+/// Notes an element that is left out; of many only the first, and that there are more.
+pub(crate) fn skip(skipped: &mut Vec<String>, problem: &Problem) {
+    match skipped.len().cmp(&NAMED) {
+        Ordering::Less => skipped.push(problem.to_string()),
+        Ordering::Equal => {
+            skipped.push(format!("{}: it and further elements that cannot be read are not named", problem.field))
+        }
+        Ordering::Greater => {}
     }
 }
 
 /// The value, or what counts when it is left open; why it cannot be read is noted.
 pub(crate) fn or_open<T: Default>(skipped: &mut Vec<String>, value: Result<T, Problem>) -> T {
     value.unwrap_or_else(|problem| {
-        skipped.push(problem.to_string());
+        skip(skipped, &problem);
         T::default()
     })
 }

@@ -19,4 +19,5 @@ pub(crate) mod topology;
 pub(crate) mod trigger;
 pub(crate) mod weights;
 
+use name::LONGEST_LABEL;
 pub(crate) use name::{ObjectName, cluster_name, object_name};

@@ -9,6 +9,10 @@ use cluster::Problem;
 
 use super::field::Field;
 
+/// The longest label (RFC 1123), in letters: namespaces, Services and their ports have such names. The kernel's record of a virtual server
+/// has room for two of them.
+pub(super) const LONGEST_LABEL: usize = 63;
+
 /// Namespace and name of an object, as `namespace/name`, or `name`. A copy shares the text.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct ObjectName(Arc<str>);

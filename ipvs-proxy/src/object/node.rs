@@ -12,7 +12,7 @@ use netstate::family::PerFamily;
 use netstate::{IpFamily, Prefix};
 use serde_json::Value;
 
-use super::field::{Field, is_unusable, keep, parse_network};
+use super::field::{Field, is_unusable, keep, parse_network, skip};
 use super::key::Kind;
 use super::{ObjectName, cluster_name};
 
@@ -79,7 +79,7 @@ impl Node {
 /// The value; why it cannot be read is noted.
 fn or_none<T>(skipped: &mut Vec<String>, value: Result<Option<T>, Problem>) -> Option<T> {
     value.unwrap_or_else(|problem| {
-        skipped.push(problem.to_string());
+        skip(skipped, &problem);
         None
     })
 }
@@ -118,7 +118,7 @@ fn addresses(field: &Field<'_>, skipped: &mut Vec<String>) -> PerFamily<Option<I
             Ok(Some("ExternalIP")) => keep(&mut external, skipped, address(&item.get("address"))),
             // Names are DNS's.
             Ok(_) => {}
-            Err(problem) => skipped.push(problem.to_string()),
+            Err(problem) => skip(skipped, &problem),
         }
     }
     internal.append(&mut external);

@@ -15,11 +15,11 @@ use netstate::{IpFamily, Prefix};
 use serde_json::Value;
 
 use super::affinity_prefix::AffinityPrefix;
-use super::field::{Field, is_unusable, keep, or_open, parse_network};
+use super::field::{Field, is_unusable, keep, or_open, parse_network, skip};
 use super::key::Kind;
 use super::service_port::{node_port, ports};
 use super::weights::Weights;
-use super::{ObjectName, object_name};
+use super::{LONGEST_LABEL, ObjectName, object_name};
 
 pub(crate) use super::service_port::ServicePort;
 
@@ -30,9 +30,6 @@ pub(crate) const SCHEDULER: &str = "ipvs-proxy/scheduler";
 
 /// Seconds of session affinity when the Service leaves them open (v1.ClientIPConfig).
 const AFFINITY: u32 = 10_800;
-
-/// Namespaces and Services are labels (RFC 1123); the kernel's record of a virtual server has room for two of them.
-const LONGEST_NAME: usize = 63;
 
 /// A Service; one that nobody serves (headless, ExternalName, another proxy's) has neither addresses nor ports.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -149,7 +146,7 @@ impl Service {
         let root = Field::root(object);
         root.expect_kind(Kind::Service)?;
         let name = object_name(&root)?;
-        if name.namespace().len().max(name.name().len()) > LONGEST_NAME {
+        if name.namespace().len().max(name.name().len()) > LONGEST_LABEL {
             return Err(root.get("metadata").problem("a namespace and a name of at most 63 letters"));
         }
         let mut service = Self::nobodys(name);
@@ -223,7 +220,7 @@ impl Service {
             let known = families.contains(&IpFamily::of(addr));
             if !known {
                 let accepted = "an address of a family that spec.clusterIPs has an address of";
-                self.skipped.push(Problem::new(field, addr.to_string(), accepted).to_string());
+                skip(&mut self.skipped, &Problem::new(field, addr.to_string(), accepted));
             }
             known
         };
@@ -281,7 +278,7 @@ fn cluster_ips(root: &Field<'_>, skipped: &mut Vec<String>) -> Result<Vec<IpAddr
             Some(other) if *other == addr => {}
             Some(_) => {
                 let another = Problem::new("spec.clusterIPs", addr.to_string(), "one address per family");
-                skipped.push(another.to_string());
+                skip(skipped, &another);
             }
         }
     }
@@ -592,6 +589,25 @@ mod tests {
             let service = Service::from_json(&object).unwrap();
             assert_eq!((service.cluster_ips.len(), service.skipped.len()), (0, 0));
         }
+    }
+
+    #[test]
+    fn however_many_elements_cannot_be_read_a_few_are_named() {
+        let many = || vec![json!(1); 10_000];
+        let ports: Vec<Value> = (0..10_000).map(|_| json!({"port": 80, "name": "http"})).collect();
+        let mut object = web();
+        object["spec"]["ports"] = ports.into();
+        object["spec"]["externalIPs"] = many().into();
+        object["spec"]["loadBalancerSourceRanges"] = many().into();
+        object["status"]["loadBalancer"]["ingress"] = vec![json!({"ip": "10.4.7.300"}); 10_000].into();
+        let service = Service::from_json(&object).unwrap();
+        let length: usize = service.skipped.iter().map(String::len).sum();
+        assert!(service.skipped.len() < 100 && length < 50_000, "{} of {length} bytes", service.skipped.len());
+        assert!(service.skipped.last().unwrap().contains("not named"), "{:?}", service.skipped.last());
+        let mut object = web();
+        object["spec"]["ports"][0]["name"] = "x".repeat(1 << 20).into();
+        let problem = Service::from_json(&object).unwrap_err().to_string();
+        assert!(problem.starts_with("spec.ports[0].name: ") && problem.len() < 1000, "{problem}");
     }
 
     #[test]

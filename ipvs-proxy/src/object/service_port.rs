@@ -5,7 +5,8 @@
 use cluster::Problem;
 use netstate::Protocol;
 
-use super::field::{Field, keep, or_open};
+use super::LONGEST_LABEL;
+use super::field::{Field, keep, or_open, skip};
 
 /// A port of a Service.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -36,7 +37,7 @@ pub(super) fn ports(root: &Field<'_>, skipped: &mut Vec<String>) -> Result<Vec<S
         {
             port.node_port = None;
             let accepted = "each pair of protocol and node port once";
-            skipped.push(item.get("nodePort").problem(accepted).to_string());
+            skip(skipped, &item.get("nodePort").problem(accepted));
         }
         let port = port.and_then(|port| is_once(&port).then_some(port).ok_or_else(|| item.problem(once)));
         refused = refused.or_else(|| port.as_ref().err().cloned());
@@ -52,6 +53,10 @@ pub(super) fn ports(root: &Field<'_>, skipped: &mut Vec<String>) -> Result<Vec<S
 /// A port; a node port that cannot be read goes to `skipped`.
 fn port(item: &Field<'_>, one_of_several: bool, skipped: &mut Vec<String>) -> Result<ServicePort, Problem> {
     let name = item.get("name").text()?.unwrap_or_default().to_owned();
+    // It is a label of what is counted.
+    if name.len() > LONGEST_LABEL {
+        return Err(item.get("name").problem("a name of at most 63 letters"));
+    }
     if name.is_empty() && one_of_several {
         return Err(item.get("name").problem("a name for each of several ports"));
     }

@@ -10,7 +10,7 @@ use cluster::Problem;
 use netstate::{IpFamily, Protocol};
 use serde_json::Value;
 
-use super::field::{Field, is_unusable, keep};
+use super::field::{Field, is_unusable, keep, skip};
 use super::key::Kind;
 use super::topology::{Hints, Topology};
 use super::trigger::Trigger;
@@ -123,7 +123,7 @@ fn name(field: &Field<'_>) -> Result<Option<Box<str>>, Problem> {
 /// The names in a list of hints. What cannot be read is left out: an endpoint without a hint is one for everybody.
 fn hinted(field: &Field<'_>, skipped: &mut Vec<String>) -> Box<[Box<str>]> {
     let items = field.items().unwrap_or_else(|problem| {
-        skipped.push(problem.to_string());
+        skip(skipped, &problem);
         Vec::new()
     });
     let mut found = Vec::new();
