@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use cluster::problem::elided;
 use daemon::monitors::{Meaning, Monitors};
 use daemon::worker::{Mailbox, Worker};
 use kernel::watch::Event;
@@ -78,7 +79,11 @@ impl<S: LeaseSource> Daemon<S> {
         }
         for (key, reason) in self.witness.view.invalid().filter(|_| change.invalid) {
             self.reporter.complain(format!("{key}: {reason}"), |_| {
-                tracing::warn!(key, reason, "what stands there is no usable lease; it is skipped");
+                tracing::warn!(
+                    key = elided(key.to_owned()),
+                    reason,
+                    "what stands there is no usable lease; it is skipped"
+                );
             });
         }
     }

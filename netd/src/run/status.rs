@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use cluster::problem::elided;
 use daemon::status::{LISTED, Lines, Table};
 use serde::Deserialize as _;
 use serde_json::Value;
@@ -40,9 +41,9 @@ pub(crate) fn outdated(mut status: Value) -> Value {
     status
 }
 
-/// The first items of a list of what is wrong.
+/// The first items of a list of what is wrong. Whoever writes a key chooses its length, and the whole has to be read.
 pub(super) fn listed(items: impl IntoIterator<Item = (String, String)>) -> BTreeMap<String, String> {
-    items.into_iter().take(LISTED).collect()
+    items.into_iter().take(LISTED).map(|(key, reason)| (elided(key), elided(reason))).collect()
 }
 
 /// What ends a lease, for an operator: an etcd lease as `etcdctl` writes it.
@@ -165,6 +166,15 @@ mod tests {
             status.leases = Some(BTreeMap::from([("172.27.122.128/25".to_owned(), peer.clone())]));
             assert_eq!(line(&status), format!("192.168.100.122 vxlan flannel.1  {shown}"));
         }
+    }
+
+    #[test]
+    fn a_key_or_a_reason_of_any_length_leaves_the_status_readable() {
+        let long = |number: usize| (format!("{number} {}", "x".repeat(1 << 20)), "y".repeat(1 << 20));
+        let listed = listed((0..LISTED + 3).map(long));
+        assert_eq!(listed.len(), LISTED);
+        let length: usize = listed.iter().map(|(key, reason)| key.len() + reason.len()).sum();
+        assert!(length < 1000 * LISTED, "{length} bytes");
     }
 
     #[test]

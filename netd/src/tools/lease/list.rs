@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use cluster::etcd::{Entry, Prefix, Store, TimeToLive};
+use cluster::problem::elided;
 use daemon::status::Lines;
 use serde::Serialize;
 
@@ -72,7 +73,7 @@ fn text(rows: &[Row]) -> String {
     for row in rows {
         let subnet = row.key.parse::<SubnetKey>().map_or_else(|_| row.key.clone(), |key| key.list());
         if let Some(reason) = &row.invalid {
-            lines.push(format_args!("! {}: {reason}", row.key));
+            lines.push(format_args!("! {}: {reason}", elided(row.key.clone())));
             continue;
         }
         let seconds = |seconds: Option<u64>| seconds.map(|seconds| duration(Duration::from_secs(seconds)));
@@ -117,8 +118,11 @@ mod tests {
             renewed_before_seconds: renewed,
             invalid: None,
         };
-        let junk = Row { key: "x\ny".to_owned(), invalid: Some("no lease".to_owned()), ..Row::default() };
-        let rows = [lease("172.27.121.128-25", Some(86_399), Some(1)), lease("172.7.22.0-24", None, None), junk];
+        let junk = |key: &str| Row { key: key.to_owned(), invalid: Some("no lease".to_owned()), ..Row::default() };
+        let rows =
+            [lease("172.27.121.128-25", Some(86_399), Some(1)), lease("172.7.22.0-24", None, None), junk("x\ny")];
+        let endless = text(&[junk(&"z".repeat(1 << 20))]);
+        assert!(endless.len() < 1000, "{} bytes", endless.len());
         let text = text(&rows);
         let lines: Vec<&str> = text.lines().collect();
         assert_eq!(
