@@ -58,7 +58,12 @@ impl Write for Escaped<'_> {
 /// True for letters that show nothing of themselves, and change how others are shown.
 fn is_hidden(letter: char) -> bool {
     letter.is_control()
-        || matches!(letter, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}')
+        || matches!(letter, '\u{2028}' | '\u{2029}' | '\u{fff9}'..='\u{fffb}')
+        // Unicode's Default_Ignorable_Code_Point and Bidi_Control.
+        || matches!(letter, '\u{ad}' | '\u{34f}' | '\u{61c}' | '\u{115f}' | '\u{1160}' | '\u{17b4}' | '\u{17b5}' | '\u{180b}'..='\u{180f}')
+        || matches!(letter, '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{3164}' | '\u{feff}')
+        || matches!(letter, '\u{fe00}'..='\u{fe0f}' | '\u{ffa0}' | '\u{fff0}'..='\u{fff8}' | '\u{1bca0}'..='\u{1bca3}')
+        || matches!(letter, '\u{1d173}'..='\u{1d17a}' | '\u{e0000}'..='\u{e0fff}')
 }
 
 /// A text as a value in a query, without letters that have a meaning there.
@@ -88,10 +93,12 @@ mod tests {
             .text(Value("a b/c&d\"é"))
             .raw("\">")
             .text("<b>\"x\" & 'y'\n\u{202e}\u{0}</b>ü")
+            .text("\u{61c}\u{ad}\u{3164}\u{e0041}")
             .raw("</a>");
         assert_eq!(
             html.into_text(),
-            "<a href=\"?a%20b%2Fc%26d%22%C3%A9\">&lt;b&gt;&quot;x&quot; &amp; &#39;y&#39;\\u{a}\\u{202e}\\u{0}&lt;/b&gt;ü</a>"
+            "<a href=\"?a%20b%2Fc%26d%22%C3%A9\">&lt;b&gt;&quot;x&quot; &amp; &#39;y&#39;\\u{a}\\u{202e}\\u{0}&lt;/b&gt;ü\
+             \\u{61c}\\u{ad}\\u{3164}\\u{e0041}</a>"
         );
     }
 }
