@@ -135,9 +135,11 @@ fn changes_come_by_themselves(small: &Small, browser: &mut Browser) -> Result<()
     host.write(format!("{SERVICES}/api.yaml"), service("api", "192.168.0.11"))?;
     browser.shows("[data-part=services]", "shop/api")?;
     // What is searched for stays while everything else goes on; nothing typed is lost.
+    browser.evaluate(NOTE_ANNOUNCEMENTS)?;
     browser.evaluate("document.getElementById('search-services').focus()")?;
     browser.call("Input.insertText", json!({"text": "192.168.0.11"}))?;
     browser.shows("[data-part=services] .count", "1 Service of 2 Services")?;
+    announces(browser, "1 Service of 2 Services, served by nftables")?;
     browser.shows("[data-part=services]", "shop/api")?;
     small.net.etcd.put("/coreos.com/network/subnets/172.7.31.0-24", &lease("10.4.7.131", "02:00:00:00:00:31"))?;
     browser.shows("[data-part=nodes]", "172.7.31.0/24")?;
@@ -145,6 +147,14 @@ fn changes_come_by_themselves(small: &Small, browser: &mut Browser) -> Result<()
     arrows_lead_through_many_nodes(small, browser)?;
     ensure!(browser.evaluate("window.loaded")? == "once", "it was loaded again");
     Ok(())
+}
+
+/// Notes what a screen reader is given to say by itself.
+const NOTE_ANNOUNCEMENTS: &str = "(() => { const said = document.getElementById('said'); window.announced = []; \
+     new MutationObserver(() => window.announced.push(said.textContent)).observe(said, { childList: true }); })()";
+
+fn announces(browser: &mut Browser, text: &str) -> Result<()> {
+    browser.until(&format!("window.announced.some((said) => said.startsWith({}))", json!(text)))
 }
 
 /// Two columns of nodes: up and down lead through one, left and right to the other beside.
@@ -369,8 +379,10 @@ fn keyboard(browser: &mut Browser) -> Result<()> {
     }
     ensure!(seen == ["172.7.200.0/24", "172.7.22.0/24"].map(str::to_owned).into(), "{seen:?}");
     browser.key("Home", 36)?;
+    browser.evaluate(NOTE_ANNOUNCEMENTS)?;
     browser.key("Enter", 13)?;
     browser.shows("#detail", "10.4.7.200")?;
+    announces(browser, "10.4.7.200 Subnet 172.7.200.0/24 Backend vxlan")?;
     // The picture was drawn anew, and the focus is where it was.
     browser.until("document.activeElement.dataset.key === 'picture 172.7.200.0/24'")
 }

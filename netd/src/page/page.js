@@ -9,6 +9,7 @@
   let source = null;
   let last = 0;
   let again = 0;
+  let asked = ""; // The part that the operator's last choice is shown in, until it is announced.
 
   const clock = (time) => new Date(time).toISOString().slice(11, 19) + " UTC";
 
@@ -29,6 +30,11 @@
     return row ? row.textContent : "";
   }
 
+  // What there is to say of a part that was asked for: how many were found, or the details of a node.
+  function answer(part) {
+    return [...part.querySelectorAll(".problem, .count, h3, h3 + p, dt, dd")].map((element) => element.textContent).join(" ");
+  }
+
   function replace(sections) {
     const before = newest();
     for (const [id, html] of Object.entries(sections)) {
@@ -46,7 +52,10 @@
     }
     rove();
     const row = document.querySelector('[data-part="changes"] tbody tr');
-    if (before && row && newest() !== before) said.textContent = row.cells[2].textContent + ": " + row.cells[3].textContent;
+    if (asked in sections) {
+      said.textContent = answer(document.querySelector(`[data-part="${CSS.escape(asked)}"]`));
+      asked = "";
+    } else if (before && row && newest() !== before) said.textContent = row.cells[2].textContent + ": " + row.cells[3].textContent;
   }
 
   function connect() {
@@ -76,6 +85,7 @@
   }, 5000);
 
   function ask(field, value) {
+    asked = field === "node" ? "detail" : field;
     if (value) query.set(field, value);
     else query.delete(field);
     history.replaceState(null, "", "?" + query + location.hash);
