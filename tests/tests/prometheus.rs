@@ -46,6 +46,7 @@ fn questions_of_the_dashboard() -> Result<Vec<String>> {
     let mut questions = Vec::new();
     for target in targets {
         let question = target["expr"].as_str().context("expr")?;
+        ensure!(question.contains("instance=~\"$node\""), "{question} is of all nodes, whichever is chosen");
         questions.push(question.replace("$__rate_interval", "5m").replace("$node", ".*"));
     }
     ensure!(questions.len() > 15, "{questions:?}");
