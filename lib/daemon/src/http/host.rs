@@ -1,6 +1,6 @@
 //! From where a connection can come, and by which name its client has asked.
 //!
-//! Invariant: on a loopback address, what says more than whether the daemon is well is shown only to clients that name it `localhost` or by
+//! Invariant: on a loopback address, what says more than metrics and whether the daemon is well is shown only to clients that name it `localhost` or by
 //! its number: a page of somebody else's site in the operator's browser can have its own name lead here (DNS rebinding), not these.
 
 use std::net::{IpAddr, SocketAddr};

@@ -3,8 +3,8 @@
 //! It only reads. Invariants: a listener that cannot be opened is logged and tried again, and hinders nothing else; the
 //! number of connections, their length and the size of what they send are bounded, so that nobody can keep the daemon
 //! busy from here: one that waits for events has as long as its client takes them; what says more than whether the daemon is
-//! well is served on its unix socket, which is root's, and on the address for metrics; on a loopback address only to whoever
-//! names it so, which no foreign page in the operator's browser can.
+//! well is served on its unix socket, which is root's, and on the address for metrics; on a loopback address all but metrics only to
+//! whoever names it so, which no foreign page in the operator's browser can.
 
 mod ask;
 mod board;
