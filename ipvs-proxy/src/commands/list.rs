@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use cluster::Event;
 use cluster::etcd::{Prefix, Store};
 use daemon::status::Lines;
+use daemon::terminal;
 
 use super::answered;
 use crate::object::key::ObjectKey;
@@ -23,7 +24,7 @@ pub(super) async fn list(store: &Store, prefix: &Prefix) -> anyhow::Result<()> {
             view.take(update);
         }
     }
-    print!("{}", table(&view));
+    terminal::put(&table(&view))?;
     eprint!("{}", refusals(&view));
     Ok(())
 }

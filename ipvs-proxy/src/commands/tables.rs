@@ -4,6 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use daemon::http::ask;
+use daemon::terminal;
 
 /// Longest wait for the daemon.
 const LIMIT: Duration = Duration::from_secs(15);
@@ -13,6 +14,5 @@ const LIMIT: Duration = Duration::from_secs(15);
 /// # Errors
 /// When the daemon does not run or does not answer.
 pub(crate) fn tables(run_dir: &Path, json: bool) -> anyhow::Result<()> {
-    print!("{}", ask(run_dir, if json { "/tables?format=json" } else { "/tables" }, LIMIT)?);
-    Ok(())
+    Ok(terminal::put(&ask(run_dir, if json { "/tables?format=json" } else { "/tables" }, LIMIT)?)?)
 }

@@ -23,6 +23,7 @@ mod walk;
 
 use anyhow::Result;
 use daemon::lifecycle::Exit;
+use daemon::terminal;
 
 pub(crate) use self::target::Target;
 
@@ -46,10 +47,6 @@ pub(crate) fn act(invocation: &Invocation, asked: &Explain) -> Result<Exit> {
     };
     facts.read_servers(&sites.iter().map(sites::Site::server).collect())?;
     let report = Report::of(&facts, &sites, asked.from);
-    if asked.json {
-        println!("{}", serde_json::to_string_pretty(&report)?);
-    } else {
-        print!("{}", text::text(&report));
-    }
+    terminal::put(&if asked.json { serde_json::to_string_pretty(&report)? + "\n" } else { text::text(&report) })?;
     Ok(if report.is_well() { Exit::Success } else { Exit::Failure })
 }

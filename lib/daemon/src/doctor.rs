@@ -2,10 +2,13 @@
 //!
 //! Invariants: a finding names its object and what to do; a check that finds nothing is one line all the same.
 
+use std::io;
+
 use serde::Serialize;
 
 use crate::lifecycle::Exit;
 use crate::status::Lines;
+use crate::terminal;
 
 /// How bad it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -87,13 +90,9 @@ pub fn examine<F>(checks: &[Check<F>], facts: &F) -> Vec<Finding> {
 /// Prints the findings, as text or as JSON; the exit status is 1 when there is a problem.
 ///
 /// # Errors
-/// When they cannot be written as JSON, which does not happen.
-pub fn print(findings: &[Finding], json: bool) -> Result<Exit, serde_json::Error> {
-    if json {
-        println!("{}", serde_json::to_string_pretty(findings)?);
-    } else {
-        print!("{}", text(findings));
-    }
+/// When they cannot be written.
+pub fn print(findings: &[Finding], json: bool) -> io::Result<Exit> {
+    terminal::put(&if json { serde_json::to_string_pretty(findings)? + "\n" } else { text(findings) })?;
     let worst = findings.iter().map(|finding| finding.severity).max();
     Ok(if worst == Some(Severity::Problem) { Exit::Failure } else { Exit::Success })
 }

@@ -91,6 +91,21 @@ pub fn painted(text: String, tone: fn(&str) -> Tone) -> String {
     if wants_colour(is_terminal()) { coloured(&text, tone) } else { text }
 }
 
+/// Prints `text`; whoever reads it may have read enough, as `head` has.
+///
+/// # Errors
+/// When it cannot be written for another reason.
+pub fn put(text: &str) -> io::Result<()> {
+    put_into(&mut io::stdout().lock(), text)
+}
+
+fn put_into(out: &mut impl Write, text: &str) -> io::Result<()> {
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        done => done,
+    }
+}
+
 /// Prints what `make` makes, once, or with `watch` until somebody interrupts it: on a terminal each in the place of the one before,
 /// elsewhere below it. Returns the exit status of the only one.
 ///
@@ -104,8 +119,14 @@ pub fn show<E: Display>(
     let Some(seconds) = watch.watch else {
         let Shown { notes, text, exit } = make()?;
         notes.iter().for_each(|note| eprintln!("{note}"));
-        print!("{}", painted(text, tone));
-        return Ok(exit);
+        let printed = put(&painted(text, tone));
+        return Ok(printed.map_or_else(
+            |error| {
+                eprintln!("write to standard output: {error}");
+                Exit::Failure
+            },
+            |()| exit,
+        ));
     };
     loop {
         // What is asked may be away for as long as an upgrade takes.
@@ -191,6 +212,15 @@ mod tests {
         );
         assert!(shown.lines().all(|line| line.chars().count() <= COLUMNS + 3), "{shown:?}");
         assert_eq!(frame(&notes, "a\n", false), "a\n\n");
+    }
+
+    #[test]
+    fn a_reader_that_has_read_enough_is_no_failure_and_a_full_disk_is_one() {
+        let (reader, mut writer) = io::pipe().unwrap();
+        drop(reader);
+        put_into(&mut writer, "text\n").unwrap();
+        let mut full = std::fs::File::options().write(true).open("/dev/full").unwrap();
+        assert_eq!(put_into(&mut full, "text\n").unwrap_err().kind(), io::ErrorKind::StorageFull);
     }
 
     #[test]

@@ -17,6 +17,7 @@ use anyhow::{Context, Result, anyhow};
 use cluster::ClusterError;
 use daemon::http::ask;
 use daemon::lifecycle::Exit;
+use daemon::terminal;
 
 use crate::command::args::{self, Flags};
 use crate::command::config::{Config, Store, probe_port, run_dir};
@@ -34,7 +35,7 @@ pub(crate) fn act(verb: &Verb, flags: &Flags) -> Result<Exit> {
     match verb {
         Verb::Status { json, watch } => status::show(run_dir, *json, *watch),
         Verb::Tables { json } => {
-            print!("{}", ask(run_dir, if *json { "/tables?format=json" } else { "/tables" }, LIMIT)?);
+            terminal::put(&ask(run_dir, if *json { "/tables?format=json" } else { "/tables" }, LIMIT)?)?;
             Ok(Exit::Success)
         }
         Verb::Config(verb) => config::act(verb, flags),

@@ -21,6 +21,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use ::daemon::lifecycle::Exit;
+use ::daemon::terminal;
 use anyhow::{Context as _, Result};
 use kernel::Rtnl;
 use kernel::probe::{Probe, Reply};
@@ -82,10 +83,10 @@ pub(crate) fn act(options: &Trace, flags: &Flags, probe_port: Option<u16>) -> Re
     };
     let traces = trace(ends, flags, probe_port, status.as_ref())?;
     if options.json {
-        println!("{}", serde_json::to_string_pretty(&traces)?);
+        terminal::put(&(serde_json::to_string_pretty(&traces)? + "\n"))?;
     } else {
-        println!("{} to {}: {}", traces.from, traces.to, if traces.passes { "passes" } else { "does not pass" });
-        print!("{}", step::text(&traces.steps));
+        let verdict = if traces.passes { "passes" } else { "does not pass" };
+        terminal::put(&format!("{} to {}: {verdict}\n{}", traces.from, traces.to, step::text(&traces.steps)))?;
     }
     Ok(if traces.passes { Exit::Success } else { Exit::Failure })
 }

@@ -6,6 +6,7 @@ use anyhow::Result;
 use cluster::etcd::{Entry, Prefix, Store, TimeToLive};
 use cluster::problem::elided;
 use daemon::status::Lines;
+use daemon::terminal;
 use serde::Serialize;
 
 use super::etcd;
@@ -40,12 +41,7 @@ pub(super) async fn show(store: &Store, prefix: &Prefix, json: bool) -> Result<(
     for entry in &listing.entries {
         rows.push(row(entry, etcd::remaining(store, entry).await?));
     }
-    if json {
-        println!("{}", serde_json::to_string_pretty(&rows)?);
-    } else {
-        print!("{}", text(&rows));
-    }
-    Ok(())
+    Ok(terminal::put(&if json { serde_json::to_string_pretty(&rows)? + "\n" } else { text(&rows) })?)
 }
 
 fn row(entry: &Entry, left: Option<TimeToLive>) -> Row {
