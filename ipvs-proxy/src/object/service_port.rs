@@ -2,6 +2,8 @@
 //!
 //! Invariant: of the ports of a Service each name, and each pair of protocol and port, or node port, is there once.
 
+use std::collections::BTreeSet;
+
 use cluster::Problem;
 use netstate::Protocol;
 
@@ -28,18 +30,17 @@ pub(crate) struct ServicePort {
 pub(super) fn ports(root: &Field<'_>, skipped: &mut Vec<String>) -> Result<Vec<ServicePort>, Problem> {
     let items = root.get("spec").get("ports").items()?;
     let (mut ports, mut refused): (Vec<ServicePort>, Option<Problem>) = (Vec::new(), None);
+    let mut taken = Taken::default();
     for item in &items {
-        let is_once = |port: &ServicePort| !ports.iter().any(|other| collide(other, port));
-        let once = "each name, and each pair of protocol and port, once";
         let mut port = port(item, items.len() > 1, skipped);
         if let Ok(port) = &mut port
-            && ports.iter().any(|other| share_node_port(other, port))
+            && !taken.has_room_for_node_port(port)
         {
             port.node_port = None;
-            let accepted = "each pair of protocol and node port once";
-            skip(skipped, &item.get("nodePort").problem(accepted));
+            skip(skipped, &item.get("nodePort").problem("each pair of protocol and node port once"));
         }
-        let port = port.and_then(|port| is_once(&port).then_some(port).ok_or_else(|| item.problem(once)));
+        let once = "each name, and each pair of protocol and port, once";
+        let port = port.and_then(|port| taken.take_in(&port).then_some(port).ok_or_else(|| item.problem(once)));
         refused = refused.or_else(|| port.as_ref().err().cloned());
         keep(&mut ports, skipped, port);
     }
@@ -65,12 +66,29 @@ fn port(item: &Field<'_>, one_of_several: bool, skipped: &mut Vec<String>) -> Re
     Ok(ServicePort { name, protocol, port, node_port: or_open(skipped, node_port(&item.get("nodePort"))) })
 }
 
-fn collide(one: &ServicePort, other: &ServicePort) -> bool {
-    (one.protocol, one.port) == (other.protocol, other.port) || one.name == other.name
+/// What the ports before have: whoever writes a Service chooses how many there are.
+#[derive(Default)]
+struct Taken {
+    names: BTreeSet<String>,
+    ports: BTreeSet<(Protocol, u16)>,
+    node_ports: BTreeSet<(Protocol, u16)>,
 }
 
-fn share_node_port(one: &ServicePort, other: &ServicePort) -> bool {
-    one.node_port.is_some() && (one.protocol, one.node_port) == (other.protocol, other.node_port)
+impl Taken {
+    fn has_room_for_node_port(&self, port: &ServicePort) -> bool {
+        port.node_port.is_none_or(|number| !self.node_ports.contains(&(port.protocol, number)))
+    }
+
+    /// Takes a port in, unless one before has its name or its pair of protocol and port.
+    fn take_in(&mut self, port: &ServicePort) -> bool {
+        if self.names.contains(&port.name) || self.ports.contains(&(port.protocol, port.port)) {
+            return false;
+        }
+        self.names.insert(port.name.clone());
+        self.ports.insert((port.protocol, port.port));
+        self.node_ports.extend(port.node_port.map(|number| (port.protocol, number)));
+        true
+    }
 }
 
 /// A port of the node; the API writes 0 for none.
