@@ -166,7 +166,7 @@ test-faults: setup lab-kernel kubernetes ## Fail every write and every kernel st
 	FAULTS=all timeout 2h cargo test --locked -p cni-plugin --test verbs operation_failing -- --nocapture
 	FAULTS=all timeout 1h cargo test --locked -p netdadm --test apply --test faults operation_failing -- --nocapture
 	cargo build --locked -p netd -p ipvs-proxy -p netdadm -p injection -p tests --bins
-	FAULTS=all NETD_LAB=require timeout 2h cargo test --locked -p tests --test injection -- --nocapture
+	FAULTS=all NETD_LAB=require timeout 6h cargo test --locked -p tests --test injection -- --nocapture
 	FAULTS=all NETD_LAB=require timeout 3h cargo test --locked -p tests --test injection_guest -- --nocapture
 
 .PHONY: test-kubernetes

@@ -47,7 +47,7 @@ fn netdadm_backup_with_any_operation_failing_leaves_no_half() -> Result<()> {
 fn netdadm_etcd_with_any_operation_failing_changes_no_other_member() -> Result<()> {
     let faults = injected_netdadm::members_are_never_others(&injected_netdadm::Members::start()?)?;
     println!("{faults} faults");
-    ensure!(faults > 80, "only {faults} faults: the walk did not reach the work");
+    ensure!(faults > 80 / injected::part()?.1, "only {faults} faults: the walk did not reach the work");
     Ok(())
 }
 

@@ -163,7 +163,7 @@ fn plans(operations: usize, sample: usize) -> Vec<Plan> {
 }
 
 /// Which of how many parts of the runs is walked, from 0: all of them unless `FAULTS_PART` says otherwise.
-fn part() -> Result<(usize, usize)> {
+pub(crate) fn part() -> Result<(usize, usize)> {
     let Ok(text) = std::env::var(PART) else { return Ok((0, 1)) };
     let numbers = text.split_once('/').and_then(|(part, parts)| Some((part.parse().ok()?, parts.parse().ok()?)));
     let (part, parts): (usize, usize) = numbers.with_context(|| format!("{PART} is {text:?}, not such as 2/4"))?;

@@ -2,10 +2,13 @@
 //!
 //! Invariant: behind each fault no snapshot is left, and the host that joins is no member; nothing but the faults of the plan ends a call early.
 
+use std::time::Instant;
+
 use anyhow::{Context, Result, ensure};
 use injection::{Effect, Followed, Kind, Plan, launcher};
 use lab::{Cluster, Host, Process, eventually};
 
+use crate::injected::part;
 use crate::netdadm_etcd::{MEMBERS, OPERATOR, REFERENCE, SOON, netdadm, render, start_all};
 
 const FOLDER: &str = "/opt/backup";
@@ -145,11 +148,14 @@ pub(crate) fn members_are_never_others(members: &Members) -> Result<usize> {
         ensure!(others.iter().all(|other| peers.contains(other)) && peers.len() <= 4, "{peers:?}");
         Ok(peers.len() == 4)
     };
+    let (begun, (part, parts)) = (Instant::now(), part()?);
     let mut faults = 0;
     for joins in [true, false] {
-        let words = ["etcd", if joins { "add" } else { "remove" }, JOINS, "--yes", "--timeout", "3", "--wait", "1"];
-        for at in 0.. {
+        let verb = if joins { "add" } else { "remove" };
+        let words = ["etcd", verb, JOINS, "--yes", "--timeout", "3", "--wait", "1"];
+        for at in (part..).step_by(parts) {
             let reached = faults;
+            eprintln!("{verb}: operation {at}, {faults} faults, {} s", begun.elapsed().as_secs());
             for effect in (0..Kind::MOST).map(Effect::Fails).chain([Effect::Killed]) {
                 members.set_joined(!joins, is_joined)?;
                 let run = members.run(&words, &Plan::from([(at, effect)]))?;
