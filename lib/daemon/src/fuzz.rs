@@ -6,10 +6,9 @@ use std::sync::{Arc, Mutex};
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixStream;
-use tokio::sync::Semaphore;
 
 use crate::glog::{Modules, SourceLine};
-use crate::http::{Board, OwnPages, Page, Reach, Routes, Site, Vitals, parse, talk};
+use crate::http::{Board, OwnPages, Page, Reach, Room, Routes, Site, Vitals, parse, talk};
 use crate::liveness::Liveness;
 use crate::log::Recent;
 use crate::metrics::Metrics;
@@ -62,11 +61,8 @@ pub(crate) fn site() -> Site {
 fn http_request(input: &[u8]) {
     let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_all().build() else { return };
     runtime.block_on(async {
-        let (Ok((client, server)), Ok(permit)) =
-            (UnixStream::pair(), Arc::new(Semaphore::new(1)).acquire_owned().await)
-        else {
-            return;
-        };
+        let Ok((client, server)) = UnixStream::pair() else { return };
+        let place = Room::default().enter();
         let (mut answers, mut requests) = client.into_split();
         let send = async {
             // The server may end the connection before it has read all.
@@ -76,7 +72,7 @@ fn http_request(input: &[u8]) {
         let mut text = Vec::new();
         let receive = answers.read_to_end(&mut text);
         let (_, _, ()) =
-            tokio::join!(send, receive, talk(server, (Routes::All, Reach::Loopback), Arc::new(site()), permit));
+            tokio::join!(send, receive, talk(server, (Routes::All, Reach::Loopback), Arc::new(site()), place));
         assert!(text.len() <= ANSWERS, "{} bytes of answers", text.len());
         assert!(text.is_empty() || text.starts_with(b"HTTP/1."), "{:?}", String::from_utf8_lossy(&text));
     });

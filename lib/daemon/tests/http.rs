@@ -64,7 +64,9 @@ fn own_pages() -> OwnPages {
     let pages = OwnPages::default();
     pages.show("/own", |asked| async move {
         let headers = vec![("cache-control", "no-cache".to_owned())];
-        Answer::Page(Page { headers, ..Page::text(200, format!("{} {:?}\n", asked.query, asked.reach)) })
+        let text =
+            if asked.query == "long" { "x".repeat(1 << 24) } else { format!("{} {:?}\n", asked.query, asked.reach) };
+        Answer::Page(Page { headers, ..Page::text(200, text) })
     });
     pages.show("/events", |_| async {
         let (sender, events) = Events::open();
@@ -73,6 +75,11 @@ fn own_pages() -> OwnPages {
                 let _ = sender.send("count", &json!(number)).await;
             }
         });
+        Answer::Events(events)
+    });
+    pages.show("/endless", |_| async {
+        let (sender, events) = Events::open();
+        tokio::spawn(async move { sender.closed().await });
         Answer::Events(events)
     });
     pages
@@ -249,15 +256,34 @@ fn header_that_is_too_large_or_never_ends_is_given_up() {
     assert!(!rest.starts_with(b"HTTP/1.1 200"), "{}", String::from_utf8_lossy(&rest));
 }
 
-#[test]
-fn forty_silent_connections_do_not_keep_others_out_for_long() {
-    let server = start(Routes::Health);
-    let silent: Vec<TcpStream> = (0..40).map(|_| TcpStream::connect(server.address).unwrap()).collect();
-    // Each batch is given up after the limit for a header, at the latest.
+/// Waits until `/healthz` is answered, which is sooner than a connection ends by itself.
+fn is_answered_at_once(server: &Server) {
     let url = format!("http://{}/healthz", server.address);
-    let output = Command::new("curl").args(["-s", "--max-time", "60", &url]).output().unwrap();
+    let output = Command::new("curl").args(["-s", "--max-time", "3", &url]).output().unwrap();
     assert_eq!(output.stdout, b"well\n");
+}
+
+#[test]
+fn connections_that_are_open_and_silent_keep_nobody_out() {
+    let server = start(Routes::Health);
+    let silent: Vec<TcpStream> = (0..200).map(|_| TcpStream::connect(server.address).unwrap()).collect();
+    is_answered_at_once(&server);
     drop(silent);
+}
+
+#[test]
+fn answers_that_nobody_takes_and_streams_keep_nobody_out() {
+    for path in ["/own?long", "/endless"] {
+        let server = start(Routes::All);
+        let open = |_| {
+            let mut stream = TcpStream::connect(server.address).unwrap();
+            write!(stream, "GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
+            stream
+        };
+        let greedy: Vec<TcpStream> = (0..100).map(open).collect();
+        is_answered_at_once(&server);
+        drop(greedy);
+    }
 }
 
 #[test]

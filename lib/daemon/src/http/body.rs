@@ -90,11 +90,10 @@ impl HttpBody for Body {
 #[cfg(test)]
 mod tests {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-    use tokio::sync::Semaphore;
 
     use super::*;
     use crate::fuzz::site;
-    use crate::http::{Answer, Events, Reach, Routes, talk};
+    use crate::http::{Answer, Events, Reach, Room, Routes, talk};
 
     #[tokio::test(start_paused = true)]
     async fn a_client_that_takes_no_event_loses_its_connection_and_the_others_get_all() {
@@ -113,12 +112,11 @@ mod tests {
                 Answer::Events(events)
             }
         });
-        let room = Arc::new(Semaphore::new(2));
+        let room = Room::default();
         let mut clients = Vec::new();
         for query in ["slow", "quick"] {
             let (mut client, server) = tokio::io::duplex(4000);
-            let permit = Arc::clone(&room).acquire_owned().await.unwrap();
-            tokio::spawn(talk(server, (Routes::All, Reach::Loopback), Arc::clone(&site), permit));
+            tokio::spawn(talk(server, (Routes::All, Reach::Loopback), Arc::clone(&site), room.enter()));
             client
                 .write_all(format!("GET /events?{query} HTTP/1.1\r\nHost: localhost\r\n\r\n").as_bytes())
                 .await
@@ -140,6 +138,6 @@ mod tests {
         assert!(after >= STALLED && after < STALLED * 20, "{after:?}");
         assert!(begun.elapsed() > STALLED * 2, "far beyond the time for other connections");
         drop(clients);
-        assert_eq!(room.available_permits(), 2);
+        assert_eq!(room.len(), 0);
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! It only reads. Invariants: a listener that cannot be opened is logged and tried again, and hinders nothing else; the
 //! number of connections, their length and the size of what they send are bounded, so that nobody can keep the daemon
-//! busy from here: one that waits for events has as long as its client takes them; what says more than whether the daemon is
+//! busy from here, and no connection keeps a new one waiting: one that waits for events has as long as its client takes them; what says more than whether the daemon is
 //! well is served on its unix socket, which is root's, and on the address for metrics; on a loopback address all but metrics only to
 //! whoever names it so, which no foreign page in the operator's browser can.
 
@@ -14,6 +14,7 @@ mod listening;
 mod own;
 mod pages;
 mod query;
+mod room;
 mod server;
 
 #[cfg(any(test, feature = "fuzz"))]
@@ -25,6 +26,8 @@ pub use listening::serve_wherever;
 pub use own::{Answer, Asked, EventSender, Events, OwnPages};
 pub use pages::{Health, Page, Probe, Site, Tables, Unserved, Vitals};
 pub use query::encoded;
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) use room::Room;
 #[cfg(any(test, feature = "fuzz"))]
 pub(crate) use server::talk;
 pub use server::{Address, Routes, bind, serve_page};

@@ -20,16 +20,13 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use nix::sys::socket::{setsockopt, sockopt};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpSocket, UnixListener};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::body::{Body, Deadline};
 use super::host::Reach;
 use super::own::{Answer, Asked};
 use super::pages::{Page, Site};
+use super::room::{Ended, Place, Room};
 use crate::liveness::Heartbeat;
-
-/// Connections of one listener at a time; more wait in the kernel.
-const CONNECTIONS: usize = 32;
 
 /// Time for the header of a request.
 const HEADER_LIMIT: Duration = Duration::from_secs(5);
@@ -87,7 +84,7 @@ pub enum Routes {
 
 /// Serves `site` at `address`, for as long as the future is polled; `heartbeat` shows that it makes progress.
 pub(super) async fn serve(address: Address, routes: Routes, site: Arc<Site>, heartbeat: Heartbeat) {
-    let room = Arc::new(Semaphore::new(CONNECTIONS));
+    let room = Room::default();
     let mut reason = String::new();
     let note = |site: &Site, reason: Option<&str>| {
         site.vitals.lock().unwrap_or_else(PoisonError::into_inner).note(&address, routes, reason);
@@ -129,13 +126,13 @@ pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
 
 /// Answers whoever asks at `listener` with what `page` returns, whatever the path, for as long as the future is polled.
 pub async fn serve_page(listener: TcpListener, page: Arc<dyn Fn() -> Page + Send + Sync>) {
-    let room = Arc::new(Semaphore::new(CONNECTIONS));
+    let room = Room::default();
     loop {
-        let Ok(permit) = Arc::clone(&room).acquire_owned().await else { return };
         match listener.accept().await {
             Ok((stream, _)) => {
                 let page = Arc::clone(&page);
-                tokio::spawn(converse(stream, permit, move |_, _| std::future::ready(respond(page()))));
+                tokio::spawn(converse(stream, room.enter(), move |_, _| std::future::ready(respond(page()))));
+                tokio::task::yield_now().await;
             }
             Err(error) => {
                 tracing::debug!(%error, "a connection could not be accepted");
@@ -171,19 +168,16 @@ impl Listener {
 }
 
 /// Accepts until the listener is of no use any more.
-async fn accept(listener: Listener, routes: Routes, site: &Arc<Site>, room: &Arc<Semaphore>, heartbeat: &Heartbeat) {
+async fn accept(listener: Listener, routes: Routes, site: &Arc<Site>, room: &Room, heartbeat: &Heartbeat) {
     loop {
-        // Each connection ends within its limit, and with it there is room.
-        heartbeat.back_within(CONNECTION_LIMIT);
-        let Ok(permit) = Arc::clone(room).acquire_owned().await else { return };
         heartbeat.idle();
         let accepted = match &listener {
             Listener::Tcp(listener) => listener.accept().await.map(|(stream, _)| {
                 let reach = Reach::of(stream.local_addr().ok());
-                tokio::spawn(talk(stream, (routes, reach), Arc::clone(site), permit));
+                tokio::spawn(talk(stream, (routes, reach), Arc::clone(site), room.enter()));
             }),
             Listener::Unix(listener) => listener.accept().await.map(|(stream, _)| {
-                tokio::spawn(talk(stream, (routes, Reach::Unix), Arc::clone(site), permit));
+                tokio::spawn(talk(stream, (routes, Reach::Unix), Arc::clone(site), room.enter()));
             }),
         };
         if let Err(error) = accepted {
@@ -191,10 +185,12 @@ async fn accept(listener: Listener, routes: Routes, site: &Arc<Site>, room: &Arc
             heartbeat.back_within(ACCEPT_PAUSE);
             tokio::time::sleep(ACCEPT_PAUSE).await;
         }
+        // Whoever has asked already is answered before the next one may need the place.
+        tokio::task::yield_now().await;
     }
 }
 
-pub(crate) async fn talk<S>(stream: S, at: (Routes, Reach), site: Arc<Site>, permit: OwnedSemaphorePermit)
+pub(crate) async fn talk<S>(stream: S, at: (Routes, Reach), site: Arc<Site>, place: (Place, Ended))
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -202,19 +198,28 @@ where
         let site = Arc::clone(&site);
         async move { answer(&request, at, &site, deadline).await }
     };
-    converse(stream, permit, answer).await;
+    converse(stream, place, answer).await;
 }
 
 /// Answers the requests of one connection.
-async fn converse<S, F>(stream: S, permit: OwnedSemaphorePermit, answer: impl Fn(Request<Incoming>, Arc<Deadline>) -> F)
-where
+async fn converse<S, F>(
+    stream: S,
+    (place, ended): (Place, Ended),
+    answer: impl Fn(Request<Incoming>, Arc<Deadline>) -> F,
+) where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     F: Future<Output = Response<Body>>,
 {
     let deadline = Deadline::after(CONNECTION_LIMIT);
     let service = service_fn(|request| {
-        let answer = answer(request, Arc::clone(&deadline));
-        async move { Ok::<_, Infallible>(answer.await) }
+        let (answer, place) = (answer(request, Arc::clone(&deadline)), &place);
+        async move {
+            place.set_answering(true);
+            let response = answer.await;
+            // A stream goes on, and there are fewer of them than connections.
+            place.set_answering(matches!(response.body(), Body::Events(..)));
+            Ok::<_, Infallible>(response)
+        }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -225,8 +230,8 @@ where
     tokio::select! {
         _ = connection => {}
         () = deadline.passed() => {}
+        _ = ended => {}
     }
-    drop(permit);
 }
 
 async fn answer(
