@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use anyhow::Context;
+use daemon::json;
 use daemon::lifecycle::Exit;
 use daemon::status::{FILE, Lines, Stored};
 use daemon::terminal::{self, COLUMNS, Shown, Tone, Watch};
@@ -30,7 +31,7 @@ fn shown(run_dir: &Path, json: bool) -> anyhow::Result<Shown> {
     }
     let status = ProxyStatus::deserialize(&stored.status)
         .with_context(|| format!("understand {}", run_dir.join(FILE).display()))?;
-    let text = if json { format!("{:#}\n", stored.status) } else { render(&status) };
+    let text = if json { json::pretty(&stored.status)? } else { render(&status) };
     Ok(Shown {
         notes: warning.into_iter().collect(),
         text,

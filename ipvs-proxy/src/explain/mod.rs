@@ -22,6 +22,7 @@ mod text;
 mod walk;
 
 use anyhow::Result;
+use daemon::json;
 use daemon::lifecycle::Exit;
 use daemon::terminal;
 
@@ -47,6 +48,6 @@ pub(crate) fn act(invocation: &Invocation, asked: &Explain) -> Result<Exit> {
     };
     facts.read_servers(&sites.iter().map(sites::Site::server).collect())?;
     let report = Report::of(&facts, &sites, asked.from);
-    terminal::put(&if asked.json { serde_json::to_string_pretty(&report)? + "\n" } else { text::text(&report) })?;
+    terminal::put(&if asked.json { json::pretty(&report)? } else { text::text(&report) })?;
     Ok(if report.is_well() { Exit::Success } else { Exit::Failure })
 }

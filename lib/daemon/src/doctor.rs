@@ -6,6 +6,7 @@ use std::io;
 
 use serde::Serialize;
 
+use crate::json;
 use crate::lifecycle::Exit;
 use crate::status::Lines;
 use crate::terminal;
@@ -92,7 +93,7 @@ pub fn examine<F>(checks: &[Check<F>], facts: &F) -> Vec<Finding> {
 /// # Errors
 /// When they cannot be written.
 pub fn print(findings: &[Finding], json: bool) -> io::Result<Exit> {
-    terminal::put(&if json { serde_json::to_string_pretty(findings)? + "\n" } else { text(findings) })?;
+    terminal::put(&if json { json::pretty(findings)? } else { text(findings) })?;
     let worst = findings.iter().map(|finding| finding.severity).max();
     Ok(if worst == Some(Severity::Problem) { Exit::Failure } else { Exit::Success })
 }

@@ -9,6 +9,7 @@
 //! | [`followed`] | a file, and each change of it |
 //! | [`glog`] | what of glog is more than a number: detail of modules, stacks |
 //! | [`manual`] | manual pages and completions, made from the flags |
+//! | [`json`] | JSON that drives no terminal |
 //! | [`lifecycle`] | signals, the service manager, exit codes |
 //! | [`liveness`] | heartbeats of every loop: which makes no progress |
 //! | [`readiness`] | named gates: what is still awaited before the daemon is ready |
@@ -31,6 +32,7 @@ pub mod followed;
 mod fuzz;
 pub mod glog;
 pub mod http;
+pub mod json;
 pub mod lifecycle;
 pub mod liveness;
 pub mod log;

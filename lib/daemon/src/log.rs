@@ -31,7 +31,8 @@ use tracing_subscriber::{EnvFilter, Layer, Registry, reload};
 use self::journal::{Entry, Socket};
 pub use self::recent::{Entry as RecentEntry, KEPT, Kind, Recent};
 use crate::glog::{Modules, SourceLine};
-use crate::status::{escape, is_unsafe};
+use crate::json;
+use crate::status::escape;
 
 /// Version of the Elastic Common Schema whose names are used.
 const ECS_VERSION: &str = "8.11.0";
@@ -226,15 +227,8 @@ where
         if !fields.others.is_empty() {
             set(&self.program.replace('-', "_"), fields.others.into());
         }
-        // JSON leaves all but the first 32 as they are, and not only programs read it.
-        for letter in Value::Object(object).to_string().chars() {
-            if is_unsafe(letter) {
-                write!(writer, "\\u{:04x}", u32::from(letter))?
-            } else {
-                writer.write_char(letter)?
-            }
-        }
-        writeln!(writer)
+        // Not only programs read it.
+        writeln!(writer, "{}", json::escaped(&Value::Object(object).to_string()))
     }
 }
 

@@ -6,6 +6,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 use daemon::http::ask;
+use daemon::json;
 use daemon::lifecycle::Exit;
 use daemon::status::{FILE, Lines, Stored};
 use daemon::terminal::{self, COLUMNS, Shown, Tone, Watch};
@@ -41,7 +42,7 @@ fn shown(run_dir: &Path, json: bool) -> Result<Shown> {
     let status = if warning.is_some() { status::outdated(stored.status) } else { stored.status };
     let exit = if warning.is_none() { Exit::Success } else { Exit::Failure };
     let text = match (json, status::text(&status)) {
-        (true, _) => format!("{status:#}\n"),
+        (true, _) => json::pretty(&status)?,
         // Who searches a pipe finds each line whole.
         (false, text) if terminal::is_terminal() => folded(&text),
         (false, text) => text,

@@ -20,6 +20,7 @@ mod verdict;
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
+use ::daemon::json;
 use ::daemon::lifecycle::Exit;
 use ::daemon::terminal;
 use anyhow::{Context as _, Result};
@@ -83,7 +84,7 @@ pub(crate) fn act(options: &Trace, flags: &Flags, probe_port: Option<u16>) -> Re
     };
     let traces = trace(ends, flags, probe_port, status.as_ref())?;
     if options.json {
-        terminal::put(&(serde_json::to_string_pretty(&traces)? + "\n"))?;
+        terminal::put(&json::pretty(&traces)?)?;
     } else {
         let verdict = if traces.passes { "passes" } else { "does not pass" };
         terminal::put(&format!("{} to {}: {verdict}\n{}", traces.from, traces.to, step::text(&traces.steps)))?;

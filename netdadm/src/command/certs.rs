@@ -7,6 +7,7 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use daemon::json;
 use daemon::status::Lines;
 
 use super::args::{CertsList, CertsVerb};
@@ -43,7 +44,8 @@ fn list(asked: &CertsList, now: Time, out: &mut impl Write) -> Result<ExitCode, 
 
 fn json(rows: &[Row]) -> Result<String, String> {
     let rows: serde_json::Result<Vec<String>> = rows.iter().map(serde_json::to_string).collect();
-    Ok(format!("[{}]\n", rows.map_err(|cause| format!("print certificates: {cause}"))?.join(",\n ")))
+    let text = rows.map_err(|cause| format!("print certificates: {cause}"))?.join(",\n ");
+    Ok(format!("[{}]\n", json::escaped(&text)))
 }
 
 /// One line for each, the columns as wide as what stands in them, with what is wrong below.

@@ -7,6 +7,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use daemon::doctor::{self, Severity};
+use daemon::json;
 
 use super::args::Preflight;
 use super::{verify, written};
@@ -23,7 +24,7 @@ pub(super) fn run(asked: &Preflight, out: &mut impl Write) -> Result<ExitCode, S
     let facts = facts::gather(Path::new("/"), plan.as_ref());
     let findings = preflight::findings(&Case { facts, plan });
     let text = if asked.json {
-        serde_json::to_string_pretty(&findings).map_err(|cause| format!("print findings: {cause}"))? + "\n"
+        json::pretty(&findings).map_err(|cause| format!("print findings: {cause}"))?
     } else {
         doctor::text(&findings)
     };

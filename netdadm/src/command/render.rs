@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use daemon::json;
 use serde::Serialize;
 
 use super::args::Render;
@@ -61,8 +62,7 @@ pub(super) fn run(asked: &Render, out: &mut impl Write) -> Result<ExitCode, Stri
 }
 
 fn json(report: &Report<'_>) -> Result<String, String> {
-    let text = serde_json::to_string_pretty(report).map_err(|cause| format!("print what changed: {cause}"))?;
-    Ok(text + "\n")
+    json::pretty(report).map_err(|cause| format!("print what changed: {cause}"))
 }
 
 fn plain(report: &Report<'_>) -> String {

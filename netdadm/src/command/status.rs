@@ -9,6 +9,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::ValueEnum as _;
+use daemon::json;
 use daemon::lifecycle::Exit;
 use daemon::terminal::{self, Shown, Tone, Waiting};
 
@@ -56,7 +57,7 @@ fn shown(asked: &Asked) -> Result<Shown, String> {
     let limit = Duration::from_secs(asked.timeout.into());
     let rows = status::ask(Question { topology, keys, only, limit });
     let text = if asked.json {
-        serde_json::to_string_pretty(&rows).map_err(|cause| format!("print rows: {cause}"))? + "\n"
+        json::pretty(&rows).map_err(|cause| format!("print rows: {cause}"))?
     } else {
         status::table(&rows)
     };

@@ -7,6 +7,7 @@ use std::io::{self, Write};
 use std::path::Path;
 use std::process::ExitCode;
 
+use daemon::json;
 use serde::Serialize;
 
 use super::args::Check;
@@ -90,7 +91,8 @@ fn json(name: &str, findings: &[Finding]) -> Result<String, String> {
         })
     };
     let rows: serde_json::Result<Vec<String>> = findings.iter().map(row).collect();
-    Ok(format!("[{}]\n", rows.map_err(|cause| format!("print findings: {cause}"))?.join(",\n ")))
+    let text = rows.map_err(|cause| format!("print findings: {cause}"))?.join(",\n ");
+    Ok(format!("[{}]\n", json::escaped(&text)))
 }
 
 #[cfg(test)]

@@ -6,8 +6,11 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
+use serde::Serialize;
+
 use super::own::{Answer as Answered, Asked, OwnPages};
 use super::{Address, Board, Routes};
+use crate::json;
 use crate::liveness::Liveness;
 use crate::log::{Kind, Recent, RecentEntry};
 use crate::metrics::{self, Metrics};
@@ -174,7 +177,7 @@ impl Site {
             "/metrics" => {
                 Some(Page { content_type: metrics::CONTENT_TYPE, ..Page::text(200, self.metrics.page().await) })
             }
-            "/status" if json => Some(Page::json(200, format!("{:#}\n", self.board.whole().await))),
+            "/status" if json => Some(json_of(&self.board.whole().await)),
             "/status" => Some(Page::text(200, self.board.text().await)),
             "/tables" => Some(self.rows(json).await),
             "/changes" => Some(self.changes(json)),
@@ -196,7 +199,8 @@ impl Site {
     fn changes(&self, json: bool) -> Page {
         let entries = self.recent.entries();
         if json {
-            return Page::json(200, format!("{}\n", serde_json::json!(entries)));
+            let text = serde_json::json!(entries).to_string();
+            return Page::json(200, format!("{}\n", json::escaped(&text)));
         }
         let mut lines = Lines::new();
         for RecentEntry { number, at, kind, text } in entries {
@@ -226,13 +230,17 @@ impl Site {
             Err(busy) => return Page::text(503, format!("{busy}\n")),
         };
         if json {
-            return match serde_json::to_string_pretty(&tables) {
-                Ok(text) => Page::json(200, text + "\n"),
-                Err(error) => Page::text(500, format!("{error}\n")),
-            };
+            return json_of(&tables);
         }
         let mut lines = Lines::new();
         tables.iter().for_each(|table| table.write(&mut lines));
         Page::text(200, lines.into_text())
+    }
+}
+
+fn json_of(value: &impl Serialize) -> Page {
+    match json::pretty(value) {
+        Ok(text) => Page::json(200, text),
+        Err(error) => Page::text(500, format!("{error}\n")),
     }
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use anyhow::Result;
 use cluster::etcd::{Entry, Prefix, Store, TimeToLive};
 use cluster::problem::elided;
+use daemon::json;
 use daemon::status::Lines;
 use daemon::terminal;
 use serde::Serialize;
@@ -41,7 +42,7 @@ pub(super) async fn show(store: &Store, prefix: &Prefix, json: bool) -> Result<(
     for entry in &listing.entries {
         rows.push(row(entry, etcd::remaining(store, entry).await?));
     }
-    Ok(terminal::put(&if json { serde_json::to_string_pretty(&rows)? + "\n" } else { text(&rows) })?)
+    Ok(terminal::put(&if json { json::pretty(&rows)? } else { text(&rows) })?)
 }
 
 fn row(entry: &Entry, left: Option<TimeToLive>) -> Row {
