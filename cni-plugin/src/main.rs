@@ -61,11 +61,11 @@ fn cleanup(words: impl Iterator<Item = String>) -> ExitCode {
     };
     match cleanup.run() {
         Ok(text) => {
-            print!("{text}");
+            print!("{}", printable(&text));
             ExitCode::SUCCESS
         }
         Err(error) => {
-            eprintln!("netd-cni cleanup: {error}");
+            eprintln!("netd-cni cleanup: {}", printable(&error.to_string()));
             ExitCode::FAILURE
         }
     }
@@ -79,8 +79,30 @@ fn install(words: impl Iterator<Item = String>) -> ExitCode {
             ExitCode::SUCCESS
         }
         Err(error) => {
-            eprintln!("netd-cni install: {error}");
+            eprintln!("netd-cni install: {}", printable(&error.to_string()));
             ExitCode::from(if matches!(error, InstallError::Usage(_)) { 2 } else { 1 })
         }
+    }
+}
+
+/// `text`, of which much is from files, without what drives a terminal; its lines stay.
+fn printable(text: &str) -> String {
+    let mut printable = String::with_capacity(text.len());
+    for letter in text.chars() {
+        match letter {
+            '\n' | '"' | '\'' | '\\' => printable.push(letter),
+            letter => printable.extend(letter.escape_debug()),
+        }
+    }
+    printable
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn a_text_of_a_file_drives_no_terminal() {
+        let text = "network Pöd's \"a\\b\" \u{1b}[2J\u{9b}2J\u{7f}\u{202e}\u{61c}\u{2028}\nremoved\n";
+        let printed = "network Pöd's \"a\\b\" \\u{1b}[2J\\u{9b}2J\\u{7f}\\u{202e}\\u{61c}\\u{2028}\nremoved\n";
+        assert_eq!(super::printable(text), printed);
     }
 }

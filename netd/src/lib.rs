@@ -35,6 +35,7 @@ pub use fuzz::TARGETS;
 use std::process::ExitCode;
 
 use ::daemon::lifecycle::Exit;
+use ::daemon::terminal;
 use clap::error::ErrorKind;
 
 use command::args::Invocation;
@@ -55,7 +56,7 @@ pub fn main() -> ExitCode {
     match done {
         Ok(exit) => exit.into(),
         Err(error) => {
-            eprintln!("netd: {error:#}");
+            terminal::note(&format!("netd: {error:#}"));
             Exit::Failure.into()
         }
     }

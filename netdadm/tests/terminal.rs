@@ -99,6 +99,23 @@ fn a_person_at_a_terminal_is_asked_and_nothing_is_done_without_a_yes() {
     }
 }
 
+#[test]
+fn a_text_of_a_file_and_its_name_drive_no_terminal() {
+    let cluster = Cluster::rendered();
+    let text = REFERENCE.replace("domain: host.com", r#"domain: "h\e[2J\x9b2J\u202e""#);
+    fs::write(cluster.0.path().join("a\u{9b}2J\u{202e}.yaml"), text).unwrap();
+    for verb in ["check --json", "check", "render -o out", "certs renew --all -o out", "preflight --json"] {
+        for file in ["a", "absent"] {
+            let Output { stdout, stderr, .. } = cluster.run(&format!("{verb} -f {file}\u{9b}2J\u{202e}.yaml"));
+            let printed = [stdout, stderr].map(|text| String::from_utf8(text).unwrap()).concat();
+            assert!(
+                printed.contains("2J") && !printed.contains(['\u{1b}', '\u{9b}', '\u{202e}']),
+                "{verb}: {printed:?}"
+            );
+        }
+    }
+}
+
 /// The private half of a key, in pieces of its base64 and of hexadecimal digits.
 fn pieces(pem: &str) -> Vec<String> {
     let base64: String = pem.lines().filter(|line| !line.starts_with("-----")).collect();

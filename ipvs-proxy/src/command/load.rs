@@ -66,7 +66,7 @@ pub(crate) fn excluded(invocation: &Invocation) -> anyhow::Result<Vec<Prefix>> {
 /// Everything that is wrong with them, or what the system says.
 pub(crate) fn write(invocation: &Invocation, to: &str) -> anyhow::Result<()> {
     let (settings, notes) = settings(invocation)?;
-    notes.warnings.iter().for_each(|warning| eprintln!("{warning}"));
+    notes.warnings.iter().for_each(|warning| daemon::terminal::note(warning));
     fs::write(to, settings.write()?).with_context(|| format!("write the configuration to {to}"))
 }
 

@@ -16,6 +16,7 @@ use anyhow::Context;
 use daemon::lifecycle::Exit;
 use daemon::log::Log;
 use daemon::shell::seed;
+use daemon::terminal;
 
 use self::args::{Invocation, Verb};
 use self::config::of_the_command_line;
@@ -33,7 +34,7 @@ pub fn main() -> ExitCode {
         Ok(exit) => exit.into(),
         Err(error) => {
             // The whole chain: what failed, and why, to the cause.
-            eprintln!("ipvs-proxy: {error:#}");
+            terminal::note(&format!("ipvs-proxy: {error:#}"));
             Exit::Failure.into()
         }
     }

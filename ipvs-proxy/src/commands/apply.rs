@@ -2,6 +2,7 @@
 
 use anyhow::{Context, bail};
 use cluster::etcd::{Prefix, Store};
+use daemon::terminal;
 
 use super::{answered, read_manifests};
 use crate::object::key::Kind;
@@ -44,10 +45,10 @@ pub(super) async fn apply(store: &Store, prefix: &Prefix, files: &[String]) -> a
     }
     answered(store.put_all(&changed).await).context("some objects may not be applied")?;
     for (key, verb) in verbs {
-        println!("{key} {verb}");
+        terminal::put(&format!("{key} {verb}\n"))?;
     }
     for note in notes {
-        eprintln!("not served yet: {note}");
+        terminal::note(&format!("not served yet: {note}"));
     }
     Ok(())
 }

@@ -2,6 +2,7 @@
 
 use anyhow::{Context, bail};
 use cluster::etcd::{Prefix, Store};
+use daemon::terminal;
 
 use super::{answered, read_manifests};
 use crate::object::ObjectName;
@@ -27,7 +28,7 @@ pub(super) async fn delete(
             continue;
         }
         answered(store.delete(&path).await).with_context(|| format!("{key} may not be deleted"))?;
-        println!("{key} deleted");
+        terminal::put(&format!("{key} deleted\n"))?;
     }
     if missing.is_empty() { Ok(()) } else { bail!("not found: {}", missing.join(", ")) }
 }

@@ -42,7 +42,7 @@ pub(crate) fn act(invocation: &Invocation, asked: &Explain) -> Result<Exit> {
     let sites = match sites::find(&asked.target, &facts) {
         Ok(sites) => sites,
         Err(reason) => {
-            eprintln!("ipvs-proxy: {reason}");
+            terminal::note(&format!("ipvs-proxy: {reason}"));
             return Ok(Exit::Usage);
         }
     };

@@ -1,6 +1,6 @@
 //! What verbs print for people: colour and repetition on a terminal, neither elsewhere.
 //!
-//! Invariants: text for a pipe or a file has no escape sequence; `NO_COLOR` (no-color.org) and `TERM=dumb` are respected; a verb that is
+//! Invariants: nothing from outside drives the terminal; text for a pipe or a file has no escape sequence; `NO_COLOR` (no-color.org) and `TERM=dumb` are respected; a verb that is
 //! repeated goes on when what it asks is away for a while.
 
 use std::fmt::Display;
@@ -10,7 +10,7 @@ use std::time::Duration;
 use clap::Args;
 
 use crate::lifecycle::Exit;
-use crate::status::Lines;
+use crate::status::{Lines, escape};
 
 /// Width of a terminal that nobody has widened.
 pub const COLUMNS: usize = 80;
@@ -91,19 +91,24 @@ pub fn painted(text: String, tone: fn(&str) -> Tone) -> String {
     if wants_colour(is_terminal()) { coloured(&text, tone) } else { text }
 }
 
-/// Prints `text`; whoever reads it may have read enough, as `head` has.
+/// `text` with everything escaped that would change one of its lines.
+#[must_use]
+pub fn plain(text: &str) -> String {
+    let lines: Vec<_> = text.split('\n').map(escape).collect();
+    lines.join("\n")
+}
+
+/// Prints `text`, as [`plain`]; whoever reads it may have read enough, as `head` has.
 ///
 /// # Errors
 /// When it cannot be written for another reason.
 pub fn put(text: &str) -> io::Result<()> {
-    put_into(&mut io::stdout().lock(), text)
+    put_into(&mut io::stdout().lock(), &plain(text))
 }
 
-fn put_into(out: &mut impl Write, text: &str) -> io::Result<()> {
-    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        done => done,
-    }
+/// Prints `text`, as [`plain`], and the end of its line on standard error.
+pub fn note(text: &str) {
+    eprintln!("{}", plain(text));
 }
 
 /// Prints what `make` makes, once, or with `watch` until somebody interrupts it: on a terminal each in the place of the one before,
@@ -118,8 +123,8 @@ pub fn show<E: Display>(
 ) -> Result<Exit, E> {
     let Some(seconds) = watch.watch else {
         let Shown { notes, text, exit } = make()?;
-        notes.iter().for_each(|note| eprintln!("{note}"));
-        let printed = put(&painted(text, tone));
+        notes.iter().for_each(|text| note(text));
+        let printed = put_into(&mut io::stdout().lock(), &painted(plain(&text), tone));
         return Ok(printed.map_or_else(
             |error| {
                 eprintln!("write to standard output: {error}");
@@ -133,9 +138,9 @@ pub fn show<E: Display>(
         let (notes, text) =
             make().map_or_else(|error| (Vec::new(), format!("{error:#}\n")), |shown| (shown.notes, shown.text));
         if !is_terminal() {
-            notes.iter().for_each(|note| eprintln!("{note}"));
+            notes.iter().for_each(|text| note(text));
         }
-        let frame = frame(&notes, &painted(text, tone), is_terminal());
+        let frame = frame(&notes, &painted(plain(&text), tone), is_terminal());
         let mut out = io::stdout().lock();
         if out.write_all(frame.as_bytes()).and_then(|()| out.flush()).is_err() {
             // Nobody reads any more.
@@ -221,6 +226,14 @@ mod tests {
         put_into(&mut writer, "text\n").unwrap();
         let mut full = std::fs::File::options().write(true).open("/dev/full").unwrap();
         assert_eq!(put_into(&mut full, "text\n").unwrap_err().kind(), io::ErrorKind::StorageFull);
+    }
+
+    #[test]
+    fn nothing_in_a_text_from_outside_drives_the_terminal() {
+        let text = "netd: config: 1 problem\n  \"\u{1b}]0;x\u{7}\u{9b}2J\u{202e}\r\" is no backend: Pöd\n";
+        let printed = "netd: config: 1 problem\n  \"\\u{1b}]0;x\\u{7}\\u{9b}2J\\u{202e}\\r\" is no backend: Pöd\n";
+        assert_eq!(plain(text), printed);
+        assert_eq!(plain(printed), printed);
     }
 
     #[test]

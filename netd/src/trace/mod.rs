@@ -78,7 +78,7 @@ pub(crate) fn act(options: &Trace, flags: &Flags, probe_port: Option<u16>) -> Re
     let ends = match ends(options, probe_port, status.as_ref()) {
         Ok(ends) => ends,
         Err(refusal) => {
-            eprintln!("netd: {refusal}");
+            terminal::note(&format!("netd: {refusal}"));
             return Ok(Exit::Usage);
         }
     };

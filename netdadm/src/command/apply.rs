@@ -26,7 +26,7 @@ pub(super) fn run(asked: &Apply, out: &mut impl Write) -> Result<ExitCode, Strin
         End::Applied => Ok(ExitCode::SUCCESS),
         End::Declined => Err("nothing was touched".to_owned()),
         End::Undone(text) => {
-            eprintln!("netdadm: {text}");
+            daemon::terminal::note(&format!("netdadm: {text}"));
             Ok(ExitCode::FAILURE)
         }
     }
@@ -40,7 +40,7 @@ pub(super) fn answer(question: &str) -> Result<bool, String> {
     if !io::stdin().is_terminal() {
         return Err("nothing was touched: nobody is there to say yes to it; say --yes".to_owned());
     }
-    eprint!("{question} [y/N] ");
+    eprint!("{} [y/N] ", daemon::terminal::plain(question));
     let mut line = String::new();
     io::stdin().lock().take(LINE).read_line(&mut line).map_err(|cause| format!("read the answer: {cause}"))?;
     Ok(matches!(line.trim(), "y" | "Y" | "yes"))

@@ -21,6 +21,7 @@ use std::process::ExitCode;
 
 use args::{Invocation, Verb, command};
 use clap::{FromArgMatches, error::ErrorKind};
+use daemon::terminal;
 
 /// Nothing was checked: the command line or a file.
 const NOT_DONE: u8 = 2;
@@ -31,7 +32,7 @@ pub fn main() -> ExitCode {
     match run(std::env::args_os(), &mut io::stdout().lock()) {
         Ok(status) => status,
         Err(message) => {
-            eprintln!("netdadm: {message}");
+            terminal::note(&format!("netdadm: {message}"));
             ExitCode::from(NOT_DONE)
         }
     }

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use daemon::json;
+use daemon::{json, terminal};
 use serde::Serialize;
 
 use super::args::Render;
@@ -57,7 +57,7 @@ pub(super) fn run(asked: &Render, out: &mut impl Write) -> Result<ExitCode, Stri
     let issued = issued.collect();
     let report = Report { folder: asked.output.display().to_string(), files: &outcome, issued, hosts: &changes.0 };
     let printed = if asked.json { json(&report)? } else { plain(&report) };
-    written(out, printed.as_bytes())?;
+    written(out, terminal::plain(&printed).as_bytes())?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -7,7 +7,7 @@ use std::io::{self, Write};
 use std::path::Path;
 use std::process::ExitCode;
 
-use daemon::json;
+use daemon::{json, terminal};
 use serde::Serialize;
 
 use super::args::Check;
@@ -38,7 +38,7 @@ pub(super) fn run(asked: &Check, out: &mut impl Write) -> Result<ExitCode, Strin
     let Checked { topology, findings } = check::text(&text);
     let sound = topology.is_some();
     let printed = if asked.json { json(&name, &findings)? } else { plain(&name, &findings, topology.as_ref()) };
-    written(out, printed.as_bytes())?;
+    written(out, terminal::plain(&printed).as_bytes())?;
     Ok(if sound { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
@@ -51,7 +51,7 @@ pub(super) fn topology(file: &Path, out: &mut impl Write) -> Result<Option<Topol
     let text = read(file).map_err(|cause| format!("read {name}: {cause}"))?;
     let Checked { topology, findings } = check::text(&text);
     if topology.is_none() {
-        written(out, plain(&name, &findings, None).as_bytes())?;
+        written(out, terminal::plain(&plain(&name, &findings, None)).as_bytes())?;
     }
     Ok(topology)
 }

@@ -11,6 +11,7 @@ mod tables;
 use anyhow::{Context, Result, bail};
 use daemon::lifecycle::Exit;
 use daemon::status::Lines;
+use daemon::terminal;
 
 use self::tables::Leftovers;
 use crate::command::args::Flags;
@@ -65,7 +66,7 @@ pub(super) fn act(options: &Cleanup, flags: &Flags) -> Result<Exit> {
     }
     let failed = leftovers.remove()?;
     for failure in &failed {
-        eprintln!("netd: {failure}");
+        terminal::note(&format!("netd: {failure}"));
     }
     // What is recorded is known as ours only as long as it is recorded.
     if failed.is_empty() {

@@ -11,6 +11,8 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use cluster::{Problem, Problems};
 use daemon::lifecycle::Exit;
+use daemon::status::Lines;
+use daemon::terminal;
 
 use self::place::{Place, Stored};
 use super::{block_on, etcd};
@@ -41,7 +43,13 @@ pub(super) fn act(verb: &ConfigVerb, flags: &Flags) -> Result<Exit> {
             ConfigVerb::Check { .. } => check(&there(stored, &place)?.text, &place.name()),
             ConfigVerb::Show => {
                 let text = there(stored, &place)?.text;
-                println!("{}", text.trim_end());
+                let text = text.trim_end();
+                // Who redirects it gets what is stored.
+                if terminal::is_terminal() {
+                    terminal::put(&format!("{text}\n"))?
+                } else {
+                    println!("{text}")
+                }
                 Ok(Exit::Success)
             }
             ConfigVerb::Set { dry_run, .. } => set(&place, stored, typed.text.trim_end(), *dry_run).await,
@@ -114,24 +122,29 @@ fn problems(source: &str, list: Vec<Problem>) -> Problems {
 
 fn check(text: &str, source: &str) -> Result<Exit> {
     let conf = NetConf::parse(text).map_err(|list| problems(source, list))?;
-    describe(&conf, source);
+    terminal::put(&description(&conf, source))?;
     Ok(Exit::Success)
 }
 
-fn describe(conf: &NetConf, source: &str) {
-    println!("{source}: no problem");
+fn description(conf: &NetConf, source: &str) -> String {
+    let mut lines = Lines::new();
+    lines.push(format_args!("{source}: no problem"));
     for (_, pool) in conf.network.pools.present() {
         let count = subnets(pool.subnet_min, pool.subnet_max);
-        println!("  {}: {count} subnets, {} to {}", pool.network, pool.subnet_min, pool.subnet_max);
+        let (first, last) = (pool.subnet_min, pool.subnet_max);
+        lines.push(format_args!("  {}: {count} subnets, {first} to {last}", pool.network));
     }
-    println!("  backend {}", conf.network.backend.name());
-    println!("  {}", conf.network.egress);
+    lines.push(format_args!("  backend {}", conf.network.backend.name()));
+    lines.push(format_args!("  {}", conf.network.egress));
     if conf.network.flowtable {
-        println!("  established flows of Pods take the short way of a flowtable, on nodes whose kernel has it");
+        lines.push(format_args!(
+            "  established flows of Pods take the short way of a flowtable, on nodes whose kernel has it"
+        ));
     }
     for note in &conf.notes {
-        println!("  note: {note}");
+        lines.push(format_args!("  note: {note}"));
     }
+    lines.into_text()
 }
 
 /// How many subnets there are from `first` to `last`.
@@ -146,11 +159,11 @@ fn subnets(first: netstate::Prefix, last: netstate::Prefix) -> u128 {
 
 async fn set(place: &Place, before: Option<Stored>, text: &str, dry_run: bool) -> Result<Exit> {
     let after = NetConf::parse(text).map_err(|list| problems(NEW, list))?;
-    describe(&after, NEW);
+    terminal::put(&description(&after, NEW))?;
     let earlier: Option<Network> = before.as_ref().and_then(|stored| Some(NetConf::parse(&stored.text).ok()?.network));
     let leases = leases(place).await?;
     for effect in effect::effects(earlier.as_ref(), &after.network, &leases) {
-        println!("  {effect}");
+        terminal::put(&format!("  {effect}\n"))?;
     }
     if dry_run {
         println!("nothing is written: --dry-run");
@@ -173,6 +186,17 @@ async fn leases(place: &Place) -> Result<Vec<SubnetKey>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_key_that_is_not_used_cannot_forge_a_line() {
+        let conf = NetConf::parse(r#"{"Network": "172.7.0.0/16", "a\nb\u001b[2J\u009b": 1}"#).unwrap();
+        let text = description(&conf, "-");
+        assert!(
+            text.contains("\\u{1b}") && text.lines().all(|line| line == "-: no problem" || line.starts_with("  ")),
+            "{text}"
+        );
+        assert!(!text.contains(['\u{1b}', '\u{9b}']), "{text:?}");
+    }
 
     #[test]
     fn what_is_typed_is_judged_whole_before_any_store_is_asked() {
