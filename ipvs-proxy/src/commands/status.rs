@@ -6,7 +6,7 @@ use anyhow::Context;
 use daemon::json;
 use daemon::lifecycle::Exit;
 use daemon::status::{FILE, Lines, Stored};
-use daemon::terminal::{self, COLUMNS, Shown, Tone, Watch};
+use daemon::terminal::{self, Shown, Tone, Watch};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -31,7 +31,7 @@ fn shown(run_dir: &Path, json: bool) -> anyhow::Result<Shown> {
     }
     let status = ProxyStatus::deserialize(&stored.status)
         .with_context(|| format!("understand {}", run_dir.join(FILE).display()))?;
-    let text = if json { json::pretty(&stored.status)? } else { render(&status) };
+    let text = if json { json::pretty(&stored.status)? } else { terminal::fitted(render(&status)) };
     Ok(Shown {
         notes: warning.into_iter().collect(),
         text,
@@ -109,7 +109,7 @@ fn render(status: &ProxyStatus) -> String {
     for advice in &status.advice {
         lines.push(format_args!("advice: {advice}"));
     }
-    lines.into_folded(COLUMNS)
+    lines.into_text()
 }
 
 #[cfg(test)]
@@ -167,10 +167,8 @@ mod tests {
 NOT in place on n (version 0.1.0, mode ipvs): 2 Services, 0 EndpointSlices
 table ipvs: 2 of 3 rows in place
   pending tcp 192.168.0.10:80
-refused: services/default/api\\nin place on n: spec.clusterIP: \"x\"; accepted: an
-    address (an earlier version is served)
-conflict: tcp 10.4.7.9:80: services/default/api is not served,
-    services/default/web is, which is older
+refused: services/default/api\\nin place on n: spec.clusterIP: \"x\"; accepted: an address (an earlier version is served)
+conflict: tcp 10.4.7.9:80: services/default/api is not served, services/default/web is, which is older
 left out: services/default/web: spec.externalIPs[1]: \"x\"; accepted: an address
 not served yet: services/default/web: spec.ports.nodePort: 30080
 "

@@ -111,6 +111,25 @@ pub fn note(text: &str) {
     eprintln!("{}", plain(text));
 }
 
+/// `text` with its lines folded where standard output is a terminal; who searches a pipe finds each line whole.
+#[must_use]
+pub fn fitted(text: String) -> String {
+    if is_terminal() { folded(&text) } else { text }
+}
+
+fn folded(text: &str) -> String {
+    let mut lines = Lines::new();
+    text.lines().for_each(|line| lines.push(format_args!("{line}")));
+    lines.into_folded(COLUMNS)
+}
+
+fn put_into(out: &mut impl Write, text: &str) -> io::Result<()> {
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        done => done,
+    }
+}
+
 /// Prints what `make` makes, once, or with `watch` until somebody interrupts it: on a terminal each in the place of the one before,
 /// elsewhere below it. Returns the exit status of the only one.
 ///
@@ -234,6 +253,12 @@ mod tests {
         let printed = "netd: config: 1 problem\n  \"\\u{1b}]0;x\\u{7}\\u{9b}2J\\u{202e}\\r\" is no backend: Pöd\n";
         assert_eq!(plain(text), printed);
         assert_eq!(plain(printed), printed);
+    }
+
+    #[test]
+    fn lines_are_folded_for_a_terminal() {
+        assert_eq!(folded("a\n"), "a\n");
+        assert!(folded(&"word ".repeat(20)).lines().all(|line| line.chars().count() <= COLUMNS));
     }
 
     #[test]

@@ -8,8 +8,8 @@ use anyhow::{Context, Result};
 use daemon::http::ask;
 use daemon::json;
 use daemon::lifecycle::Exit;
-use daemon::status::{FILE, Lines, Stored};
-use daemon::terminal::{self, COLUMNS, Shown, Tone, Watch};
+use daemon::status::{FILE, Stored};
+use daemon::terminal::{self, Shown, Tone, Watch};
 
 use super::LIMIT;
 use crate::doctor::kept;
@@ -41,19 +41,8 @@ fn shown(run_dir: &Path, json: bool) -> Result<Shown> {
     }
     let status = if warning.is_some() { status::outdated(stored.status) } else { stored.status };
     let exit = if warning.is_none() { Exit::Success } else { Exit::Failure };
-    let text = match (json, status::text(&status)) {
-        (true, _) => json::pretty(&status)?,
-        // Who searches a pipe finds each line whole.
-        (false, text) if terminal::is_terminal() => folded(&text),
-        (false, text) => text,
-    };
+    let text = if json { json::pretty(&status)? } else { terminal::fitted(status::text(&status)) };
     Ok(Shown { notes, text, exit })
-}
-
-fn folded(text: &str) -> String {
-    let mut lines = Lines::new();
-    text.lines().for_each(|line| lines.push(format_args!("{line}")));
-    lines.into_folded(COLUMNS)
 }
 
 fn tone(line: &str) -> Tone {
