@@ -40,6 +40,11 @@ fn place(topology: &Topology, address: &Located<IpAddr>, field: &str, findings: 
         findings.error(address.at, field, found, format!("an address in {}", networks.join(" or ")));
         return;
     };
+    ends(network, address, field, findings);
+}
+
+/// Neither end of a network is an address of anybody.
+fn ends(network: Prefix, address: &Located<IpAddr>, field: &str, findings: &mut Findings) {
     // A network of two addresses has neither (RFC 3021).
     if network.width().saturating_sub(network.len()) < 2 {
         return;
@@ -58,18 +63,29 @@ fn one_of_a_family(host: &Host, field: &str, findings: &mut Findings) {
     }
 }
 
-/// A name that is the address of another host leads everybody to that one.
+/// A name that is the address of another host, or that another has with the domain, leads everybody to that one.
 fn names(topology: &Topology, host: &Host, findings: &mut Findings) {
     let name = &host.name.value;
-    let Ok(address) = name.parse::<IpAddr>() else { return };
-    if let Some(other) = topology
-        .hosts
-        .iter()
-        .find(|other| other.name.value != host.name.value && other.addresses.iter().any(|one| one.value == address))
-    {
-        let found = format!("the name is the address of {}", other.name.value);
-        findings.error(host.name.at, &format!("hosts.{name}"), found, "its own address, or a name");
-    }
+    let field = format!("hosts.{name}");
+    let mut others = topology.hosts.iter().filter(|other| other.name.value != *name);
+    let has = |host: &Host, address: IpAddr| host.addresses.iter().any(|one| one.value == address);
+    let Ok(address) = name.parse::<IpAddr>() else {
+        let long = |other: &&Host| {
+            topology.domain.as_ref().is_some_and(|domain| *name == format!("{}.{}", other.name.value, domain.value))
+        };
+        if let (Some(other), Some(domain)) = (others.find(long), &topology.domain) {
+            let found = format!("it is {} in the domain {}", other.name.value, domain.value);
+            findings.error(host.name.at, &field, found, "another name");
+        }
+        return;
+    };
+    let found = match others.find(|other| has(other, address)) {
+        Some(other) => format!("the name is the address of {}", other.name.value),
+        // An address that could not be read has its finding already.
+        None if has(host, address) || host.addresses.is_empty() => return,
+        None => "the name is an address that is not its own".to_owned(),
+    };
+    findings.error(host.name.at, &field, found, "its own address, or a name");
 }
 
 fn reached(topology: &Topology, endpoint: &Endpoint, holders: &BTreeMap<IpAddr, &Host>, findings: &mut Findings) {
@@ -95,7 +111,9 @@ fn reached(topology: &Topology, endpoint: &Endpoint, holders: &BTreeMap<IpAddr, 
         }
         return;
     }
-    if network_of(topology, endpoint.address).is_none() {
+    if let Some(network) = network_of(topology, endpoint.address) {
+        ends(network, &Located { at: endpoint.at, value: endpoint.address }, "endpoint", findings);
+    } else {
         let networks: Vec<String> = topology.networks.nodes.iter().map(|network| network.value.to_string()).collect();
         let found = format!("{} is outside the networks of nodes", endpoint.address);
         findings.error(endpoint.at, "endpoint", found, format!("an address in {}", networks.join(" or ")));

@@ -26,6 +26,7 @@ const PRIVATE: [Prefix; 5] = [
 pub(super) fn check(topology: &Topology, findings: &mut Findings) {
     let networks = &topology.networks;
     overlaps(networks, findings);
+    nested(networks, findings);
     families(networks, findings);
     service_size(networks, findings);
     public(networks, findings);
@@ -45,6 +46,17 @@ fn overlaps(networks: &Networks, findings: &mut Findings) {
     for overlap in plan.overlaps() {
         if let Some((at, name)) = place(networks, &overlap) {
             findings.error(at, name, overlap.to_string(), "");
+        }
+    }
+}
+
+/// A node's number is that in its network, which is one.
+fn nested(networks: &Networks, findings: &mut Findings) {
+    for (index, one) in networks.nodes.iter().enumerate() {
+        let shares = |other: &&Located<Prefix>| other.value.covers(&one.value) || one.value.covers(&other.value);
+        if let Some(other) = networks.nodes.iter().take(index).find(shares) {
+            let found = format!("{} shares addresses with {}", one.value, other.value);
+            findings.error(one.at, "networks.nodes", found, "networks of nodes that share no address");
         }
     }
 }

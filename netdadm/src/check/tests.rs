@@ -121,6 +121,51 @@ fn each_mistake_is_named_where_it_stands() {
         ("hdss7-22:", "hdss7_22:", "16:3: hosts.hdss7_22: certificates carry no underscore"),
         ("hdss7-22:", "HDSS7-22:", "16:3: hosts.HDSS7-22: a Node's name has small letters only"),
         ("hdss7-22:", "hdss7-21:", "16:3: hosts.hdss7-21: it stands there twice, first in line 15"),
+        ("10.4.7.22,", "[],", "16:23: hosts.hdss7-22.address: an empty list; accepted: an address of a host"),
+        ("roles: none", "roles: []", "17:43: hosts.hdss7-200.roles: an empty list; accepted: etcd, control-plane"),
+        ("pods: 172.7.0.0/16", "pods: []", "6:9: networks.pods: an empty list; accepted: a network such as"),
+        ("services: 192.168.0.0/16", "services: []", "networks.services: an empty list"),
+        ("nodes: 10.4.7.0/24", "nodes: []", "networks.nodes: an empty list"),
+        (
+            "hdss7-22:",
+            "10.4.7.99:",
+            "16:3: hosts.10.4.7.99: the name is an address that is not its own; accepted: its own address, or a name",
+        ),
+        ("hdss7-22:", "10.4.7.022:", "16:3: hosts.10.4.7.022: a resolver takes it for an address"),
+        ("hdss7-22:", "1234:", "16:3: hosts.1234: a resolver takes it for an address"),
+        ("hdss7-22:", "localhost:", "16:3: hosts.localhost: every machine calls itself so"),
+        (
+            "nodes: 10.4.7.0/24",
+            "nodes: [10.4.7.0/24, 10.4.0.0/16]",
+            "5:24: networks.nodes: 10.4.0.0/16 shares addresses with 10.4.7.0/24",
+        ),
+        ("nodes: 10.4.7.0/24", "nodes: [10.4.7.0/24, 10.4.7.0/24]", "10.4.7.0/24 shares addresses with 10.4.7.0/24"),
+        ("hdss7-22:", "'fd00::22':", "16:3: hosts.fd00::22: a Node is called by no IPv6 address"),
+        ("hdss7-22:", "hdss7-21.host.com:", "16:3: hosts.hdss7-21.host.com: it is hdss7-21 in the domain host.com"),
+        (
+            "services: 192.168.0.0/16",
+            "services: 224.0.0.0/16",
+            "7:13: networks.services: \"224.0.0.0/16\": no host has such addresses",
+        ),
+        (
+            "pods: 172.7.0.0/16",
+            "pods: 127.0.0.0/16",
+            "6:9: networks.pods: \"127.0.0.0/16\": no host has such addresses",
+        ),
+        (
+            "pods: 172.7.0.0/16",
+            "pods: 169.254.0.0/16",
+            "6:9: networks.pods: \"169.254.0.0/16\": no host has such addresses",
+        ),
+        ("nodes: 10.4.7.0/24", "nodes: '::ffff:10.4.7.0/120'", "networks.nodes: \"::ffff:10.4.7.0/120\": no host has"),
+        ("pods: 172.7.0.0/16", "pods: 'fe80::/48'", "networks.pods: \"fe80::/48\": no host has such addresses"),
+        ("pods: 172.7.0.0/16", "pods: 0.0.0.0/0", "6:9: networks.pods: \"0.0.0.0/0\": no host has such addresses"),
+        ("domain: host.com", "endpoint: 10.4.7.0", "3:11: endpoint: 10.4.7.0 names the network 10.4.7.0/24"),
+        (
+            "domain: host.com",
+            "endpoint: 10.4.7.255:7443",
+            "3:11: endpoint: 10.4.7.255 is the broadcast address of 10.4.7.0/24",
+        ),
         ("hdss7-22:", "10.4.7.21:", "16:3: hosts.10.4.7.21: the name is the address of hdss7-21"),
         ("cluster: reference", "cluster: Reference", "2:10: cluster: \"Reference\": a Node's name"),
         ("cluster: reference", "clusters: reference", "2:1: clusters: no such field; accepted: one of cluster, domain"),
@@ -172,6 +217,16 @@ fn each_mistake_is_named_where_it_stands() {
     for (from, to, wanted) in cases {
         let found = said(&changed(from, to));
         assert!(found.iter().any(|finding| finding.contains(wanted)), "{to}: {found:#?}");
+    }
+}
+
+#[test]
+fn a_file_that_is_no_map_is_named() {
+    for (text, wanted) in [
+        ("[1, 2]", "1:1: the file: a list of 2; accepted: a map of fields"),
+        ("cluster", "1:1: the file: \"cluster\"; accepted: a map of fields"),
+    ] {
+        assert_eq!(said(text), [wanted]);
     }
 }
 

@@ -88,7 +88,8 @@ pub(crate) fn entries<'a>(
     findings: &mut Findings,
 ) -> Option<Vec<&'a Entry>> {
     let Content::Map(all) = &node.content else {
-        findings.error(node.at, path, node.content.kind(), accepted);
+        let field = if path.is_empty() { "the file" } else { path };
+        findings.error(node.at, field, node.content.kind(), accepted);
         return None;
     };
     let mut first: BTreeMap<&str, Position> = BTreeMap::new();

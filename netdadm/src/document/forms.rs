@@ -45,9 +45,27 @@ impl Form for Prefix {
     fn read(text: &str) -> Result<Self, String> {
         let prefix: Self = text.parse().map_err(|_| String::new())?;
         let first = text.split('/').next().and_then(|address| address.parse::<IpAddr>().ok());
-        if first == Some(prefix.addr()) { Ok(prefix) } else { Err(format!("the network of this address is {prefix}")) }
+        if first != Some(prefix.addr()) {
+            return Err(format!("the network of this address is {prefix}"));
+        }
+        match SPECIAL.iter().find(|special| special.covers(&prefix) || prefix.covers(special)) {
+            Some(special) => Err(format!("no host has such addresses, {special} is for other uses")),
+            None => Ok(prefix),
+        }
     }
 }
+
+/// This host, loopback, one link, groups, and IPv4 inside of IPv6 (RFC 6890): an API server takes no endpoint there.
+const SPECIAL: [Prefix; 8] = [
+    Prefix::v4_literal([0, 0, 0, 0], 8),
+    Prefix::v4_literal([127, 0, 0, 0], 8),
+    Prefix::v4_literal([169, 254, 0, 0], 16),
+    Prefix::v4_literal([224, 0, 0, 0], 4),
+    Prefix::v6_literal([0, 0, 0, 0, 0, 0, 0, 0], 96),
+    Prefix::v6_literal([0, 0, 0, 0, 0, 0xffff, 0, 0], 96),
+    Prefix::v6_literal([0xfe80, 0, 0, 0, 0, 0, 0, 0], 10),
+    Prefix::v6_literal([0xff00, 0, 0, 0, 0, 0, 0, 0], 8),
+];
 
 #[cfg(test)]
 mod tests {

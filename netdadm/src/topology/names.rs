@@ -73,10 +73,18 @@ names! {
 
 /// The whole name is a label of the Node, `kubernetes.io/hostname`, whose values are shorter than names.
 fn host(text: &str) -> Result<(), String> {
-    if text.parse::<std::net::IpAddr>().is_ok() {
-        return Ok(());
+    match text.parse::<std::net::IpAddr>() {
+        Ok(std::net::IpAddr::V4(_)) => return Ok(()),
+        Ok(std::net::IpAddr::V6(_)) => return Err("a Node is called by no IPv6 address".to_owned()),
+        Err(_) => name(text)?,
     }
-    name(text)?;
+    // As inet_aton(3) reads it.
+    if text.split('.').all(|part| part.bytes().all(|byte| byte.is_ascii_digit()) || part.starts_with("0x")) {
+        return Err("a resolver takes it for an address".to_owned());
+    }
+    if text == "localhost" || text.starts_with("localhost.") {
+        return Err("every machine calls itself so".to_owned());
+    }
     if text.len() > LABEL {
         return Err(format!("the label kubernetes.io/hostname takes {LABEL} characters, it has {}", text.len()));
     }

@@ -5,11 +5,9 @@
 
 use std::net::IpAddr;
 
-use netstate::Prefix;
-
 use super::{
-    Backend, Binaries, Deviations, Endpoint, Host, HostName, Networks, Pods, Ports, Role, SubnetPolicy, Switch,
-    Topology, Versions,
+    Backend, Binaries, Deviations, Endpoint, Host, HostName, Networks, Pods, Ports, SubnetPolicy, Switch, Topology,
+    Versions,
 };
 use crate::document::{Fields, Findings, Form, Located, Node, Position, elements, entries, scalar};
 
@@ -65,15 +63,21 @@ fn topology(document: &Node, findings: &mut Findings) -> Option<Topology> {
 
 fn read_networks(node: &Node, findings: &mut Findings) -> Option<Networks> {
     let mut fields = Fields::of(node, "networks", findings)?;
-    let mut list = |name: &'static str, findings: &mut Findings| {
-        let path = fields.path(name);
-        let found = fields.require(name, Prefix::ACCEPTED, findings);
-        let found = found.map_or(&[][..], elements).iter();
-        found.filter_map(|one| scalar(one, &path, findings)).collect::<Vec<_>>()
-    };
-    let (nodes, pods, services) = (list("nodes", findings), list("pods", findings), list("services", findings));
+    let nodes = list(&mut fields, "nodes", findings);
+    let pods = list(&mut fields, "pods", findings);
+    let services = list(&mut fields, "services", findings);
     fields.finish(findings);
     Some(Networks { nodes, pods, services })
+}
+
+/// The values of the field `name`, one or a list of them, at least one.
+fn list<T: Form>(fields: &mut Fields<'_>, name: &'static str, findings: &mut Findings) -> Vec<Located<T>> {
+    let path = fields.path(name);
+    let Some(node) = fields.require(name, T::ACCEPTED, findings) else { return Vec::new() };
+    if elements(node).is_empty() {
+        findings.error(node.at, &path, "an empty list", T::ACCEPTED);
+    }
+    elements(node).iter().filter_map(|one| scalar(one, &path, findings)).collect()
 }
 
 fn read_pods(node: Option<&Node>, at: Position, findings: &mut Findings) -> Pods {
@@ -165,12 +169,8 @@ fn read_hosts(node: &Node, findings: &mut Findings) -> Vec<Host> {
 
 fn read_host(node: &Node, name: Located<String>, path: &str, findings: &mut Findings) -> Option<Host> {
     let mut fields = Fields::of(node, path, findings)?;
-    let place = fields.path("address");
-    let addresses = fields.require("address", IpAddr::ACCEPTED, findings).map_or(&[][..], elements).iter();
-    let addresses: Vec<_> = addresses.filter_map(|one| scalar(one, &place, findings)).collect();
-    let place = fields.path("roles");
-    let roles = fields.require("roles", Role::ACCEPTED, findings).map_or(&[][..], elements).iter();
-    let roles: Vec<Located<Role>> = roles.filter_map(|one| scalar(one, &place, findings)).collect();
+    let addresses = list(&mut fields, "address", findings);
+    let roles = list(&mut fields, "roles", findings);
     let path_of = |name: &str| format!("{path}.{name}");
     let versions = fields.take("versions");
     let versions = versions.map_or_else(Versions::default, |node| read_versions(node, &path_of("versions"), findings));
