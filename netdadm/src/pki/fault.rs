@@ -80,6 +80,11 @@ pub(crate) enum Flaw {
     /// The half of a pair.
     #[error("{0} is missing beside it; put it there, or move this file away and both are made anew")]
     Half(String),
+    /// A folder that was given for its authorities and has none.
+    #[error(
+        "it has none of ca.crt, etcd/ca.crt and front-proxy-ca.crt; name the folder of CAs that are there, or leave the field pki out"
+    )]
+    NoAuthorities,
     /// One authority for two purposes.
     #[error("it is {0} and {1} in one; give two: holders of certificates of the one would be believed by the other")]
     Shared(Ca, Ca),

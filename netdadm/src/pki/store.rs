@@ -86,8 +86,13 @@ impl Store {
     /// kubeadm's `/etc/kubernetes/pki`; else new ones.
     ///
     /// # Errors
-    /// When an authority or the service accounts' key is there and cannot be used.
+    /// When an authority or the service accounts' key is there and cannot be used, or `given` has no authority.
     pub(crate) fn open(folder: Option<&Path>, given: Option<&Path>, now: Time) -> Result<Self, Fault> {
+        let has = |folder: &Path, ca: Ca| folder.join(format!("{}.crt", ca.path())).exists();
+        let lacks_all = |folder: &&Path| ![Ca::Cluster, Ca::Etcd, Ca::FrontProxy].iter().any(|ca| has(folder, *ca));
+        if let Some(folder) = given.filter(lacks_all) {
+            return Err(Fault::new(folder.display().to_string(), Flaw::NoAuthorities));
+        }
         let own = folder.map(|folder| folder.join("pki"));
         let places = [own.as_deref(), given];
         let mut issued = Vec::new();

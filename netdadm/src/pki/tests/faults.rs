@@ -133,3 +133,13 @@ fn an_authority_that_was_renewed_with_its_key_takes_the_place_of_the_one_before(
     store.issue(&kubelet()).unwrap();
     assert_eq!(store.issued(), [], "what the key signed is believed as before");
 }
+
+#[test]
+fn a_folder_that_is_given_for_its_authorities_has_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let (empty, absent) = (folder.path().to_path_buf(), folder.path().join("pki"));
+    for given in [empty, absent] {
+        let fault = Store::open(None, Some(&given), NOW).unwrap_err();
+        assert_eq!((fault.file, fault.flaw), (given.display().to_string(), Flaw::NoAuthorities));
+    }
+}
