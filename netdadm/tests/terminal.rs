@@ -180,3 +180,16 @@ fn keys_are_their_owners_and_no_verb_prints_a_byte_of_one() {
     assert!(keys > 1000, "{keys} pieces of keys");
     assert!(!printed.contains("PRIVATE KEY-----") && printed.contains("written into out"), "{printed}");
 }
+
+#[test]
+fn folders_that_are_copied_to_a_host_are_everybodys_under_any_mask() {
+    let cluster = Cluster::rendered();
+    let render = format!("umask 077; {} render -f cluster.yaml -o masked", env!("CARGO_BIN_EXE_netdadm"));
+    let output = Command::new("sh").args(["-c", &render]).current_dir(&cluster.0).output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let mode = |path: &str| fs::metadata(cluster.0.path().join("masked").join(path)).unwrap().permissions().mode();
+    for folder in ["hosts/hdss7-12/root/etc", "hosts/hdss7-12/root/etc/etcd", "manifests"] {
+        assert_eq!(mode(folder) & 0o777, 0o755, "{folder}: a copy of it would close the host's own");
+    }
+    assert_eq!((mode("hosts") & 0o777, mode("pki") & 0o777), (0o700, 0o700));
+}

@@ -25,6 +25,8 @@ pub(crate) struct Wanted {
     pub(crate) cluster: String,
     /// SHA-256 of its CA.
     pub(crate) authority: Option<Digest>,
+    /// Authorities, and the service accounts' key, that were not there and are made anew.
+    pub(crate) made: Vec<String>,
     /// Every file by its path in the folder.
     pub(crate) files: BTreeMap<PathBuf, File>,
     /// The manifests of the hosts, in the order in which hosts are made.
@@ -49,7 +51,9 @@ pub(crate) fn assemble(topology: &Topology, store: &mut Store) -> Result<Wanted,
     let identity = Identity { format: FORMAT, cluster: &cluster, authority: &authority };
     // A number and two texts are always written.
     let identity = format!("{}\n", serde_json::to_string(&identity).unwrap_or_default());
-    let mut wanted = Wanted { cluster: cluster.clone(), authority: Some(authority.clone()), ..Wanted::default() };
+    // Nothing else was asked of the store yet.
+    let made = store.issued().iter().map(|issued| issued.path.clone()).collect();
+    let mut wanted = Wanted { cluster: cluster.clone(), authority: Some(authority.clone()), made, ..Wanted::default() };
     wanted.files.insert(IDENTITY.into(), File::public(identity));
     for (name, text) in render::objects(topology) {
         wanted.files.insert(Path::new("manifests").join(name), File::public(text));

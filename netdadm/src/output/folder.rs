@@ -3,7 +3,8 @@
 //! Invariant: only files that the folder's record names are ever replaced or removed.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::{self, DirBuilder, OpenOptions, Permissions};
+use std::ffi::{OsStr, OsString};
+use std::fs::{self, DirBuilder, OpenOptions, Permissions, TryLockError};
 use std::io::{self, ErrorKind, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
@@ -29,6 +30,8 @@ pub(crate) struct Folder {
     path: PathBuf,
     identity: Option<Identity>,
     record: BTreeMap<PathBuf, Digest>,
+    /// Held while nobody else may write; none for a folder that is yet to be made.
+    lock: Option<fs::File>,
 }
 
 /// Whose folder it is.
@@ -61,20 +64,20 @@ impl Folder {
     /// # Errors
     /// When it is another cluster's, or is somebody else's.
     pub(crate) fn open(path: &Path, cluster: &str) -> Result<Self, String> {
-        let mut folder = Self { path: path.to_path_buf(), identity: None, record: BTreeMap::new() };
+        let mut folder = Self { path: path.to_path_buf(), identity: None, record: BTreeMap::new(), lock: None };
         let shown = path.display();
-        match fs::read_dir(path) {
-            Err(cause) if cause.kind() == ErrorKind::NotFound => return Ok(folder),
-            Err(cause) => return Err(format!("read {shown}: {cause}")),
-            Ok(mut entries) => {
-                if entries.next().is_none() {
-                    return Ok(folder);
-                }
-            }
+        if !path.try_exists().map_err(|cause| format!("read {shown}: {cause}"))? {
+            return Ok(folder);
+        }
+        folder.lock = Some(locked(path)?);
+        let names = names(path)?;
+        if names.is_empty() {
+            return Ok(folder);
         }
         // What is not ours is not touched, not even to recover.
-        let begun = path.join(NEW).exists() && !path.join(RECORD).exists();
-        if !path.join(IDENTITY).exists() && !path.join(RECORD).exists() && !begun {
+        let has = |name: &str| names.contains(OsStr::new(name));
+        let begun = has(NEW) && (has(pending::FILE) || names.len() == 1);
+        if !has(IDENTITY) && !has(RECORD) && !begun {
             return Err(format!("{shown} is not empty, and no `netdadm render` made it; name another folder"));
         }
         pending::recover(path)?;
@@ -109,7 +112,9 @@ impl Folder {
     /// # Errors
     /// When it belongs to another CA, a foreign file is in the way, or the system refuses: then it is as before.
     pub(crate) fn write(&mut self, wanted: &Wanted) -> Result<Outcome, String> {
+        self.found()?;
         self.same_authority(wanted)?;
+        self.keeps_authorities(wanted)?;
         let mut outcome = Outcome::default();
         for (path, file) in &wanted.files {
             self.compare(path, file, &mut outcome)?;
@@ -151,8 +156,45 @@ impl Folder {
         }
     }
 
+    /// Refuses a new authority, or a new key of the service accounts, where an earlier render wrote one: hosts that have the
+    /// one would not believe those that have the other.
+    fn keeps_authorities(&self, wanted: &Wanted) -> Result<(), String> {
+        let before = |made: &String| {
+            let ends = [format!("pki/{made}.crt"), format!("pki/{made}.pub")];
+            let earlier = self.record.keys().find(|path| ends.iter().any(|end| path.ends_with(end)))?;
+            Some((self.path.join("pki").join(made), self.path.join(earlier)))
+        };
+        wanted.made.iter().find_map(before).map_or(Ok(()), |(lost, earlier)| {
+            Err(format!(
+                "{}.key is gone, to which {} belongs; put both halves back from the backup of this folder, or render into \
+                 another one",
+                lost.display(),
+                earlier.display()
+            ))
+        })
+    }
+
+    /// Makes and locks a folder that was not there before.
+    fn found(&mut self) -> Result<(), String> {
+        if self.lock.is_some() {
+            return Ok(());
+        }
+        let shown = self.path.display();
+        make(&self.path, &self.path).map_err(|cause| format!("make {shown}: {cause}"))?;
+        self.lock = Some(locked(&self.path)?);
+        match names(&self.path)?.is_empty() {
+            true => Ok(()),
+            false => Err(format!("{shown} was written by another `netdadm` meanwhile; run it again")),
+        }
+    }
+
     fn compare(&self, path: &Path, file: &File, outcome: &mut Outcome) -> Result<(), String> {
         let place = self.path.join(path);
+        let mut above =
+            path.ancestors().skip(1).map(|folder| self.path.join(folder)).take_while(|one| *one != self.path);
+        if let Some(link) = above.find(|folder| folder.is_symlink()) {
+            return Err(format!("{} is a link, and files are to be written below it; move it away", link.display()));
+        }
         let found = match fs::symlink_metadata(&place) {
             Ok(found) => found,
             Err(cause) if cause.kind() == ErrorKind::NotFound => {
@@ -208,6 +250,28 @@ impl Folder {
     }
 }
 
+/// The folder `path`, which no other call writes as long as the result lives.
+fn locked(path: &Path) -> Result<fs::File, String> {
+    let shown = path.display();
+    let folder = fs::File::open(path).map_err(|cause| format!("read {shown}: {cause}"))?;
+    match folder.try_lock() {
+        Err(TryLockError::WouldBlock) => {
+            Err(format!("another `netdadm render` or `netdadm certs renew` is at work in {shown}; wait for its end"))
+        }
+        // A file system without locks has no more than one caller's care.
+        Err(TryLockError::Error(cause)) if cause.kind() != ErrorKind::Unsupported => {
+            Err(format!("lock {shown}: {cause}"))
+        }
+        _ => Ok(folder),
+    }
+}
+
+/// What lies in a folder.
+fn names(folder: &Path) -> Result<BTreeSet<OsString>, String> {
+    let entries = fs::read_dir(folder).and_then(|entries| entries.map(|entry| Ok(entry?.file_name())).collect());
+    entries.map_err(|cause| format!("read {}: {cause}", folder.display()))
+}
+
 fn parse_record(bytes: &[u8]) -> Result<BTreeMap<PathBuf, Digest>, String> {
     let record: BTreeMap<PathBuf, Digest> = serde_json::from_slice(bytes).map_err(unreadable)?;
     match record.keys().find(|path| !pending::is_inside(path)) {
@@ -221,7 +285,7 @@ fn parse_identity(bytes: &[u8]) -> Result<Identity, String> {
     if identity.format == host::manifest::FORMAT {
         Ok(identity)
     } else {
-        Err(format!("its format is {}", identity.format))
+        Err(format!("its format is {}, which another version of netdadm wrote", identity.format))
     }
 }
 
@@ -240,7 +304,12 @@ pub(super) fn refusals(bytes: &[u8]) -> Vec<String> {
 fn optional<T>(file: &Path, parse: impl Fn(&[u8]) -> Result<T, String>) -> Result<Option<T>, String> {
     match bounded::read(file, bounded::MANIFEST) {
         Ok(bytes) => parse(&bytes).map(Some).map_err(|cause| {
-            format!("{} is damaged: {cause}; name another folder, or remove this one", file.display())
+            format!(
+                "{} cannot be used: {cause}; put it back from the backup of this folder, or render into another one with \
+                 the CAs in {} as the field pki",
+                file.display(),
+                file.with_file_name("pki").display()
+            )
         }),
         Err(cause) if cause.kind() == ErrorKind::NotFound => Ok(None),
         Err(cause) => Err(format!("read {}: {cause}", file.display())),
@@ -274,8 +343,11 @@ pub(super) fn make(top: &Path, path: &Path) -> io::Result<()> {
     let below = path.strip_prefix(top).unwrap_or(Path::new(""));
     let below = below.strip_prefix(NEW).unwrap_or(below);
     let copied = below.components().any(|step| step.as_os_str() == "root") || below.starts_with("manifests");
-    match DirBuilder::new().mode(if copied { 0o755 } else { PRIVATE }).create(path) {
+    let mode = if copied { 0o755 } else { PRIVATE };
+    match DirBuilder::new().mode(mode).create(path) {
         Err(cause) if cause.kind() == ErrorKind::AlreadyExists => Ok(()),
+        // Not as the mask of the caller has it.
+        Ok(()) => fs::set_permissions(path, Permissions::from_mode(mode)),
         other => other,
     }
 }

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 pub(super) const NEW: &str = ".new";
 
 /// The file of it.
-const FILE: &str = ".pending.json";
+pub(super) const FILE: &str = ".pending.json";
 
 /// Steps to take.
 #[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

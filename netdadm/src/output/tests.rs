@@ -291,3 +291,85 @@ fn a_folder_may_be_named_from_where_the_caller_stands() {
     assert!(top.path().join("out/netdadm.json").is_file());
     super::folder::make(Path::new("out"), Path::new("")).unwrap();
 }
+
+#[test]
+fn a_folder_with_something_of_ours_by_name_alone_is_foreign() {
+    let top = tempfile::tempdir().unwrap();
+    let out = top.path();
+    fs::create_dir(out.join(NEW)).unwrap();
+    fs::write(out.join(NEW).join("work"), "mine").unwrap();
+    fs::write(out.join("notes"), "mine").unwrap();
+    let before = state(out);
+    let refusal = render(REFERENCE, out).unwrap_err();
+    assert!(refusal.contains("no `netdadm render` made it"), "{refusal}");
+    assert_eq!(before, state(out));
+}
+
+#[test]
+fn two_calls_do_not_write_one_folder() {
+    let top = tempfile::tempdir().unwrap();
+    let out = top.path().join("out");
+    let mut store = Store::open(Some(&out), None, NOW).unwrap();
+    let wanted = assemble(&topology(REFERENCE), &mut store).unwrap();
+    let mut late = Folder::open(&out, "reference").unwrap();
+    render(REFERENCE, &out).unwrap();
+    let before = state(&out);
+    let refusal = late.write(&wanted).unwrap_err();
+    assert!(refusal.contains("was written by another `netdadm` meanwhile"), "{refusal}");
+    drop(late);
+    let first = Folder::open(&out, "reference").unwrap();
+    let refusal = Folder::open(&out, "reference").unwrap_err();
+    assert!(refusal.contains("is at work in"), "{refusal}");
+    drop(first);
+    assert_eq!(before, state(&out));
+    render(REFERENCE, &out).unwrap();
+}
+
+#[test]
+fn an_authority_that_was_lost_is_not_made_anew_beside_what_it_signed() {
+    let top = tempfile::tempdir().unwrap();
+    for lost in ["etcd/ca.crt etcd/ca.key", "front-proxy-ca.crt front-proxy-ca.key", "sa.key sa.pub", "sa.key"] {
+        let out = top.path().join(lost.replace(['/', ' '], "-"));
+        render(REFERENCE, &out).unwrap();
+        for file in lost.split(' ') {
+            fs::remove_file(out.join("pki").join(file)).unwrap();
+        }
+        let before = state(&out);
+        let refusal = render(REFERENCE, &out).unwrap_err();
+        assert!(refusal.contains("put both halves back from the backup"), "{lost}: {refusal}");
+        assert_eq!(before, state(&out), "{lost}");
+    }
+}
+
+#[test]
+fn nobody_is_sent_to_remove_the_keys_of_a_cluster() {
+    let top = tempfile::tempdir().unwrap();
+    let out = top.path();
+    render(REFERENCE, out).unwrap();
+    let text = fs::read_to_string(out.join("netdadm.json")).unwrap();
+    for other in ["{}".to_owned(), text.replace("\"format\":1", "\"format\":2")] {
+        assert_ne!(other, text);
+        fs::write(out.join("netdadm.json"), other).unwrap();
+        let refusal = render(REFERENCE, out).unwrap_err();
+        assert!(!refusal.contains("remove this one") && refusal.contains("as the field pki"), "{refusal}");
+    }
+}
+
+#[test]
+fn a_link_in_the_folder_leads_nowhere_else() {
+    let top = tempfile::tempdir().unwrap();
+    let (out, elsewhere) = (top.path().join("out"), top.path().join("elsewhere"));
+    render(REFERENCE, &out).unwrap();
+    fs::create_dir(&elsewhere).unwrap();
+    let etcd = out.join("hosts/hdss7-12/root/etc/etcd");
+    fs::remove_dir_all(&etcd).unwrap();
+    std::os::unix::fs::symlink(&elsewhere, &etcd).unwrap();
+    let refusal = render(REFERENCE, &out).unwrap_err();
+    assert!(refusal.contains("root/etc/etcd is a link") && refusal.ends_with("move it away"), "{refusal}");
+    assert!(state(&elsewhere).is_empty());
+    // What leads to the folder is the caller's.
+    let link = top.path().join("link");
+    std::os::unix::fs::symlink(&out, &link).unwrap();
+    fs::remove_file(&etcd).unwrap();
+    render(REFERENCE, &link).unwrap();
+}
