@@ -3,6 +3,7 @@
 //! Invariant: the search is bounded in depth and number, follows no folder that is a link, and what it cannot read is named.
 
 use std::fs;
+use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
 use crate::document::{Content, Node, parse};
@@ -66,25 +67,41 @@ impl Place {
 
 /// Every file of `place` that has certificates.
 pub(crate) fn search(place: &Place) -> Vec<Text> {
-    let mut files = Vec::new();
+    let (mut files, mut unread) = (Vec::new(), Vec::new());
     for folder in &place.folders {
-        walk(folder, DEPTH, &mut files);
+        walk(folder, DEPTH, &mut files, &mut unread);
     }
-    files.iter().filter_map(|file| text(place, file)).collect()
+    let unread = unread.into_iter().map(|(folder, why)| Text {
+        host: place.host.clone(),
+        file: folder.display().to_string(),
+        certificates: Err(why),
+        key: None,
+    });
+    files.iter().filter_map(|file| text(place, file)).chain(unread).collect()
 }
 
-fn walk(folder: &Path, depth: usize, files: &mut Vec<PathBuf>) {
-    let Ok(entries) = fs::read_dir(folder) else { return };
-    let mut paths: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
+fn walk(folder: &Path, depth: usize, files: &mut Vec<PathBuf>, unread: &mut Vec<(PathBuf, String)>) {
+    let entries = fs::read_dir(folder).and_then(Iterator::collect::<io::Result<Vec<_>>>);
+    let mut paths: Vec<PathBuf> = match entries {
+        Ok(entries) => entries.iter().map(fs::DirEntry::path).collect(),
+        Err(cause) if cause.kind() == ErrorKind::NotFound => return,
+        Err(cause) => {
+            unread.push((folder.to_path_buf(), format!("what lies in it cannot be listed: {cause}; ask as root")));
+            return;
+        }
+    };
     paths.sort();
     for path in paths {
         if files.len() >= MOST {
+            unread.push((path, format!("it and what follows was not read: there are {MOST} files before it")));
             return;
         }
         let is_folder = fs::symlink_metadata(&path).is_ok_and(|found| found.is_dir());
+        // A link that leads nowhere is a file that cannot be read.
+        let is_file = || fs::metadata(&path).map_or(true, |found| found.is_file());
         match path.extension().and_then(|suffix| suffix.to_str()) {
-            _ if is_folder && depth > 0 => walk(&path, depth - 1, files),
-            Some("crt" | "pem" | "conf" | "kubeconfig") if path.is_file() => files.push(path),
+            _ if is_folder && depth > 0 => walk(&path, depth - 1, files, unread),
+            Some("crt" | "pem" | "conf" | "kubeconfig") if is_file() => files.push(path),
             _ => {}
         }
     }

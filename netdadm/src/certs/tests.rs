@@ -143,3 +143,28 @@ fn no_key_is_in_a_row() {
     let printed = format!("{rows:?}{}", serde_json::to_string(&rows).unwrap());
     assert!(!key.lines().any(|line| !line.starts_with("-----") && printed.contains(&line[..20])), "{printed}");
 }
+
+#[test]
+fn a_folder_that_cannot_be_listed_is_a_row_and_the_others_are_listed() {
+    let folder = tempfile::tempdir().unwrap();
+    kubernetes(folder.path(), 10);
+    fs::write(folder.path().join("etc/etcd"), "no folder").unwrap();
+    let rows = host(folder.path(), NOW);
+    let row = rows.iter().find(|row| row.file.ends_with("etc/etcd")).unwrap();
+    assert!(row.problem.as_ref().is_some_and(|why| why.contains("cannot be listed: ")), "{row:?}");
+    assert!(row.is_due(30));
+    assert!(problem(&rows, "etcd/server.crt").is_none() && rows.len() > 3, "{rows:#?}");
+}
+
+#[test]
+fn a_link_that_leads_to_no_certificate_any_more_is_a_row() {
+    let folder = tempfile::tempdir().unwrap();
+    kubernetes(folder.path(), 10);
+    let pki = folder.path().join("var/lib/kubelet/pki");
+    fs::create_dir_all(pki.join("folder.pem")).unwrap();
+    std::os::unix::fs::symlink("folder.pem", pki.join("link.pem")).unwrap();
+    std::os::unix::fs::symlink("kubelet-client-2026.pem", pki.join("kubelet-client-current.pem")).unwrap();
+    let rows = host(folder.path(), NOW);
+    assert_eq!(problem(&rows, "kubelet-client-current.pem").as_deref(), Some("it has gone"));
+    assert!(!rows.iter().any(|row| row.file.ends_with("link.pem")), "{rows:#?}");
+}
