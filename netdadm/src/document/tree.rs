@@ -30,6 +30,8 @@ pub(crate) struct Node {
     pub(crate) at: Position,
     /// What it is.
     pub(crate) content: Content,
+    /// True for a scalar that is a text whatever it says: it stood in quotes or in a block.
+    pub(crate) quoted: bool,
 }
 
 /// What a node holds.
@@ -109,13 +111,14 @@ impl<'a> Reader<'a> {
 
     fn node(&mut self, event: Event<'a>, at: Position, depth: usize) -> Result<Node, Finding> {
         let deeper = |at| depth.checked_sub(1).ok_or_else(|| wrong(at, "too many levels", "at most 16"));
+        let quoted = matches!(&event, Event::Scalar(_, style, ..) if *style != ScalarStyle::Plain);
         let content = match event {
             Event::Scalar(text, style, ..) => scalar(&text, style),
             Event::SequenceStart(..) => self.list(deeper(at)?)?,
             Event::MappingStart(..) => self.map(deeper(at)?)?,
             _ => return Err(wrong(at, "an alias", "the value itself, written out")),
         };
-        Ok(Node { at, content })
+        Ok(Node { at, content, quoted })
     }
 
     fn list(&mut self, depth: usize) -> Result<Content, Finding> {
@@ -173,7 +176,7 @@ mod tests {
     }
 
     fn text(at: Position, text: &str) -> Node {
-        Node { at, content: Content::Scalar(text.to_owned()) }
+        Node { at, content: Content::Scalar(text.to_owned()), quoted: false }
     }
 
     #[test]
@@ -182,8 +185,8 @@ mod tests {
         let Content::Map(entries) = node.content else { panic!("a map") };
         assert_eq!(entries[0], Entry { key: "version".to_owned(), at: at(2, 1), value: text(at(2, 10), "1.20") });
         let Content::List(list) = &entries[1].value.content else { panic!("a list") };
-        assert_eq!(list[..2], [text(at(3, 8), "a"), text(at(3, 11), "null")]);
-        assert_eq!(list[2], Node { at: at(3, 19), content: Content::Null });
+        assert_eq!(list[..2], [text(at(3, 8), "a"), Node { quoted: true, ..text(at(3, 11), "null") }]);
+        assert_eq!(list[2], Node { at: at(3, 19), content: Content::Null, quoted: false });
         assert_eq!(entries[2].value.content, Content::Null);
     }
 

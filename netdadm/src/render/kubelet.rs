@@ -9,7 +9,7 @@ use super::flags::Flags;
 use super::tree::Start;
 use super::unit::{self, INSTALL, RESTART};
 use super::{KUBERNETES, PKI, Place, Tree, containerd, place};
-use crate::topology::{Component, Program, Purpose, Setting};
+use crate::topology::{Component, Program, Purpose, Setting, Value};
 
 /// Its configuration.
 const CONFIG: &str = "/var/lib/kubelet/config.yaml";
@@ -109,7 +109,11 @@ fn setting_text(name: &str, setting: &Setting) -> String {
     match setting {
         Setting::Scalar(value) => format!("{name}: {}\n", scalar(value)),
         Setting::Map(map) => {
-            let lines: String = map.iter().map(|(key, value)| format!("  {key}: {}\n", scalar(value))).collect();
+            let text = |value: &Value| match TEXTS.contains(&name) {
+                true => format!("\"{}\"", value.text),
+                false => scalar(value),
+            };
+            let lines: String = map.iter().map(|(key, value)| format!("  {key}: {}\n", text(value))).collect();
             format!("{name}:\n{lines}")
         }
         Setting::List(list) if list.is_empty() => format!("{name}: []\n"),
@@ -120,8 +124,24 @@ fn setting_text(name: &str, setting: &Setting) -> String {
     }
 }
 
-/// Numbers and truth values as they are, everything else in quotes, which YAML reads as JSON does.
-fn scalar(value: &str) -> String {
-    let plain = matches!(value, "true" | "false") || value.parse::<i64>().is_ok();
-    if plain { value.to_owned() } else { format!("\"{value}\"") }
+/// Maps whose values are texts, numbers and truth values too: a kubelet ends at others (KubeletConfiguration v1beta1).
+const TEXTS: [&str; 9] = [
+    "cpuManagerPolicyOptions",
+    "evictionHard",
+    "evictionMinimumReclaim",
+    "evictionSoft",
+    "evictionSoftGracePeriod",
+    "kubeReserved",
+    "qosReserved",
+    "systemReserved",
+    "topologyManagerPolicyOptions",
+];
+
+/// Numbers and truth values without quotes as they are, everything else in quotes, which YAML reads as JSON does.
+fn scalar(value: &Value) -> String {
+    let text = &value.text;
+    let digits = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
+    let is_number = text.parse::<i64>().is_ok() || text.split_once('.').is_some_and(|(a, b)| digits(a) && digits(b));
+    let plain = !value.quoted && (matches!(text.as_str(), "true" | "false") || is_number);
+    if plain { text.clone() } else { format!("\"{text}\"") }
 }

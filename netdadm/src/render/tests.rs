@@ -346,3 +346,25 @@ fn both_families_and_what_deviates_reach_the_components() {
         &[],
     );
 }
+
+#[test]
+fn settings_of_the_kubelet_are_of_the_type_that_was_written() {
+    let asked = format!(
+        "{REFERENCE}kubelet:\n  reservedSystemCPUs: \"0\"\n  syncFrequency: '0'\n  memoryThrottlingFactor: 0.9\n  maxPods: 50\n  \
+         systemReserved: {{cpu: 1}}\n  cpuManagerPolicyOptions: {{full-pcpus-only: \"true\"}}\n  \
+         featureGates: {{A: true}}\n  allowedUnsafeSysctls: ['1', a]\n"
+    );
+    let config = text(&tree(&topology(&asked), "hdss7-21"), "/var/lib/kubelet/config.yaml");
+    for line in [
+        "reservedSystemCPUs: \"0\"",
+        "syncFrequency: \"0\"",
+        "memoryThrottlingFactor: 0.9",
+        "maxPods: 50",
+        "systemReserved:\n  cpu: \"1\"",
+        "cpuManagerPolicyOptions:\n  full-pcpus-only: \"true\"",
+        "featureGates:\n  A: true",
+        "allowedUnsafeSysctls:\n- \"1\"\n- \"a\"",
+    ] {
+        assert!(config.contains(&format!("\n{line}\n")), "{line} in {config}");
+    }
+}

@@ -30,11 +30,20 @@ pub(crate) struct Deviations {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Setting {
     /// A number, a truth value or a text.
-    Scalar(String),
+    Scalar(Value),
     /// Settings below it.
-    Map(BTreeMap<String, String>),
+    Map(BTreeMap<String, Value>),
     /// A list of them.
-    List(Vec<String>),
+    List(Vec<Value>),
+}
+
+/// A value of a setting.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Value {
+    /// What was written.
+    pub(crate) text: String,
+    /// True when it was written in quotes: no number, whatever it says.
+    pub(crate) quoted: bool,
 }
 
 impl Deviations {
@@ -47,7 +56,7 @@ impl Deviations {
     /// A setting of the kubelet that is one value.
     pub(crate) fn kubelet_scalar(&self, name: &str) -> Option<&str> {
         match self.kubelet.get(name)? {
-            Setting::Scalar(value) => Some(value),
+            Setting::Scalar(value) => Some(&value.text),
             Setting::Map(_) | Setting::List(_) => None,
         }
     }
@@ -79,7 +88,8 @@ fn flags(node: &Node, findings: &mut Findings) -> BTreeMap<Component, BTreeMap<S
         let path = format!("flags.{}", entry.key);
         match Component::read(&entry.key) {
             Ok(component) => {
-                drop(found.insert(component, values::<FlagName, FlagValue>(&entry.value, &path, findings)))
+                let of = |_: &Node, value: FlagValue| value.0;
+                drop(found.insert(component, values::<FlagName, _, _>(&entry.value, &path, findings, of)));
             }
             Err(_) => findings.error(entry.at, &path, "no such component", Component::ACCEPTED),
         }
@@ -97,13 +107,15 @@ fn settings(node: &Node, findings: &mut Findings) -> BTreeMap<String, Setting> {
         }
         let value = &entry.value;
         let setting = match &value.content {
-            crate::document::Content::Map(_) => Setting::Map(values::<FieldName, FieldValue>(value, &path, findings)),
-            crate::document::Content::List(_) => {
-                let all = elements(value).iter().filter_map(|one| scalar::<FieldValue>(one, &path, findings));
-                Setting::List(all.map(|one| one.value.0).collect())
+            crate::document::Content::Map(_) => {
+                Setting::Map(values::<FieldName, _, _>(value, &path, findings, Value::of))
             }
-            _ => match scalar::<FieldValue>(value, &path, findings) {
-                Some(one) => Setting::Scalar(one.value.0),
+            crate::document::Content::List(_) => {
+                let mut read = |one| Some(Value::of(one, scalar(one, &path, findings)?.value));
+                Setting::List(elements(value).iter().filter_map(&mut read).collect())
+            }
+            _ => match scalar(value, &path, findings) {
+                Some(one) => Setting::Scalar(Value::of(value, one.value)),
                 None => continue,
             },
         };
@@ -112,19 +124,28 @@ fn settings(node: &Node, findings: &mut Findings) -> BTreeMap<String, Setting> {
     found
 }
 
-/// A map of names of the form `N` with their values of the form `V`.
-fn values<N: Form, V: Form + Into<String>>(
+impl Value {
+    fn of(node: &Node, read: FieldValue) -> Self {
+        Self { text: read.0, quoted: node.quoted }
+    }
+}
+
+/// A map of names of the form `N` with what `of` makes of their values of the form `V`.
+fn values<N: Form + Into<String>, V: Form, T>(
     node: &Node,
     path: &str,
     findings: &mut Findings,
-) -> BTreeMap<String, String> {
+    of: fn(&Node, V) -> T,
+) -> BTreeMap<String, T> {
     let mut found = BTreeMap::new();
     for entry in entries(node, path, "a map of names and values", findings).unwrap_or_default() {
         let path = format!("{path}.{}", entry.key);
-        if N::read(&entry.key).is_err() {
+        let Ok(name) = N::read(&entry.key) else {
             findings.error(entry.at, &path, "it is no name", N::ACCEPTED);
-        } else if let Some(value) = scalar::<V>(&entry.value, &path, findings) {
-            found.insert(entry.key.clone(), value.value.into());
+            continue;
+        };
+        if let Some(value) = scalar::<V>(&entry.value, &path, findings) {
+            found.insert(name.into(), of(&entry.value, value.value));
         }
     }
     found

@@ -13,7 +13,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use netstate::Prefix;
 
-pub(crate) use deviations::{Deviations, Setting};
+pub(crate) use deviations::{Deviations, Setting, Value};
 pub(crate) use names::{Backend, Component, Domain, Folder, HostName, Label, Prefixed, Role, SubnetPolicy, Switch};
 pub(crate) use ports::{Ports, Purpose, Transport};
 pub(crate) use read::{Reading, read};
