@@ -14,6 +14,7 @@ use std::io::Write;
 use std::net::{IpAddr, UdpSocket};
 use std::path::{Path, PathBuf};
 
+use daemon::terminal;
 use host::{Files, Manifest};
 use reconcile::Target;
 
@@ -58,6 +59,7 @@ impl Report<'_> {
     /// Prints a line.
     fn say(&mut self, line: &str) {
         // Whoever reads may have read enough; the work goes on.
+        let line = terminal::plain(line);
         let _ = writeln!(self.out, "{line}").and_then(|()| self.out.flush());
     }
 }

@@ -3,13 +3,16 @@
 //! Invariants: a backup is announced before it is taken, and is whole or not there; nothing is announced to be restored that would
 //! not be taken for a snapshot by etcd.
 
+use std::borrow::Cow;
 use std::io::Write;
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use daemon::status::escape;
+
 use super::args::{Backup, Restore};
-use super::{apply, verify, written};
+use super::{apply, said, verify};
 use crate::backup;
 use crate::members::{Member, Session, View};
 
@@ -22,7 +25,7 @@ pub(super) fn run(asked: &Backup, out: &mut impl Write) -> Result<ExitCode, Stri
     let session = Session::open(&topology, &asked.members.output, Duration::from_secs(asked.members.timeout.into()))?;
     let view = session.view()?;
     let (text, member) = plan(&view, &asked.snapshot)?;
-    written(out, text.as_bytes())?;
+    said(out, &text)?;
     if !asked.yes && !apply::answer("take it?")? {
         return Err("nothing was written".to_owned());
     }
@@ -34,7 +37,7 @@ pub(super) fn run(asked: &Backup, out: &mut impl Write) -> Result<ExitCode, Stri
         snapshot.digest,
         asked.members.output.display()
     );
-    written(out, text.as_bytes())
+    said(out, &text)
 }
 
 /// What is done, and by which member: the one that follows and is furthest, lest the leader has the work.
@@ -67,7 +70,9 @@ pub(super) fn restore(asked: &Restore, out: &mut impl Write) -> Result<ExitCode,
     let Some(topology) = verify::topology(&asked.file, out)? else { return Ok(ExitCode::FAILURE) };
     let snapshot = backup::verify(&asked.snapshot)?;
     let path = asked.snapshot.canonicalize().map_err(|cause| format!("read {}: {cause}", asked.snapshot.display()))?;
-    written(out, backup::instructions(&topology, &snapshot, &path.display().to_string()).as_bytes())
+    let name = path.to_str().filter(|name| matches!(escape(name), Cow::Borrowed(_)));
+    let name = name.ok_or_else(|| format!("{path:?} cannot stand in a command; give the file another name"))?;
+    said(out, &backup::instructions(&topology, &snapshot, name))
 }
 
 #[cfg(test)]

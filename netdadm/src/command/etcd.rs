@@ -10,7 +10,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use super::args::{EtcdVerb, Membership};
-use super::{apply, verify, written};
+use super::{apply, said, verify};
 use crate::members::{Order, Place, Session, Step, carry, places, plan};
 use crate::render::DATA;
 use crate::topology::Topology;
@@ -27,14 +27,14 @@ pub(super) fn run(asked: &EtcdVerb, out: &mut impl Write) -> Result<ExitCode, St
     let steps = plan(&session.view()?, &order)?;
     if steps.is_empty() {
         let text = format!("{}: nothing is left to do\n", title(&order));
-        return written(out, (text + &afterwards(&order, &common.members.output)).as_bytes());
+        return said(out, &(text + &afterwards(&order, &common.members.output)));
     }
-    written(out, announced(&order, &steps, common).as_bytes())?;
+    said(out, &announced(&order, &steps, common))?;
     if !common.yes && !apply::answer("do it?")? {
         return Err("nothing was changed".to_owned());
     }
     carry(&session, &order, &steps, Duration::from_secs(common.wait.into()), out)?;
-    written(out, format!("done\n{}", afterwards(&order, &common.members.output)).as_bytes())
+    said(out, &format!("done\n{}", afterwards(&order, &common.members.output)))
 }
 
 fn order(asked: &EtcdVerb, topology: &Topology) -> Result<Order, String> {

@@ -70,11 +70,42 @@ fn run(words: impl Iterator<Item = OsString>, out: &mut impl Write) -> Result<Ex
     }
 }
 
+/// Writes lines for a person. Names and words of others among them drive no terminal.
+fn said(out: &mut impl Write, text: &str) -> Result<ExitCode, String> {
+    written(out, terminal::plain(text).as_bytes())
+}
+
 fn written(out: &mut impl Write, bytes: &[u8]) -> Result<ExitCode, String> {
     match out.write_all(bytes).and_then(|()| out.flush()) {
         // Whoever reads has read enough.
         Err(cause) if cause.kind() == io::ErrorKind::BrokenPipe => Ok(ExitCode::SUCCESS),
         Err(cause) => Err(format!("write to standard output: {cause}")),
         Ok(()) => Ok(ExitCode::SUCCESS),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_others_have_named_drives_no_terminal() {
+        let mut printed = Vec::new();
+        said(&mut printed, "  the member a\u{1b}[2J\u{9b}2J\u{202e}\r\n  of pöds\n").unwrap();
+        let printed = String::from_utf8(printed).unwrap();
+        assert_eq!(printed, "  the member a\\u{1b}[2J\\u{9b}2J\\u{202e}\\r\n  of pöds\n");
+    }
+
+    #[test]
+    fn a_topology_drives_no_terminal_and_forges_no_line() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("cluster.yaml");
+        std::fs::write(&file, "\"a\\e[2J\\ncluster.yaml: 0 errors\": 1\n").unwrap();
+        let words = ["netdadm".into(), "check".into(), "-f".into(), file.into_os_string()];
+        let mut printed = Vec::new();
+        run(words.into_iter(), &mut printed).unwrap();
+        let printed = String::from_utf8(printed).unwrap();
+        assert!(printed.contains("a\\u{1b}[2J\\ncluster.yaml: 0 errors: no such field"), "{printed}");
+        assert!(!printed.contains('\u{1b}'), "{printed}");
     }
 }

@@ -11,7 +11,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::args::{NodeAdd, NodeRemove, NodeVerb};
-use super::{apply, verify, written};
+use super::{apply, said, verify};
 use crate::members::Session;
 use crate::nodes::{Api, Drain, Leases, answers};
 use crate::topology::{Host, Role, Topology};
@@ -62,22 +62,22 @@ fn add(asked: &NodeAdd, topology: &Topology, host: &Host, out: &mut impl Write) 
         folder.display(),
         asked.common.file.display()
     );
-    written(out, text.as_bytes())?;
+    said(out, &text)?;
     let session = Session::open(topology, folder, LIMIT)?;
     let leases = Leases::open(topology, &session)?;
     let (began, limit) = (Instant::now(), Duration::from_secs(asked.common.wait.into()));
-    let mut said = String::new();
+    let mut before = String::new();
     loop {
         let lacking = missing(topology, host, folder, leases.as_ref()).unwrap_or_else(Some);
         let Some(lacking) = lacking else {
-            return written(out, format!("{name} is there\n").as_bytes());
+            return said(out, &format!("{name} is there\n"));
         };
         if began.elapsed() >= limit {
             return Err(format!("{name} is not there within {limit:?}: {lacking}; run it again to go on waiting"));
         }
-        if said != lacking {
-            written(out, format!("waiting: {lacking}\n").as_bytes())?;
-            said = lacking;
+        if before != lacking {
+            said(out, &format!("waiting: {lacking}\n"))?;
+            before = lacking;
         }
         thread::sleep(PAUSE);
     }
@@ -108,7 +108,7 @@ fn remove(asked: &NodeRemove, topology: &Topology, host: &Host, out: &mut impl W
     let drain = Drain::of(api.pods(name)?);
     let lease = leases.as_ref().map(|leases| leases.of(host)).transpose()?.flatten();
     let subnet = lease.as_ref().map(|lease| lease.subnet.as_str());
-    written(out, announced(name, node.is_some(), &drain, subnet).as_bytes())?;
+    said(out, &announced(name, node.is_some(), &drain, subnet))?;
     if !drain.lost.is_empty() && !asked.force {
         return Err("nothing was changed: Pods or data would be lost; say --force to have them lost".to_owned());
     }
@@ -122,12 +122,12 @@ fn remove(asked: &NodeRemove, topology: &Topology, host: &Host, out: &mut impl W
         let limit = Duration::from_secs(asked.common.wait.into());
         evict(&api, name, &Eviction { is_alive: node.ready().is_ok(), may_lose: asked.force, limit }, out)?;
         api.delete(name)?;
-        written(out, b"the Node is gone\n")?;
+        said(out, "the Node is gone\n")?;
     }
     if let Some(leases) = &leases {
-        written(out, release(topology, host, leases)?.as_bytes())?;
+        said(out, &release(topology, host, leases)?)?;
     }
-    written(out, cleaning(host).as_bytes())
+    said(out, &cleaning(host))
 }
 
 /// What will be done.
@@ -171,7 +171,7 @@ struct Eviction {
 
 /// Evicts Pods until none is left that goes.
 fn evict(api: &Api, name: &str, how: &Eviction, out: &mut impl Write) -> Result<(), String> {
-    let (began, mut said) = (Instant::now(), BTreeMap::new());
+    let (began, mut before) = (Instant::now(), BTreeMap::new());
     loop {
         let drain = Drain::of(api.pods(name)?);
         if let Some((pod, reason)) = drain.lost.first().filter(|_| !how.may_lose) {
@@ -187,9 +187,9 @@ fn evict(api: &Api, name: &str, how: &Eviction, out: &mut impl Write) -> Result<
                     format!("{label} waits: {reason}\n")
                 }
             };
-            if said.get(&label) != Some(&line) {
-                written(out, line.as_bytes())?;
-                said.insert(label, line);
+            if before.get(&label) != Some(&line) {
+                said(out, &line)?;
+                before.insert(label, line);
             }
         }
         // A kubelet that is gone ends nothing; what it has goes with the Node.

@@ -8,11 +8,11 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use daemon::{json, terminal};
+use daemon::json;
 use serde::Serialize;
 
 use super::args::Render;
-use super::{verify, written};
+use super::{said, verify};
 use crate::output::{Changes, Folder, HostChanges, Outcome, assemble};
 use crate::pki::{Store, Time};
 
@@ -57,8 +57,7 @@ pub(super) fn run(asked: &Render, out: &mut impl Write) -> Result<ExitCode, Stri
     let issued = issued.collect();
     let report = Report { folder: asked.output.display().to_string(), files: &outcome, issued, hosts: &changes.0 };
     let printed = if asked.json { json(&report)? } else { plain(&report) };
-    written(out, terminal::plain(&printed).as_bytes())?;
-    Ok(ExitCode::SUCCESS)
+    said(out, &printed)
 }
 
 fn json(report: &Report<'_>) -> Result<String, String> {

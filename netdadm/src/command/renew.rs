@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use super::args::CertsRenew;
-use super::{verify, written};
+use super::{said, verify};
 use crate::output::{Changes, Folder, HostChanges, assemble};
 use crate::pki::{Ca, Issued, Renewal, Store, Time, wanted, wanted_by_operators};
 use crate::render::PKI;
@@ -42,7 +42,7 @@ pub(super) fn run(
     let files = assemble(&topology, &mut store).map_err(|fault| fault.to_string())?;
     let changes = Changes::between(&before, &files.manifests);
     only_certificates(&changes, &asked.output)?;
-    written(out, plan(&store, &changes, now, &asked.output).as_bytes())?;
+    said(out, &plan(&store, &changes, now, &asked.output))?;
     if store.issued().is_empty() {
         return Ok(ExitCode::SUCCESS);
     }
@@ -50,7 +50,7 @@ pub(super) fn run(
         return Err("nothing was changed".to_owned());
     }
     folder.write(&files)?;
-    written(out, format!("written into {}\n", asked.output.display()).as_bytes())?;
+    said(out, &format!("written into {}\n", asked.output.display()))?;
     Ok(ExitCode::SUCCESS)
 }
 

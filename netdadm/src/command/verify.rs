@@ -7,11 +7,12 @@ use std::io::{self, Write};
 use std::path::Path;
 use std::process::ExitCode;
 
-use daemon::{json, terminal};
+use daemon::json;
+use daemon::status::escape;
 use serde::Serialize;
 
 use super::args::Check;
-use super::written;
+use super::said;
 use crate::check::{self, Checked};
 use crate::document::{Finding, Severity};
 use crate::topology::Topology;
@@ -38,7 +39,7 @@ pub(super) fn run(asked: &Check, out: &mut impl Write) -> Result<ExitCode, Strin
     let Checked { topology, findings } = check::text(&text);
     let sound = topology.is_some();
     let printed = if asked.json { json(&name, &findings)? } else { plain(&name, &findings, topology.as_ref()) };
-    written(out, terminal::plain(&printed).as_bytes())?;
+    said(out, &printed)?;
     Ok(if sound { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
@@ -51,7 +52,7 @@ pub(super) fn topology(file: &Path, out: &mut impl Write) -> Result<Option<Topol
     let text = read(file).map_err(|cause| format!("read {name}: {cause}"))?;
     let Checked { topology, findings } = check::text(&text);
     if topology.is_none() {
-        written(out, terminal::plain(&plain(&name, &findings, None)).as_bytes())?;
+        said(out, &plain(&name, &findings, None))?;
     }
     Ok(topology)
 }
@@ -70,7 +71,7 @@ pub(super) fn plain(name: &str, findings: &[Finding], topology: Option<&Topology
     let errors = findings.iter().filter(|finding| finding.severity == Severity::Error).count();
     for finding in findings {
         // Writing into a text does not fail.
-        let _ = writeln!(text, "{name}:{finding}");
+        let _ = writeln!(text, "{}", escape(&format!("{name}:{finding}")));
     }
     let count = |count: usize, noun: &str| format!("{count} {noun}{}", if count == 1 { "" } else { "s" });
     let (errors, warnings) = (count(errors, "error"), count(findings.len().saturating_sub(errors), "warning"));

@@ -3,6 +3,7 @@
 //! Pure. Invariant: a member serves only if it said so itself.
 
 use cluster::etcd::{MemberEntry, MemberStatus};
+use daemon::status::escape;
 
 /// A host that has, or is to have, a member.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,7 +42,8 @@ impl Member {
     /// What people call it.
     pub(crate) fn name(&self) -> String {
         let listed = Some(&self.entry.name).filter(|name| !name.is_empty());
-        self.host.as_ref().or(listed).cloned().unwrap_or_else(|| format!("{:x}", self.entry.id))
+        let listed = listed.map(|name| escape(name).into_owned());
+        self.host.clone().or(listed).unwrap_or_else(|| format!("{:x}", self.entry.id))
     }
 
     /// True when it answers and knows who leads.
