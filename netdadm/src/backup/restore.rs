@@ -3,6 +3,7 @@
 //! Invariants: nothing is started before every member has its data from the same file; no data is removed; the new cluster has another
 //! token, so that no member of the old one finds it.
 
+use std::borrow::Cow;
 use std::fmt::Write as _;
 
 use super::Snapshot;
@@ -99,9 +100,19 @@ fn restore(topology: &Topology, host: &Host, file: &str, token: &str) -> String 
         (format!("ETCDCTL_API=3 {folder}/etcdctl"), "")
     };
     format!(
-        "{program} snapshot restore {file} --name {name} --initial-cluster {members} --initial-cluster-token {token} \
-         --initial-advertise-peer-urls {own} --data-dir {DATA}{more}"
+        "{program} snapshot restore {} --name {name} --initial-cluster {members} --initial-cluster-token {token} \
+         --initial-advertise-peer-urls {own} --data-dir {DATA}{more}",
+        word(file)
     )
+}
+
+/// `text` as one word of a command line.
+fn word(text: &str) -> Cow<'_, str> {
+    let plain = |c: char| c.is_alphanumeric() || "/._-+=:,@".contains(c);
+    match text.chars().all(plain) {
+        true => Cow::Borrowed(text),
+        false => Cow::Owned(format!("'{}'", text.replace('\'', "'\\''"))),
+    }
 }
 
 #[cfg(test)]
@@ -147,5 +158,22 @@ mod tests {
             "{text}"
         );
         assert!(!text.contains("etcdctl"), "{text}");
+    }
+
+    #[test]
+    fn a_file_of_any_name_is_one_word_of_the_commands() {
+        let cases = [
+            ("/root/etcd-1.2.db", "/root/etcd-1.2.db"),
+            ("/my backups/etcd.db", "'/my backups/etcd.db'"),
+            ("/a;reboot $(b)", "'/a;reboot $(b)'"),
+            ("/it's", "'/it'\\''s'"),
+        ];
+        for (file, expected) in cases {
+            assert_eq!(word(file), expected);
+        }
+        let topology = crate::check::text(include_str!("../../../configs/clusters/reference.yaml")).topology.unwrap();
+        let snapshot = Snapshot { size: 544, digest: "0123456789abcdef".repeat(4) };
+        let text = instructions(&topology, &snapshot, "/a;reboot");
+        assert!(text.contains(" snapshot restore '/a;reboot' --name hdss7-12 "), "{text}");
     }
 }
