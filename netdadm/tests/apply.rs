@@ -9,9 +9,11 @@ mod held;
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
-use folder::{Contents, HOST, apply, authority, change, folder, tree};
+use folder::{Contents, HOST, apply, authority, change, command, folder, tree};
 use serde_json::json;
 use tempfile::TempDir;
 
@@ -198,4 +200,46 @@ fn a_call_with_any_operation_failing_is_made_good_by_the_next() {
     }
     println!("{faults} faults");
     assert!(faults > 40, "only {faults} faults: the walk did not reach the work");
+}
+
+fn mode(root: &TempDir, path: &str) -> u32 {
+    fs::metadata(root.path().join(path)).unwrap().permissions().mode() & 0o7777
+}
+
+#[test]
+fn folders_of_the_host_are_everybodys_under_any_mask() {
+    let (out, root) = (folder(FIRST), empty());
+    let call = command(out.path(), root.path(), &[]);
+    let mut masked = Command::new("sh");
+    masked.args(["-c", "umask 077; exec \"$@\"", "sh"]).arg(call.get_program()).args(call.get_args());
+    assert!(masked.status().unwrap().success());
+    for folder in ["etc", "etc/etcd", "etc/etcd/pki", "var", "var/lib/netdadm"] {
+        assert_eq!(mode(&root, folder), 0o755, "{folder}");
+    }
+}
+
+#[test]
+fn a_key_that_was_readable_is_readable_for_nobody_else_in_the_copies() {
+    let (out, root) = (folder(FIRST), empty());
+    fs::create_dir_all(root.path().join("etc/etcd/pki")).unwrap();
+    fs::write(root.path().join(KEY.trim_start_matches('/')), "FORMER").unwrap();
+    let (status, printed) = apply(&out, &root, &["--overwrite"]);
+    assert_eq!(status, 0, "{printed}");
+    assert_eq!(read(&root, "var/lib/netdadm/kept/1/etc/etcd/pki/server.key"), "FORMER");
+    assert_eq!((mode(&root, "var/lib/netdadm/kept"), mode(&root, "var/lib/netdadm/kept/1")), (0o700, 0o700));
+}
+
+#[test]
+fn what_is_no_name_of_a_host_and_a_record_of_another_version_are_named() {
+    let (out, root) = (folder(FIRST), empty());
+    for host in ["", ".", "..", "../hosts/hdss7-12"] {
+        let mut call = Command::new(env!("CARGO_BIN_EXE_netdadm"));
+        let output = call.args(["apply", "--yes", "--host", host, "--root"]).args([root.path(), out.path()]).output();
+        let said = String::from_utf8(output.unwrap().stderr).unwrap();
+        assert!(said.contains(&format!("has no host {host:?}; it has hdss7-12")), "{said}");
+    }
+    fs::create_dir_all(root.path().join("var/lib/netdadm")).unwrap();
+    fs::write(root.path().join("var/lib/netdadm/applied.json"), r#"{"format": 2, "other": 1}"#).unwrap();
+    let (status, printed) = apply(&out, &root, &[]);
+    assert!(status == 2 && printed.contains("its format is 2, which another version"), "{printed}");
 }

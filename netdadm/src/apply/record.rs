@@ -42,6 +42,12 @@ pub(super) struct Record {
     pub(super) replaced: Vec<FilePath>,
 }
 
+/// In which form a record is.
+#[derive(Debug, Deserialize)]
+struct Form {
+    format: u32,
+}
+
 /// A host of a cluster.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -111,8 +117,13 @@ impl Record {
                 "{APPLIED}: {cause}; it says which files netdadm wrote here. Without it, moved away, no file counts as ours"
             )
         };
-        let record: Self = serde_json::from_slice(&bytes).map_err(|cause| refused(cause.to_string()))?;
-        if record.format == FORMAT { Ok(record) } else { Err(refused(format!("format {}", record.format))) }
+        // First of all, because fields of another form are others.
+        match serde_json::from_slice::<Form>(&bytes) {
+            Ok(Form { format }) if format != FORMAT => {
+                Err(refused(format!("its format is {format}, which another version of netdadm wrote")))
+            }
+            _ => serde_json::from_slice(&bytes).map_err(|cause| refused(cause.to_string())),
+        }
     }
 
     /// Writes it.

@@ -4,6 +4,7 @@
 //! does not name.
 
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -25,7 +26,8 @@ pub(super) fn read(out: &Path, host: &str) -> Result<Tree, String> {
     let hosts = out.join("hosts");
     let folder = hosts.join(host);
     let path = folder.join("manifest.json");
-    if host.contains('/') || !folder.is_dir() {
+    // Neither nothing nor `..` is a name.
+    if Path::new(host).file_name() != Some(OsStr::new(host)) || !folder.is_dir() {
         return Err(format!("{} has no host {host:?}; it has {}", out.display(), names(&hosts)));
     }
     let bytes = bounded::read(&path, bounded::MANIFEST).map_err(|cause| format!("read {}: {cause}", path.display()))?;

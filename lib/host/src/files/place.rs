@@ -18,6 +18,10 @@ use nix::unistd::{Gid, Uid, UnlinkatFlags, fchown, linkat, symlinkat, unlinkat};
 const DRAFT: &str = ".netdadm-new";
 const EARLIER: &str = ".netdadm-old";
 
+/// Folders of the host, and those that nobody but root passes.
+pub(super) const PUBLIC: Mode = Mode::from_bits_truncate(0o755);
+pub(super) const PRIVATE: Mode = Mode::S_IRWXU;
+
 /// An open folder below the root and a name in it.
 pub(super) struct Place {
     folder: OwnedFd,
@@ -43,16 +47,18 @@ impl Place {
         }
     }
 
-    /// The place of `path`; folders that are not there are made, and added to `made`, the outermost first.
-    pub(super) fn make(root: &OwnedFd, path: &Path, made: &mut Vec<PathBuf>) -> io::Result<Self> {
+    /// The place of `path`; folders that are not there are made with `mode`, whatever the mask of the caller is, and added to
+    /// `made`, the outermost first.
+    pub(super) fn make(root: &OwnedFd, path: &Path, mode: Mode, made: &mut Vec<PathBuf>) -> io::Result<Self> {
         let (folder, name) = split(path)?;
         let mut reached = PathBuf::new();
         for step in folder.components() {
             let Component::Normal(step) = step else { continue };
             let above = open_folder(root, &reached)?;
             reached.push(step);
-            match mkdirat(&above, step, Mode::from_bits_truncate(0o755)) {
+            match mkdirat(&above, step, mode) {
                 Ok(()) => {
+                    fchmod(open_folder(root, &reached)?, mode)?;
                     made.push(Path::new("/").join(&reached));
                     sync(&above)?;
                 }
