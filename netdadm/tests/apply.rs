@@ -188,6 +188,11 @@ fn a_call_with_any_operation_failing_is_made_good_by_the_next() {
                 let said = format!("(os error {})", errno as i32);
                 assert!(code == 0 || run.stderr.contains(&said), "{injected}: {}{}", run.stdout, run.stderr);
                 assert!(code != 0 || tree(root.path()) == now, "{injected}: done, and it is not: {}", run.stdout);
+                assert!(
+                    code != 2 || tree(root.path()) == then,
+                    "{injected}: refused, and not untouched: {}",
+                    run.stderr
+                );
             }
             // Forward, or back to what was there before, in turn.
             let (out, wanted) = if at % 2 == 0 { (&second, &now) } else { (&first, &then) };

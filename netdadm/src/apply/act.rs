@@ -35,7 +35,10 @@ impl Act<'_> {
             return Ok(End::Undone(self.undo(&before, &failure, report)));
         }
         // The host is as the folder says; what is left over goes now, or at the next call.
-        clean_up(self.files, self.record)?;
+        if let Err(cause) = clean_up(self.files, self.record) {
+            let rest = "the host is as the folder says, but what was replaced lies beside its place; run it again";
+            return Ok(End::Undone(format!("{cause}\n{rest}")));
+        }
         let copies = self.plan.steps.iter().filter(|step| !matches!(step, Step::Create(..))).count();
         if copies > 0 {
             let folder = Record::kept_folder(self.record.calls);
