@@ -13,8 +13,10 @@ use crate::certificates::InUse;
 
 /// What connections are made with.
 pub(super) struct Access {
-    /// Everything but TLS.
+    /// Everything but TLS and the user.
     options: ConnectOptions,
+    /// Name and password.
+    user: Option<(String, String)>,
     tls: Mutex<Tls>,
     /// Changes when connections that are there are to be left.
     anew: watch::Sender<()>,
@@ -35,10 +37,28 @@ impl Access {
     pub(super) fn new(options: ConnectOptions, material: TlsMaterial, tls: Option<TlsOptions>) -> Self {
         let in_use = tls.is_some().then(|| material.in_use());
         let tls = Mutex::new(Tls { material, options: tls, in_use, generation: 0, refused: None });
-        Self { options, tls, anew: watch::Sender::new(()) }
+        Self { options, user: None, tls, anew: watch::Sender::new(()) }
     }
 
-    /// The options for a connection, and which generation of TLS material they hold. The member's certificate must bear
+    /// The same for a user with this name and password.
+    pub(super) fn of_user(self, user: Option<(String, String)>) -> Self {
+        Self { user, ..self }
+    }
+
+    /// Whether members are asked as a user.
+    pub(super) const fn has_user(&self) -> bool {
+        self.user.is_some()
+    }
+
+    /// `options` with which a token is asked for, if there is a user.
+    pub(super) fn with_user(&self, options: ConnectOptions) -> ConnectOptions {
+        match &self.user {
+            Some((name, password)) => options.with_user(name, password),
+            None => options,
+        }
+    }
+
+    /// The options for a connection without a user, and which generation of TLS material they hold. The member's certificate must bear
     /// `name`, if that is given, instead of its host.
     pub(super) fn options(&self, name: Option<&str>) -> (u64, ConnectOptions) {
         let tls = self.tls();

@@ -54,13 +54,13 @@ impl Client {
             errors.extend(found);
             Vec::new()
         });
-        let options = config.options(&mut errors);
+        let user = config.user(&mut errors);
         let tls = config.tls_options(&endpoints, &mut errors);
         if !errors.is_empty() {
             return Err(errors);
         }
         let begin = fastrand::Rng::with_seed(seed).usize(..endpoints.len().max(1));
-        let access = Arc::new(Access::new(options, config.tls.clone(), tls));
+        let access = Arc::new(Access::new(config.options(), config.tls.clone(), tls).of_user(user));
         let members = Members::new(endpoints, Arc::clone(&access), begin);
         let limits = config.limits.clone();
         Ok(Self { members: Arc::new(members), access, comparison: Arc::default(), keys: Arc::default(), limits })

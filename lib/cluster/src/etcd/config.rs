@@ -80,7 +80,8 @@ impl fmt::Debug for Config {
 }
 
 impl Config {
-    fn user(&self, errors: &mut Vec<Problem>) -> Option<(String, String)> {
+    /// Name and password, `None` without either; problems are added to `errors`.
+    pub(super) fn user(&self, errors: &mut Vec<Problem>) -> Option<(String, String)> {
         let given = |text: &Option<String>| text.clone().filter(|text| !text.is_empty());
         match (given(&self.username), given(&self.password)) {
             (Some(name), Some(password)) => Some((name, password)),
@@ -96,20 +97,16 @@ impl Config {
         }
     }
 
-    /// What every connection is made with beside TLS; problems are added to `errors`.
-    pub(super) fn options(&self, errors: &mut Vec<Problem>) -> ConnectOptions {
-        let mut options = ConnectOptions::new()
+    /// What every connection is made with beside TLS and the user.
+    pub(super) fn options(&self) -> ConnectOptions {
+        ConnectOptions::new()
             .with_connect_timeout(self.limits.connect)
             .with_keep_alive(self.limits.keep_alive, self.limits.keep_alive_answer)
             // etcd counts a ping on a connection without a stream as abuse and hangs up after the third
             // (embed/etcd.go: PermitWithoutStream false). A watch is a stream, so watches are pinged.
             .with_keep_alive_while_idle(false)
             .with_require_leader(true)
-            .with_auto_token_refresh(true);
-        if let Some((name, password)) = self.user(errors) {
-            options = options.with_user(name, password);
-        }
-        options
+            .with_auto_token_refresh(true)
     }
 
     /// What TLS members are spoken to with, `None` when they are not; problems are added to `errors`.

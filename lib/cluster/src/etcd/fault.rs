@@ -67,6 +67,21 @@ fn status_reason(grpc: i32, message: &str) -> Reason {
     }
 }
 
+/// The store has no users (any more), so that nobody can ask it for a token (etcd's `ErrAuthNotEnabled`).
+pub(super) fn is_without_users(error: &Error) -> bool {
+    says(error, "authentication is not enabled")
+}
+
+/// Another token is needed than the connection has, or none: users were enabled or disabled, or one of them or a role was changed,
+/// since it was asked for (etcd's `ErrUserEmpty`, `ErrAuthNotEnabled`, `ErrAuthOldRevision`).
+pub(super) fn wants_another_token(error: &Error) -> bool {
+    is_without_users(error) || says(error, "user name is empty") || says(error, "revision of auth store is old")
+}
+
+fn says(error: &Error, words: &str) -> bool {
+    matches!(error, Error::GRpcStatus(status) if status.message().strip_prefix("etcdserver: ") == Some(words))
+}
+
 /// The peer's words, followed by the chain of causes: `tcp connect error` alone says too little.
 fn message(error: &Error) -> String {
     let (mut text, mut cause) = match error {

@@ -1,7 +1,7 @@
 //! One member and its connection.
 //!
 //! Invariants: an attempt ends within [`Limits::operation`]; a connection on which an answer stayed out, or that was
-//! made with TLS material that was renewed since, is used for no further request.
+//! made with TLS material that was renewed or a token that was refused since, is used for no further request.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -12,7 +12,7 @@ use tokio::time::timeout;
 use super::access::Access;
 use super::config::Limits;
 use super::endpoints::Endpoint;
-use super::fault::fault;
+use super::fault::{fault, is_without_users, wants_another_token};
 use crate::error::{Class, ClusterError, Reason};
 
 /// rustls' words for a certificate that is in order and of another name.
@@ -72,7 +72,15 @@ impl Member {
         let asked = timeout(limits.operation, async {
             let (number, client) = self.connected().await?;
             used = Some(number);
-            request(client).await
+            match request(client).await {
+                Err(error) if self.access.has_user() && wants_another_token(&error) => {
+                    self.hang_up(used).await;
+                    let (number, client) = self.connected().await?;
+                    used = Some(number);
+                    request(client).await
+                }
+                answer => answer,
+            }
         });
         let answer = tokio::select! {
             answer = asked => answer,
@@ -98,7 +106,7 @@ impl Member {
         Err(failure)
     }
 
-    /// With a user this asks etcd for a token, else it sends nothing.
+    /// With a user this asks etcd for a token, else it sends nothing. As Go's client does, a store that has no users is asked without.
     async fn connected(&self) -> Result<(u64, etcd_client::Client), etcd_client::Error> {
         let mut session = self.session.lock().await;
         if let Some(client) = session.client.as_ref().filter(|_| session.generation == self.access.generation()) {
@@ -106,7 +114,11 @@ impl Member {
         }
         let name = self.name.load(Ordering::Relaxed).checked_sub(1).and_then(|index| self.names.get(index));
         let (generation, options) = self.access.options(name.map(String::as_str));
-        let client = etcd_client::Client::connect([self.endpoint.as_str()], Some(options)).await?;
+        let connect = |options| etcd_client::Client::connect([self.endpoint.as_str()], Some(options));
+        let client = match connect(self.access.with_user(options.clone())).await {
+            Err(error) if is_without_users(&error) => connect(options).await?,
+            client => client?,
+        };
         session.number = session.number.wrapping_add(1);
         session.generation = generation;
         session.client = Some(client.clone());

@@ -17,6 +17,8 @@ pub(crate) const CASES: &[Case] = &[
     ("without_a_ca_the_systems_roots_are_asked", system_roots),
     ("user_and_password_open_a_store_with_users", users),
     ("tokens_that_expire_within_seconds_cost_nothing", signed_tokens),
+    ("user_is_none_until_the_store_has_users", users_later),
+    ("token_of_before_a_change_of_the_users_is_renewed", users_changed),
 ];
 
 fn mutual_tls() {
@@ -146,5 +148,43 @@ fn users() {
         tokio::task::block_in_place(|| server.respawn(0));
         eventually("a new token", || async { store.put(&subnets().key("c"), b"x", None).await.is_ok() }).await;
         consumer.until("the watch as well", |c| c.knows("c")).await;
+    });
+}
+
+/// An operator who sets user and password before `etcdctl auth enable`, or takes users away for a while.
+fn users_later() {
+    let server = Server::single();
+    block_on(async {
+        let config = Config { username: Some("netd".into()), password: Some("hunter2".into()), ..server.config() };
+        let store = Store::new(Client::new(&config, 1).unwrap());
+        store.put(&subnets().key("a"), b"x", None).await.expect("a store without users asks for none");
+        let mut consumer = Consumer::of(store.client(), &subnets());
+        consumer.listed().await;
+        with_users(&server).await;
+        store.put(&subnets().key("b"), b"x", None).await.expect("a token is asked for");
+        consumer.until("a change", |c| c.knows("b")).await;
+        let root = etcd_client::ConnectOptions::new().with_user("root", "hunter2");
+        let mut raw = etcd_client::Client::connect([server.endpoints()], Some(root)).await.unwrap();
+        raw.auth_disable().await.unwrap();
+        store.put(&subnets().key("c"), b"x", None).await.expect("a token too many is nothing");
+        let fresh = Store::new(Client::new(&config, 1).unwrap());
+        fresh.put(&subnets().key("d"), b"x", None).await.expect("none is asked for again");
+        consumer.until("both", |c| c.knows("c") && c.knows("d")).await;
+    });
+}
+
+/// Signed tokens hold the revision of users and roles, and are refused after the next change of one.
+fn users_changed() {
+    let server = Server::with_signed_tokens("1h");
+    block_on(async {
+        with_users(&server).await;
+        let config = Config { username: Some("netd".into()), password: Some("hunter2".into()), ..server.config() };
+        let store = Store::new(Client::new(&config, 1).unwrap());
+        store.put(&subnets().key("a"), b"x", None).await.unwrap();
+        let root = etcd_client::ConnectOptions::new().with_user("root", "hunter2");
+        let mut raw = etcd_client::Client::connect([server.endpoints()], Some(root)).await.unwrap();
+        raw.user_add("another", "hunter2", None).await.unwrap();
+        store.get(&subnets().key("a")).await.expect("a token of now is asked for");
+        store.put(&subnets().key("b"), b"x", None).await.expect("and good for writes");
     });
 }
