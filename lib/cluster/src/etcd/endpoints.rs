@@ -61,19 +61,19 @@ impl Endpoint {
     }
 
     fn parse(entry: &str, with_tls: bool) -> Result<Self, String> {
+        // Neither has a case (RFC 3986 §3.1 and §3.2.2).
+        let entry = entry.to_ascii_lowercase();
         let (scheme, rest) = match entry.split_once("://") {
             Some((scheme @ ("http" | "https"), rest)) => (scheme, rest),
             Some((scheme, _)) => return Err(format!("`{scheme}` is not a scheme")),
-            None => (if with_tls { "https" } else { "http" }, entry),
+            None => (if with_tls { "https" } else { "http" }, entry.as_str()),
         };
         if rest.contains('@') {
             return Err("a user in the URL (give etcd-username and etcd-password instead)".into());
         }
         let authority = rest.strip_suffix('/').unwrap_or(rest);
         let (host, port) = authority.rsplit_once(':').ok_or_else(|| format!("`{entry}` has no port"))?;
-        if !is_host(host) {
-            return Err(format!("`{entry}` has no valid host"));
-        }
+        let host = host_of(host).ok_or_else(|| format!("`{entry}` has no valid host"))?;
         match port.parse::<u16>() {
             Ok(port) if port > 0 => Ok(Self(format!("{scheme}://{host}:{port}"))),
             _ => Err(format!("`{entry}` has no port in 1..=65535")),
@@ -82,12 +82,13 @@ impl Endpoint {
 }
 
 /// A name (RFC 1123 letters, plus `_` which container networks use), an IPv4 address or an IPv6 address in
-/// brackets (RFC 3986 §3.2.2).
-fn is_host(host: &str) -> bool {
+/// brackets (RFC 3986 §3.2.2), which is spelled as RFC 5952 has it.
+fn host_of(host: &str) -> Option<String> {
     if let Some(inner) = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
-        return inner.parse::<std::net::Ipv6Addr>().is_ok();
+        return inner.parse::<std::net::Ipv6Addr>().ok().map(|addr| format!("[{addr}]"));
     }
-    !host.is_empty() && host.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_'))
+    let is_name = !host.is_empty() && host.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_'));
+    is_name.then(|| host.to_owned())
 }
 
 fn refuse(message: String) -> Problem {
@@ -132,6 +133,15 @@ mod tests {
     #[test]
     fn a_member_named_twice_counts_once() {
         assert_eq!(parsed("http://a:1,http://a:1,", false), ["http://a:1"]);
+    }
+
+    #[test]
+    fn a_member_in_another_spelling_is_the_same_one() {
+        assert_eq!(parsed("http://etcd-1:2379,HTTP://Etcd-1:2379,http://ETCD-1:02379/", false), ["http://etcd-1:2379"]);
+        assert_eq!(
+            parsed("https://[2001:db8::1]:2379,https://[2001:DB8:0::1]:2379", true),
+            ["https://[2001:db8::1]:2379"]
+        );
     }
 
     #[test]
