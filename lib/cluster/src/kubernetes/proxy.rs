@@ -37,8 +37,9 @@ fn proxy(name: &str, text: &str) -> Result<Uri, String> {
     let accepted = "accepted: http://HOST:PORT, https://HOST:PORT or socks5://HOST:PORT";
     // Go takes a text without a scheme for one with http.
     let whole = if text.contains("://") { text.to_owned() } else { format!("http://{text}") };
-    let whole = whole.strip_prefix("socks5h://").map_or(whole.clone(), |rest| format!("socks5://{rest}"));
-    let uri: Uri = whole.parse().map_err(|error| format!("{name}: {error}; {accepted}"))?;
+    let (scheme, rest) = whole.split_once("://").unwrap_or_default();
+    let scheme = Some(scheme.to_ascii_lowercase()).filter(|scheme| scheme != "socks5h").unwrap_or("socks5".to_owned());
+    let uri: Uri = format!("{scheme}://{rest}").parse().map_err(|error| format!("{name}: {error}; {accepted}"))?;
     match uri.scheme_str() {
         Some("http" | "https" | "socks5") if uri.host().is_some() => Ok(uri),
         // The text may hold a password.
@@ -118,6 +119,10 @@ mod tests {
         let server: Uri = "https://127.0.0.1:6443".parse().unwrap();
         let own = for_server(&server, Some("socks5h://own.example:1080"), &environment("*")).unwrap().unwrap();
         assert_eq!((own.scheme_str(), own.host()), (Some("socks5"), Some("own.example")));
+        for (text, scheme) in [("SOCKS5H://p:1", "socks5"), ("Socks5://p:1", "socks5"), ("HTTP://p:1", "http")] {
+            let own = for_server(&server, Some(text), &environment("")).unwrap().unwrap();
+            assert_eq!(own.scheme_str(), Some(scheme), "{text}: a scheme has no case (RFC 3986 §3.1)");
+        }
     }
 
     #[test]
