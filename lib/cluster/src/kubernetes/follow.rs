@@ -139,7 +139,7 @@ impl<V: Send + 'static> Watch<V> {
     }
 
     /// What an error inside a stream means.
-    pub(super) fn ended_by(&self, code: u16, message: &str) -> Ended {
+    fn ended_by(&self, code: u16, message: &str) -> Ended {
         if code == 410 {
             tracing::debug!(collection = self.name, message, "listing anew");
             return Ended::Expired;

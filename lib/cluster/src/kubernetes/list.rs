@@ -125,12 +125,14 @@ impl<V: Send + 'static> Watch<V> {
             };
             let Ok(line) = line else {
                 // A server that read over the parameters is at the end of what exists, and silent.
-                tracing::debug!(collection = self.name, "the streaming list has no end; pages instead");
                 self.way = Way::Pages;
-                return Ok(None);
+                return Ok(self.without_end("the server is silent"));
             };
-            let line = line.map_err(|broken| self.broken("watch", broken.to_string()))?;
-            let line = line.ok_or_else(|| self.broken("watch", "the list ended before it was whole"))?;
+            let line = match line {
+                Ok(Some(line)) => line,
+                Ok(None) => return Ok(self.without_end("it ended before it was whole")),
+                Err(broken) => return Ok(self.without_end(&broken.to_string())),
+            };
             self.client.note_answer();
             match Message::parse(line).map_err(|reason| self.broken("watch", reason))? {
                 Message::Put(raw) => self.put(&raw).await?,
@@ -139,10 +141,22 @@ impl<V: Send + 'static> Watch<V> {
                     self.complete(&revision).await?;
                     return Ok(Some(Listed { revision, stream: Some(Stream::behind_list(lines, left)) }));
                 }
-                Message::Bookmark { .. } => {}
-                Message::Error { code, message } => return Err(self.ended_by(code, &message)),
+                Message::Bookmark { .. } => {
+                    // A server that reads over the parameters, and on which something happens all the time, is never silent. One that knows
+                    // them sends no other bookmark before the list is whole.
+                    self.way = Way::Pages;
+                    return Ok(self.without_end("its first bookmark does not end it"));
+                }
+                Message::Error { message, .. } => return Ok(self.without_end(&message)),
             }
         }
+    }
+
+    /// A streaming list that the server cannot end now. As in client-go, pages are asked for this time: they may come all the same, or say
+    /// what is wrong.
+    fn without_end(&self, reason: &str) -> Option<Listed> {
+        tracing::debug!(collection = self.name, reason, "the streaming list has no end; pages instead");
+        None
     }
 
     async fn list_by_pages(&mut self) -> Result<Listed, Ended> {
