@@ -9,7 +9,7 @@ use kube::Config;
 use kube::config::{AuthInfo, Cluster, Context, Kubeconfig};
 
 use super::access::Access;
-use super::material::{Files, Material, certificates, decoded, encoded, url};
+use super::material::{Files, Material, authorities, certificates, decoded, encoded, url};
 use super::proxy;
 
 /// Users that are accepted.
@@ -84,7 +84,7 @@ fn authority(cluster: &Cluster, folder: &Path, read: &mut Files) -> Result<Optio
         folder,
         read,
     )?;
-    data.map(|data| certificates(&data).map_err(|error| format!("{field}: {error}"))).transpose()
+    data.map(|data| authorities(&data).map_err(|error| format!("{field}: {error}"))).transpose()
 }
 
 /// Data, or else what the file holds.
@@ -209,6 +209,24 @@ mod tests {
         let other = rcgen::generate_simple_self_signed(vec!["api".to_owned()]).unwrap();
         std::fs::write(folder.0.path().join("ca.crt"), other.cert.pem()).unwrap();
         assert!(!second.is_same(&folder.read(SERVER, user).unwrap()));
+    }
+
+    #[test]
+    fn a_certificate_of_a_bundle_that_cannot_be_used_is_left_out_as_by_client_go() {
+        let folder = Folder::new();
+        let path = folder.0.path().join("ca.crt");
+        let usable = std::fs::read_to_string(&path).unwrap();
+        let section = |text: &str| format!("-----BEGIN CERTIFICATE-----\n{text}\n-----END CERTIFICATE-----\n");
+        let (bent, no_base64) = (section("U0VDUkVULVdPUkQ="), section("U0VD%UkVU"));
+        for bundle in [format!("{bent}{usable}"), format!("# a note\n{usable}{no_base64}{usable}{bent}")] {
+            std::fs::write(&path, &bundle).unwrap();
+            let read = folder.read(SERVER, "token: x").unwrap();
+            let expected = bundle.matches(&usable).count();
+            assert_eq!(read.config.root_cert.as_ref().map(Vec::len), Some(expected), "{bundle}");
+        }
+        std::fs::write(&path, bent).unwrap();
+        let error = folder.read(SERVER, "token: x").err().unwrap();
+        assert!(error.starts_with("certificate-authority: holds no usable certificate"), "{error}");
     }
 
     #[test]

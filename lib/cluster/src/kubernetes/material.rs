@@ -9,6 +9,7 @@ use base64::engine::general_purpose::STANDARD;
 use hyper::http::Uri;
 use kube::Config;
 use kube::config::AuthInfo;
+use rustls::RootCertStore;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 
@@ -111,7 +112,7 @@ fn of_pod(access: &Access) -> Result<Material, String> {
     let token = read.text(&access.service_account.join("token"))?;
     config.auth_info = AuthInfo { token: Some(token.trim().to_owned().into()), ..AuthInfo::default() };
     let path = access.service_account.join("ca.crt");
-    config.root_cert = Some(certificates(&read.load(&path)?).map_err(|error| format!("{}: {error}", path.display()))?);
+    config.root_cert = Some(authorities(&read.load(&path)?).map_err(|error| format!("{}: {error}", path.display()))?);
     config.proxy_url = proxy::for_server(&config.cluster_url, None, &access.environment)?;
     Ok(Material::new(config, read))
 }
@@ -138,6 +139,18 @@ pub(super) fn certificates(pem: &[u8]) -> Result<Vec<Vec<u8>>, String> {
         Ok(found) => Ok(found),
         Err(error) => Err(error.to_string()),
     }
+}
+
+/// The certificates of a bundle that servers may be signed by. As in client-go, one that cannot be used is left out, as long as there is
+/// another one.
+pub(super) fn authorities(pem: &[u8]) -> Result<Vec<Vec<u8>>, String> {
+    let all: Vec<_> = CertificateDer::pem_slice_iter(pem).collect();
+    if all.is_empty() {
+        return Err("holds no certificate".to_owned());
+    }
+    let is_usable = |der: &CertificateDer<'_>| RootCertStore::empty().add(der.clone()).is_ok();
+    let usable: Vec<_> = all.into_iter().flatten().filter(is_usable).map(|der| der.to_vec()).collect();
+    if usable.is_empty() { Err("holds no usable certificate".to_owned()) } else { Ok(usable) }
 }
 
 /// Text as base64, as kubeconfigs hold data.
