@@ -6,8 +6,10 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use rustls::pki_types::CertificateDer;
+use rustls::crypto::ring;
 use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::sign::CertifiedKey;
 use x509_parser::parse_x509_certificate;
 
 /// One or several certificates that are used for one thing.
@@ -66,6 +68,19 @@ impl Drop for InUse {
     fn drop(&mut self) {
         used().retain(|(number, _)| *number != self.number);
     }
+}
+
+/// Whether a key in PEM is that of a certificate in PEM. Else every handshake would fail later, and pass for a fault of the server.
+///
+/// # Errors
+/// Why not; `certificate` is its name there. The parser's own words are not repeated: they may quote the key.
+pub(crate) fn belong_together(pem: &[u8], key: &[u8], certificate: &str) -> Result<(), String> {
+    let chain: Result<_, _> = CertificateDer::pem_slice_iter(pem).collect();
+    let chain = chain.map_err(|error| error.to_string())?;
+    let key = PrivateKeyDer::from_pem_slice(key).map_err(|_| "holds no private key".to_owned())?;
+    CertifiedKey::from_der(chain, key, &ring::default_provider())
+        .map(|_| ())
+        .map_err(|error| format!("does not belong to {certificate}: {error}"))
 }
 
 fn end_of(der: &[u8]) -> Option<i64> {

@@ -10,12 +10,10 @@ use std::path::{Path, PathBuf};
 
 use etcd_client::{Certificate, Identity, TlsOptions};
 use rustls::RootCertStore;
-use rustls::crypto::ring;
 use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::sign::CertifiedKey;
 
-use crate::certificates::InUse;
+use crate::certificates::{InUse, belong_together};
 use crate::{Problem, provider};
 
 const CA: &str = "etcd-cafile";
@@ -139,7 +137,7 @@ impl TlsMaterial {
                 let cert = certificates_of(CERT, cert, errors);
                 let key = key_of(key, errors);
                 let (cert, key) = (cert?, key?);
-                if let Err(message) = belong_together(cert, key) {
+                if let Err(message) = belong_together(cert, key, CERT) {
                     errors.push(refuse(KEY, message, "the private key of etcd-certfile"));
                 }
                 Some(Identity::from_pem(cert, key))
@@ -164,15 +162,6 @@ fn certificates_of<'a>(field: &'static str, file: &'a Pem, errors: &mut Vec<Prob
 
 fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, pem::Error> {
     CertificateDer::pem_slice_iter(pem).collect()
-}
-
-/// Else every handshake would fail later, and pass for a fault of the member.
-fn belong_together(cert: &[u8], key: &[u8]) -> Result<(), String> {
-    let chain = certificates(cert).map_err(|error| error.to_string())?;
-    let key = PrivateKeyDer::from_pem_slice(key).map_err(|_| "holds no private key".to_owned())?;
-    CertifiedKey::from_der(chain, key, &ring::default_provider())
-        .map(|_| ())
-        .map_err(|error| format!("does not belong to {CERT}: {error}"))
 }
 
 fn key_of<'a>(file: &'a Pem, errors: &mut Vec<Problem>) -> Option<&'a [u8]> {

@@ -9,8 +9,9 @@ use kube::Config;
 use kube::config::{AuthInfo, Cluster, Context, Kubeconfig};
 
 use super::access::Access;
-use super::material::{Files, Material, authorities, certificates, decoded, encoded, url};
+use super::material::{Files, Material, authorities, certificates, decoded, encoded, token, url};
 use super::proxy;
+use crate::certificates::belong_together;
 
 /// Users that are accepted.
 const USERS: &str = "accepted: token, tokenFile, client-certificate and client-key (or their -data forms), username and password; \
@@ -33,7 +34,7 @@ pub(super) fn material(access: &Access, path: &Path) -> Result<Material, String>
     config.tls_server_name.clone_from(&cluster.tls_server_name);
     config.proxy_url = proxy::for_server(&config.cluster_url, cluster.proxy_url.as_deref(), &access.environment)?;
     config.root_cert = authority(&cluster, folder, &mut read)?;
-    config.auth_info = credentials(user, folder, &mut read)?;
+    config.auth_info = credentials(&user, folder, &mut read)?;
     Ok(Material::new(config, read))
 }
 
@@ -101,30 +102,44 @@ fn data_of(
     read.load(&folder.join(file)).map(Some).map_err(|error| format!("{field}: {error}"))
 }
 
+/// The user without the fields that hold an empty text, which client-go takes for none, and its key's data.
+fn without_empty(user: &AuthInfo) -> Result<(AuthInfo, Option<String>), serde_json::Error> {
+    let mut fields = serde_json::to_value(user)?;
+    if let Some(fields) = fields.as_object_mut() {
+        fields.retain(|_, value| *value != "");
+    }
+    let key = fields.get("client-key-data").and_then(|data| data.as_str().map(str::to_owned));
+    Ok((serde_json::from_value(fields)?, key))
+}
+
 /// The user with everything that its files hold.
-fn credentials(mut user: AuthInfo, folder: &Path, read: &mut Files) -> Result<AuthInfo, String> {
-    if let Some(file) = user.token_file.take().filter(|file| !file.is_empty()) {
-        match read.text(&folder.join(file)) {
-            Ok(token) => user.token = Some(token.trim().to_owned().into()),
+fn credentials(user: &AuthInfo, folder: &Path, read: &mut Files) -> Result<AuthInfo, String> {
+    let (mut user, key) = without_empty(user).map_err(|error| error.to_string())?;
+    if let Some(file) = user.token_file.take() {
+        let text = read.text(&folder.join(&file));
+        match text.and_then(|text| token(&text).map_err(|error| format!("{file}: {error}"))) {
+            Ok(token) => user.token = Some(token.into()),
             Err(error) if user.token.is_none() => return Err(format!("tokenFile: {error}")),
             Err(_) => {}
         }
     }
-    let certificate = (user.client_certificate_data.as_deref(), user.client_certificate.as_deref());
+    let (certificate_file, key_file) = (user.client_certificate.take(), user.client_key.take());
+    let certificate = (user.client_certificate_data.as_deref(), certificate_file.as_deref());
     let certificate = data_of("client-certificate", certificate, folder, read)?;
-    if let Some(pem) = &certificate {
-        certificates(pem).map_err(|error| format!("client-certificate: {error}"))?;
-        user.client_certificate_data = Some(encoded(pem));
-        user.client_certificate = None;
-    }
-    if let Some(file) = user.client_key.take().filter(|file| !file.is_empty() && user.client_key_data.is_none()) {
-        let key = read.load(&folder.join(file)).map_err(|error| format!("client-key: {error}"))?;
-        user.client_key_data = Some(encoded(&key).into());
-    }
-    match (&certificate, &user.client_key_data) {
+    let key = data_of("client-key", (key.as_deref(), key_file.as_deref()), folder, read)?;
+    match (certificate, key) {
+        (Some(certificate), Some(key)) => {
+            certificates(&certificate).map_err(|error| format!("client-certificate: {error}"))?;
+            // Half of a renewal.
+            belong_together(&certificate, &key, "client-certificate")
+                .map_err(|error| format!("client-key: {error}"))?;
+            user.client_certificate_data = Some(encoded(&certificate));
+            user.client_key_data = Some(encoded(&key).into());
+            Ok(user)
+        }
         (Some(_), None) => Err("client-key: missing, but client-certificate is given".to_owned()),
         (None, Some(_)) => Err("client-certificate: missing, but client-key is given".to_owned()),
-        _ => Ok(user),
+        (None, None) => Ok(user),
     }
 }
 
@@ -208,6 +223,7 @@ mod tests {
         assert!(!first.is_same(&second));
         let other = rcgen::generate_simple_self_signed(vec!["api".to_owned()]).unwrap();
         std::fs::write(folder.0.path().join("ca.crt"), other.cert.pem()).unwrap();
+        std::fs::write(folder.0.path().join("client.key"), other.signing_key.serialize_pem()).unwrap();
         assert!(!second.is_same(&folder.read(SERVER, user).unwrap()));
     }
 
@@ -227,6 +243,37 @@ mod tests {
         std::fs::write(&path, bent).unwrap();
         let error = folder.read(SERVER, "token: x").err().unwrap();
         assert!(error.starts_with("certificate-authority: holds no usable certificate"), "{error}");
+    }
+
+    #[test]
+    fn half_of_a_renewal_is_refused_so_that_what_was_read_before_stays() {
+        let folder = Folder::new();
+        let user = "client-certificate: client.crt, client-key: client.key";
+        std::fs::copy(folder.0.path().join("ca.crt"), folder.0.path().join("client.crt")).unwrap();
+        assert!(folder.read(SERVER, user).is_ok());
+        let next = rcgen::generate_simple_self_signed(vec!["api".to_owned()]).unwrap();
+        std::fs::write(folder.0.path().join("client.crt"), next.cert.pem()).unwrap();
+        let error = folder.read(SERVER, user).err().unwrap();
+        assert!(error.starts_with("client-key: does not belong to client-certificate"), "{error}");
+        std::fs::write(folder.0.path().join("client.key"), next.signing_key.serialize_pem()).unwrap();
+        assert!(folder.read(SERVER, user).is_ok());
+        std::fs::write(folder.0.path().join("client.key"), "SECRET-WORD").unwrap();
+        let error = folder.read(SERVER, user).err().unwrap();
+        assert!(error.starts_with("client-key: holds no private key") && !error.contains("SECRET"), "{error}");
+    }
+
+    #[test]
+    fn an_empty_field_is_none_and_an_empty_token_file_no_token() {
+        let folder = Folder::new();
+        let user = "token: '', tokenFile: '', username: '', client-certificate: ca.crt, client-key: client.key, client-key-data: ''";
+        let read = folder.read(SERVER, user).unwrap().config.auth_info;
+        assert!(read.token.is_none() && read.username.is_none());
+        let key = serde_json::to_value(&read).unwrap();
+        assert_ne!(key["client-key-data"], "");
+        assert!(folder.read(SERVER, "client-key-data: ''").is_ok());
+        std::fs::write(folder.0.path().join("token"), "\n").unwrap();
+        let error = folder.read(SERVER, "tokenFile: token").err().unwrap();
+        assert!(error.starts_with("tokenFile: ") && error.ends_with("holds no token"), "{error}");
     }
 
     #[test]

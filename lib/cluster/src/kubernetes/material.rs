@@ -109,8 +109,9 @@ fn of_pod(access: &Access) -> Result<Material, String> {
     let host = if host.contains(':') { format!("[{host}]") } else { host.clone() };
     let mut read = Files::default();
     let mut config = Config::new(url(&format!("https://{host}:{port}"), true)?);
-    let token = read.text(&access.service_account.join("token"))?;
-    config.auth_info = AuthInfo { token: Some(token.trim().to_owned().into()), ..AuthInfo::default() };
+    let path = access.service_account.join("token");
+    let token = token(&read.text(&path)?).map_err(|error| format!("{}: {error}", path.display()))?;
+    config.auth_info = AuthInfo { token: Some(token.into()), ..AuthInfo::default() };
     let path = access.service_account.join("ca.crt");
     config.root_cert = Some(authorities(&read.load(&path)?).map_err(|error| format!("{}: {error}", path.display()))?);
     config.proxy_url = proxy::for_server(&config.cluster_url, None, &access.environment)?;
@@ -151,6 +152,12 @@ pub(super) fn authorities(pem: &[u8]) -> Result<Vec<Vec<u8>>, String> {
     let is_usable = |der: &CertificateDer<'_>| RootCertStore::empty().add(der.clone()).is_ok();
     let usable: Vec<_> = all.into_iter().flatten().filter(is_usable).map(|der| der.to_vec()).collect();
     if usable.is_empty() { Err("holds no usable certificate".to_owned()) } else { Ok(usable) }
+}
+
+/// What a file with a token holds.
+pub(super) fn token(text: &str) -> Result<String, String> {
+    // It may be empty while it is being replaced.
+    Some(text.trim().to_owned()).filter(|token| !token.is_empty()).ok_or_else(|| "holds no token".to_owned())
 }
 
 /// Text as base64, as kubeconfigs hold data.
