@@ -82,11 +82,26 @@ fn says(error: &Error, words: &str) -> bool {
     matches!(error, Error::GRpcStatus(status) if status.message().strip_prefix("etcdserver: ") == Some(words))
 }
 
+/// What is to be done about a refusal of etcd's authentication (`rpctypes/error.go`), which says what is wrong only.
+fn advice(words: &str) -> &'static str {
+    match words.strip_prefix("etcdserver: ") {
+        Some("permission denied") => {
+            "; give a role of this user the right for these keys: `etcdctl role grant-permission ROLE readwrite PREFIX/ --prefix`"
+        }
+        Some("user name is empty") => "; the store has users: give etcd-username and etcd-password",
+        Some("authentication failed, invalid user ID or password") => {
+            "; give etcd-username and etcd-password as the store has them: `etcdctl user passwd` sets a password"
+        }
+        _ => "",
+    }
+}
+
 /// The peer's words, followed by the chain of causes: `tcp connect error` alone says too little.
 fn message(error: &Error) -> String {
     let (mut text, mut cause) = match error {
         Error::GRpcStatus(status) => {
-            let text = if status.message().is_empty() { status.code().to_string() } else { status.message().into() };
+            let words = status.message();
+            let text = if words.is_empty() { status.code().to_string() } else { format!("{words}{}", advice(words)) };
             (text, std::error::Error::source(status))
         }
         Error::TransportError(transport) => (transport.to_string(), std::error::Error::source(transport)),

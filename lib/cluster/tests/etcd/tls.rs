@@ -139,8 +139,11 @@ fn users() {
 
         let outside = store.get("/elsewhere").await.unwrap_err();
         assert!(outside.class == Class::Refuse && outside.message.contains("permission denied"), "{outside}");
+        assert!(outside.message.contains("etcdctl role grant-permission"), "{outside}");
+        let nobody = Store::new(server.client()).get("x").await.unwrap_err();
+        assert!(nobody.message.contains("user name is empty; the store has users"), "{nobody}");
         let wrong = Store::new(Client::new(&config("netd", "s3cret"), 1).unwrap()).get("x").await.unwrap_err();
-        assert_eq!(wrong.class, Class::Refuse, "{wrong}");
+        assert!(wrong.class == Class::Refuse && wrong.message.contains("etcdctl user passwd"), "{wrong}");
         assert!(!format!("{wrong:?} {wrong}").contains("s3cret"));
 
         // A restarted member has forgotten every token it gave out.
