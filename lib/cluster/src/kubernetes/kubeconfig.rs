@@ -7,6 +7,9 @@ use std::path::Path;
 
 use kube::Config;
 use kube::config::{AuthInfo, Cluster, Context, Kubeconfig};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
 
 use super::access::Access;
 use super::material::{Files, Material, authorities, certificates, decoded, encoded, token, url};
@@ -27,14 +30,20 @@ pub(super) fn material(access: &Access, path: &Path) -> Result<Material, String>
     if let Some(kind) = needs_a_program(&user) {
         return Err(format!("user {name:?}: `{kind}` runs another program, and this one executes none; {USERS}"));
     }
-    let is_tls = cluster.certificate_authority.is_some() || cluster.certificate_authority_data.is_some();
+    let ((cluster, _), (user, fields)) = (without_empty(&cluster)?, without_empty(&user)?);
+    // client-go's `defaultServerUrlFor`.
+    let is_tls = cluster.certificate_authority.is_some()
+        || cluster.certificate_authority_data.is_some()
+        || cluster.insecure_skip_tls_verify == Some(true)
+        || user.client_certificate.is_some()
+        || user.client_certificate_data.is_some();
     let server = access.server.as_ref().or(cluster.server.as_ref()).ok_or("clusters: the cluster has no `server`")?;
     let mut config = Config::new(url(server, is_tls)?);
     config.accept_invalid_certs = cluster.insecure_skip_tls_verify.unwrap_or_default();
     config.tls_server_name.clone_from(&cluster.tls_server_name);
     config.proxy_url = proxy::for_server(&config.cluster_url, cluster.proxy_url.as_deref(), &access.environment)?;
     config.root_cert = authority(&cluster, folder, &mut read)?;
-    config.auth_info = credentials(&user, folder, &mut read)?;
+    config.auth_info = credentials((user, fields), folder, &mut read)?;
     Ok(Material::new(config, read))
 }
 
@@ -102,19 +111,19 @@ fn data_of(
     read.load(&folder.join(file)).map(Some).map_err(|error| format!("{field}: {error}"))
 }
 
-/// The user without the fields that hold an empty text, which client-go takes for none, and its key's data.
-fn without_empty(user: &AuthInfo) -> Result<(AuthInfo, Option<String>), serde_json::Error> {
-    let mut fields = serde_json::to_value(user)?;
+/// A part without the fields that hold an empty text, which client-go takes for none; and what is left of it as JSON.
+fn without_empty<T: Serialize + DeserializeOwned>(part: &T) -> Result<(T, Value), String> {
+    let mut fields = serde_json::to_value(part).map_err(|error| error.to_string())?;
     if let Some(fields) = fields.as_object_mut() {
         fields.retain(|_, value| *value != "");
     }
-    let key = fields.get("client-key-data").and_then(|data| data.as_str().map(str::to_owned));
-    Ok((serde_json::from_value(fields)?, key))
+    let part = T::deserialize(&fields).map_err(|error| error.to_string())?;
+    Ok((part, fields))
 }
 
 /// The user with everything that its files hold.
-fn credentials(user: &AuthInfo, folder: &Path, read: &mut Files) -> Result<AuthInfo, String> {
-    let (mut user, key) = without_empty(user).map_err(|error| error.to_string())?;
+fn credentials((mut user, fields): (AuthInfo, Value), folder: &Path, read: &mut Files) -> Result<AuthInfo, String> {
+    let key = fields.get("client-key-data").and_then(Value::as_str);
     if let Some(file) = user.token_file.take() {
         let text = read.text(&folder.join(&file));
         match text.and_then(|text| token(&text).map_err(|error| format!("{file}: {error}"))) {
@@ -126,7 +135,7 @@ fn credentials(user: &AuthInfo, folder: &Path, read: &mut Files) -> Result<AuthI
     let (certificate_file, key_file) = (user.client_certificate.take(), user.client_key.take());
     let certificate = (user.client_certificate_data.as_deref(), certificate_file.as_deref());
     let certificate = data_of("client-certificate", certificate, folder, read)?;
-    let key = data_of("client-key", (key.as_deref(), key_file.as_deref()), folder, read)?;
+    let key = data_of("client-key", (key, key_file.as_deref()), folder, read)?;
     match (certificate, key) {
         (Some(certificate), Some(key)) => {
             certificates(&certificate).map_err(|error| format!("client-certificate: {error}"))?;
@@ -225,6 +234,25 @@ mod tests {
         std::fs::write(folder.0.path().join("ca.crt"), other.cert.pem()).unwrap();
         std::fs::write(folder.0.path().join("client.key"), other.signing_key.serialize_pem()).unwrap();
         assert!(!second.is_same(&folder.read(SERVER, user).unwrap()));
+    }
+
+    #[test]
+    fn a_server_without_scheme_has_tls_where_client_go_has_it() {
+        let folder = Folder::new();
+        let (bare, own) = ("server: '10.0.0.1:6443'", "client-certificate: ca.crt, client-key: client.key");
+        for (cluster, user, expected) in [
+            (format!("{bare}, certificate-authority: ca.crt"), "", "https://10.0.0.1:6443"),
+            (format!("{bare}, insecure-skip-tls-verify: true"), "", "https://10.0.0.1:6443"),
+            (bare.to_owned(), own, "https://10.0.0.1:6443"),
+            (bare.to_owned(), "", "http://10.0.0.1:6443"),
+            (format!("{bare}, certificate-authority-data: ''"), "", "http://10.0.0.1:6443"),
+            ("server: 'HTTPS://10.0.0.1:6443'".to_owned(), "", "https://10.0.0.1:6443"),
+        ] {
+            assert_eq!(folder.read(&cluster, user).unwrap().server(), expected, "{cluster} {user}");
+        }
+        let empty = folder.read(&format!("{SERVER}, tls-server-name: '', proxy-url: ''"), "").unwrap();
+        assert_eq!(empty.config.tls_server_name, None);
+        assert!(folder.read("server: ''", "").err().unwrap().contains("no `server`"));
     }
 
     #[test]
