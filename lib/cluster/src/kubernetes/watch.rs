@@ -47,7 +47,7 @@ pub fn watch_read<V: Send + 'static>(
 }
 
 /// As [`watch_read`], of the first of these collections that the server has: the same objects in the forms of several versions of the
-/// API. When the server is replaced by one that has it no more, the next one that it has is listed.
+/// API. When the server is replaced by one that has it no more, the next one that it has is listed; each listing begins with the first.
 ///
 /// Must be called inside a tokio runtime.
 #[must_use]
@@ -69,7 +69,7 @@ fn start<V: Send + 'static>(client: &Client, first: Form<V>, others: Vec<Form<V>
             name: collection.to_string(),
             collection,
             others: others.into(),
-            absent: 0,
+            turned: 0,
             events,
             heartbeat,
             read,
@@ -108,8 +108,8 @@ pub(super) struct Watch<V> {
     pub(super) name: String,
     /// Other forms of the same objects, the next one first.
     others: VecDeque<Form<V>>,
-    /// How many forms the server has not, one after the other.
-    absent: usize,
+    /// How many forms were passed over since the first one.
+    turned: usize,
     events: mpsc::Sender<Event<String, V>>,
     pub(super) heartbeat: Heartbeat,
     read: fn(&str, &str) -> V,
@@ -138,30 +138,29 @@ impl<V: Send + 'static> Watch<V> {
                     fault.wait.unwrap_or_default()
                 }
             };
+            // The server may have a better form now, or have had it all the time: a load balancer answers with 404 too.
+            while self.turned != 0 {
+                self.turn();
+            }
             let delay = self.backoff.next_delay().max(wait);
             self.heartbeat.back_within(delay);
             sleep(delay).await;
         }
     }
 
-    /// Goes on with the next form of the objects; false when the server has none of them.
+    /// Goes on with the next form of the objects; false when that is the first one again.
     fn turn(&mut self) -> bool {
         let Some((collection, read)) = self.others.pop_front() else { return false };
         let before = (std::mem::replace(&mut self.collection, collection), std::mem::replace(&mut self.read, read));
         self.others.push_back(before);
         self.name = self.collection.to_string();
-        self.absent = self.absent.saturating_add(1);
-        let has_more = self.absent <= self.others.len();
-        if !has_more {
-            self.absent = 0;
-        }
-        has_more
+        self.turned = if self.turned < self.others.len() { self.turned.saturating_add(1) } else { 0 };
+        self.turned != 0
     }
 
     /// Lists, then follows one stream after the other.
     async fn pass(&mut self) -> Result<std::convert::Infallible, Ended> {
         let Listed { mut revision, mut stream } = self.list().await?;
-        self.absent = 0;
         loop {
             let mut opened = match stream.take() {
                 Some(stream) => stream,
