@@ -32,8 +32,9 @@ pub(crate) struct View {
     listed: Option<Listed>,
     complete: bool,
     lost: Option<String>,
-    /// The state of the store that the last listing showed.
+    /// The state of the store that the last whole listing showed, and the one that runs.
     origin: Option<Origin>,
+    next_origin: Option<Origin>,
     /// How the store showed at the last listing that it is not the one that was listed before.
     broken: Option<Break>,
     own: Option<own::Own>,
@@ -52,7 +53,7 @@ pub(crate) struct View {
 struct Listed {
     /// Keys in the order in which they were shown or, with `false`, gone again; the last word counts.
     leases: Vec<(SubnetKey, bool)>,
-    /// Those of them that were not known before.
+    /// Those of them that were not known before, and those of listings that broke off before this one.
     new: Vec<SubnetKey>,
     invalid: BTreeSet<String>,
 }
@@ -98,12 +99,13 @@ impl View {
     pub(crate) fn apply(&mut self, event: LeaseEvent, now: Duration) -> Change {
         match event {
             LeaseEvent::Reset => {
-                self.listed = Some(Listed::default());
+                let new = self.listed.take().map(|broken_off| broken_off.new).unwrap_or_default();
+                self.listed = Some(Listed { new, ..Listed::default() });
                 Change { status: true, ..Change::default() }
             }
             LeaseEvent::Origin(origin) => {
                 self.broken = self.origin.as_ref().and_then(|before| origin.follows(before).err());
-                self.origin = Some(origin);
+                self.next_origin = Some(origin);
                 Change { status: true, ..Change::default() }
             }
             LeaseEvent::Put(stored) => self.put(vec![stored], now),
@@ -229,6 +231,7 @@ impl View {
 
     fn finish_listing(&mut self) -> Change {
         let Some(mut listed) = self.listed.take() else { return Change::default() };
+        self.origin = self.next_origin.take().or(self.origin);
         let shown = listed.shown();
         let mut change = Change { status: true, own: true, ..Change::default() };
         self.lost = None;

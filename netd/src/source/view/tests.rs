@@ -344,6 +344,33 @@ fn what_a_store_that_went_back_lacks_stays_until_confirmed() {
     assert!(view.get(&key(26)).is_none());
 }
 
+/// The listing of a store that went back breaks off (its member ends, a revision is compacted) and is begun anew.
+#[test]
+fn listing_that_breaks_off_takes_no_doubt_away() {
+    let origin = |revision| LeaseEvent::Origin(Origin { store: 1, member: 1, term: 3, revision });
+    let mut back = view(listing(&[21, 22, 23, 24, 25, 26]));
+    for event in [LeaseEvent::Reset, origin(50)].into_iter().chain(listing(&[21, 22, 23, 24, 25, 26]).split_off(1)) {
+        apply(&mut back, event);
+    }
+    let broken_off = [LeaseEvent::Reset, origin(40), put(21), LeaseEvent::Reset, origin(41)];
+    for event in broken_off.into_iter().chain(listing(&[21, 22, 23, 24, 25]).split_off(1)) {
+        apply(&mut back, event);
+    }
+    assert_eq!(back.broken(), Some(Break::Revision { before: 50, now: 41 }));
+    assert!(back.is_doubted() && back.get(&key(26)).is_some());
+
+    let mut replaced = view(listing(&[21, 22, 23]));
+    let others = [31, 32, 33, 34, 35, 36];
+    let broken_off = [LeaseEvent::Reset].into_iter().chain(others.map(put));
+    for event in broken_off.chain(listing(&others)) {
+        apply(&mut replaced, event);
+    }
+    assert!(
+        replaced.is_doubted() && replaced.count() == 9,
+        "what nobody knew before counts as little as in one listing"
+    );
+}
+
 fn cluster_error() -> cluster::ClusterError {
     let config = cluster::etcd::Config {
         endpoints: "http://127.0.0.1:1".to_owned(),
