@@ -82,7 +82,7 @@ impl Endpoint {
 }
 
 /// A name (RFC 1123 letters, plus `_` which container networks use), an IPv4 address or an IPv6 address in
-/// brackets (RFC 3986 §3.2.2), which is spelled as RFC 5952 has it.
+/// brackets (RFC 3986 §3.2.2), which is written as in RFC 5952.
 fn host_of(host: &str) -> Option<String> {
     if let Some(inner) = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
         return inner.parse::<std::net::Ipv6Addr>().ok().map(|addr| format!("[{addr}]"));
