@@ -9,7 +9,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
-use lab::{Need, echo, eventually};
+use lab::{Host, Need, echo, eventually};
 use proxy::{Nodes, SOON, WEB, WEB_SERVICE, WEB_YAML, ask, await_reals, away, client, dns, families, servers, slice};
 
 fn a_virtual_address_without_its_server_refuses_although_the_node_listens() -> Result<()> {
@@ -100,11 +100,13 @@ fn one_deleted_server_among_many_is_back_as_soon_as_among_few() -> Result<()> {
         ensure!(all.len() == 1000, "{}", all.len());
         Ok::<_, anyhow::Error>(all)
     })?;
-    for words in [
-        &["ipvsadm", "-D", "-t", "192.168.3.97:80"][..],
-        &["ipvsadm", "-d", "-t", "192.168.2.7:80", "-r", "172.7.22.2:80"],
-        &["ipvsadm", "-C"],
-    ] {
+    let real = ["ipvsadm", "-d", "-t", "192.168.2.7:80", "-r", "172.7.22.2:80"];
+    come_back_behind(node, &whole, &[&["ipvsadm", "-D", "-t", "192.168.3.97:80"], &real, &["ipvsadm", "-C"]])
+}
+
+/// Waits behind each of these commands until all is there again.
+fn come_back_behind(node: &Host, whole: &[String], commands: &[&[&str]]) -> Result<()> {
+    for words in commands {
         let limit = away(node)?;
         node.run(words)?;
         let deleted = Instant::now();
@@ -135,17 +137,7 @@ fn deleted_servers_of_ipv6_among_many_are_back_as_those_of_ipv4_are() -> Result<
         ensure!(all.iter().filter(|line| line.starts_with("-A -t [fd09::")).count() == 300, "{}", all.len());
         Ok::<_, anyhow::Error>(all)
     })?;
-    for words in [&["ipvsadm", "-D", "-t", "[fd09::299]:80"][..], &["ipvsadm", "-C"]] {
-        let limit = away(node)?;
-        node.run(words)?;
-        let deleted = Instant::now();
-        eventually(limit, || {
-            ensure!(servers(node)? == whole, "after {words:?}");
-            Ok(())
-        })?;
-        eprintln!("{words:?}: back after {:?}", deleted.elapsed());
-    }
-    Ok(())
+    come_back_behind(node, &whole, &[&["ipvsadm", "-D", "-t", "[fd09::299]:80"], &["ipvsadm", "-C"]])
 }
 
 fn a_deleted_server_whose_endpoint_changes_is_back_at_once() -> Result<()> {

@@ -2,14 +2,18 @@
 //! version only.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test may fail by panic")]
 
+#[path = "common/server.rs"]
+mod server;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use cluster::kubernetes::{Access, Client, Collection, watch_first};
 use cluster::{Event, Source};
-use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
-use tokio::net::{TcpListener, TcpStream};
+use server::target_of;
+use tokio::io::{AsyncWriteExt as _, BufReader};
+use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 /// Longer than the pauses of the client.
@@ -20,8 +24,7 @@ const GONE: &str =
     r#"{"type":"ERROR","object":{"kind":"Status","code":410,"message":"too old resource version: 7 (9)"}}"#;
 
 /// Has the first form when `has_first` is set, never the second, always the third; the streams of that end when the first one is there.
-async fn serve(stream: TcpStream, has_first: Arc<AtomicBool>) {
-    let mut stream = BufReader::new(stream);
+async fn serve(mut stream: BufReader<TcpStream>, has_first: Arc<AtomicBool>) {
     while let Some(target) = target_of(&mut stream).await {
         let has_first = has_first.load(Ordering::Relaxed);
         let (status, body) = match target.as_str() {
@@ -39,22 +42,6 @@ async fn serve(stream: TcpStream, has_first: Arc<AtomicBool>) {
     }
 }
 
-/// Path and query of a request; nothing when the client has left.
-async fn target_of(stream: &mut BufReader<TcpStream>) -> Option<String> {
-    let mut target = None;
-    loop {
-        let mut line = String::new();
-        if stream.read_line(&mut line).await.ok()? == 0 {
-            return None;
-        }
-        if target.is_none() {
-            target = line.split(' ').nth(1).map(str::to_owned);
-        } else if line.trim().is_empty() {
-            return target;
-        }
-    }
-}
-
 /// Waits for an object in this form.
 async fn until(source: &mut Source<String, &'static str>, form: &str) {
     let shown = async { while !matches!(source.next().await.unwrap(), Event::Put { value, .. } if value == form) {} };
@@ -63,15 +50,9 @@ async fn until(source: &mut Source<String, &'static str>, form: &str) {
 
 #[tokio::test]
 async fn listing_begins_with_the_best_form_again_whichever_was_there_before() {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let url = format!("http://{}", listener.local_addr().unwrap());
     let has_first = Arc::new(AtomicBool::new(false));
     let shared = Arc::clone(&has_first);
-    tokio::spawn(async move {
-        while let Ok((stream, _)) = listener.accept().await {
-            tokio::spawn(serve(stream, Arc::clone(&shared)));
-        }
-    });
+    let url = server::start(move |stream| serve(stream, Arc::clone(&shared))).await;
     let client = Client::connect(&Access::new(None, Some(&url), "test/1", "a role")).unwrap();
     let form = |version: &str| Collection::new("g", version, "slices");
     let others: Vec<cluster::kubernetes::Form<&'static str>> =

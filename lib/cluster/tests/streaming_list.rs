@@ -1,13 +1,17 @@
 //! Streaming lists of API servers that begin one and do not end it. The server is a few lines of HTTP, because a real one keeps its word.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test may fail by panic")]
 
+#[path = "common/server.rs"]
+mod server;
+
 use std::time::Duration;
 
 use cluster::Event;
 use cluster::kubernetes::{Access, Client, Collection, watch};
 use serde_json::Value;
-use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
-use tokio::net::{TcpListener, TcpStream};
+use server::target_of;
+use tokio::io::{AsyncWriteExt as _, BufReader};
+use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 /// Shorter than the silence that a streaming list may have.
@@ -19,19 +23,11 @@ const BOOKMARK: &str = r#"{"type":"BOOKMARK","object":{"kind":"Node","metadata":
 
 /// A server whose streaming list shows `lines`; whether it ends then.
 async fn start(lines: &[&'static str], ends: bool) -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let url = format!("http://{}", listener.local_addr().unwrap());
     let lines = lines.to_vec();
-    tokio::spawn(async move {
-        while let Ok((stream, _)) = listener.accept().await {
-            tokio::spawn(serve(stream, lines.clone(), ends));
-        }
-    });
-    url
+    server::start(move |stream| serve(stream, lines.clone(), ends)).await
 }
 
-async fn serve(stream: TcpStream, lines: Vec<&'static str>, ends: bool) {
-    let mut stream = BufReader::new(stream);
+async fn serve(mut stream: BufReader<TcpStream>, lines: Vec<&'static str>, ends: bool) {
     while let Some(target) = target_of(&mut stream).await {
         let streams = target.contains("watch=true");
         let body = if target.starts_with("/version") {
@@ -47,22 +43,6 @@ async fn serve(stream: TcpStream, lines: Vec<&'static str>, ends: bool) {
         stream.write_all(format!("HTTP/1.1 200 OK\r\n{head}\r\n{body}").as_bytes()).await.unwrap();
         if ends && target.contains("sendInitialEvents=true") {
             return;
-        }
-    }
-}
-
-/// Path and query of a request; nothing when the client has left.
-async fn target_of(stream: &mut BufReader<TcpStream>) -> Option<String> {
-    let mut target = None;
-    loop {
-        let mut line = String::new();
-        if stream.read_line(&mut line).await.ok()? == 0 {
-            return None;
-        }
-        if target.is_none() {
-            target = line.split(' ').nth(1).map(str::to_owned);
-        } else if line.trim().is_empty() {
-            return target;
         }
     }
 }
