@@ -3,6 +3,7 @@
 mod netd_node;
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use lab::{Cluster, Host, Need, Process, Topology, eventually};
@@ -10,7 +11,7 @@ use netd_node::tls::{ENDPOINT, FOLDER, etcd, put, renew};
 use netd_node::{HOST_GW, SOON, lease};
 
 /// Certificates last for so many days.
-const YEAR: u64 = 365;
+const YEAR: Duration = Duration::from_secs(365 * 86_400);
 
 fn put_lease(host: &Host, n: u8) -> Result<()> {
     put(host, &format!("/coreos.com/network/subnets/172.7.{n}.0-24"), &lease(&format!("10.4.7.{n}"), "host-gw"))

@@ -10,11 +10,12 @@ use super::SOON;
 
 pub(crate) const ENDPOINT: &str = "https://10.4.7.12:2378";
 pub(crate) const FOLDER: &str = "/run/tls";
+pub(crate) const DAY: Duration = Duration::from_secs(86_400);
 
-/// Writes a new CA, and what it signs for so many days, to both machines.
-pub(crate) fn renew(hosts: [&Host; 2], days: u64) -> Result<()> {
+/// Writes a new CA, and what it signs for `lifetime`, to both machines.
+pub(crate) fn renew(hosts: [&Host; 2], lifetime: Duration) -> Result<()> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH)?;
-    let end = rcgen::date_time_ymd(1970, 1, 1) + now + Duration::from_secs(days * 86_400);
+    let end = rcgen::date_time_ymd(1970, 1, 1) + now + lifetime;
     let mut params = CertificateParams::new(Vec::<String>::new())?;
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     params.distinguished_name.push(rcgen::DnType::CommonName, "CA of the test");
