@@ -200,7 +200,14 @@ fn a_full_member_and_a_foreign_authority_are_named_as_that() -> Result<()> {
         Ok(())
     })?;
     client.write("/opt/cluster.yaml", TOPOLOGY)?;
-    let table = client.command(bin("netdadm")?).args(["status", "-f", "/opt/cluster.yaml"]).args(ETCD).output()?.stdout;
+    let program = bin("netdadm")?;
+    let words = [&["status", "-f", "/opt/cluster.yaml"], ETCD].concat();
+    let table = client.command(&program).args(&words).output()?.stdout;
+    let is_whole = |line: &str| line.contains("FAILED") && line.contains("no write is taken: compact");
+    ensure!(table.lines().any(is_whole), "{table}");
+    let line = format!("{} {}", program.display(), words.join(" "));
+    let script = client.command("script").args(["--quiet", "--command", &line, "/dev/null"]);
+    let table = script.env("NO_COLOR", "1").output()?.stdout;
     ensure!(table.lines().all(|line| line.chars().count() <= 80) && table.contains("FAILED"), "{table}");
     Ok(())
 }

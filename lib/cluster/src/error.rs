@@ -20,7 +20,7 @@ impl fmt::Display for Class {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Retry => "will be tried again",
-            Self::Refuse => "not tried again until it is changed",
+            Self::Refuse => "refused until that is changed",
         })
     }
 }

@@ -59,7 +59,7 @@ fn shown(asked: &Asked) -> Result<Shown, String> {
     let text = if asked.json {
         json::pretty(&rows).map_err(|cause| format!("print rows: {cause}"))?
     } else {
-        status::table(&rows)
+        terminal::fitted(status::table(&rows))
     };
     let is_well = rows.iter().all(|row| matches!(row.state, State::Ok | State::Unknown));
     Ok(Shown { notes: Vec::new(), text, exit: if is_well { Exit::Success } else { Exit::Failure } })

@@ -160,7 +160,7 @@ mod tests {
             error.to_string(),
             "cannot list services at https://10.0.0.1:6443: 403 Forbidden: services is forbidden: User \"x\" cannot list; this needs \
              the verb `list` for `services`: apply configs/kubernetes/ipvs-proxy/rbac.yaml, which grants it, to the account that this \
-             runs as (not tried again until it is changed)"
+             runs as (refused until that is changed)"
         );
         assert_eq!(error.status(), Some(403));
     }
