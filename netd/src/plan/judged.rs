@@ -5,12 +5,12 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use netstate::Prefix;
 use netstate::family::PerFamily;
+use netstate::{IpFamily, Prefix};
 
 use super::peers::{self, Half, Peers, Slot, Standing};
 use super::{PeerRows, Planner};
-use crate::format::lease::{Lease, StoredLease, SubnetKey};
+use crate::format::lease::{Lease, LeaseAttrs, StoredLease, SubnetKey};
 
 /// A change of one lease with what is to be thought of each of its families.
 pub(super) struct Judged {
@@ -70,12 +70,9 @@ impl Planner {
     fn half(&self, stored: &Arc<StoredLease>, subnet: Prefix) -> Option<Half> {
         let (family, attrs) = (subnet.family(), &stored.lease.attrs);
         let mut half = Half { stored: Arc::clone(stored), subnet, standing: Standing::Usable(None) };
-        let holder = half.holder();
         let refusal = attrs.public_ip(family).err();
-        let own = self.local.ways.own.get(&holder);
-        let own = own.map(|link| format!("{subnet} names {holder}, an address of this node's own {link}"));
-        let refusal =
-            refusal.or(own).or_else(|| peers::refusal(&self.network, self.local.places.get(family).as_ref(), &half));
+        let refusal = refusal.or_else(|| peers::refusal(&self.network, self.local.places.get(family).as_ref(), &half));
+        let refusal = refusal.or_else(|| self.no_node(attrs, subnet));
         let end = || {
             let mut rows = PeerRows::default();
             let part = part(&stored.lease, PerFamily::only(family, subnet));
@@ -83,6 +80,22 @@ impl Planner {
         };
         half.standing = refusal.map_or_else(end, Err).map_or_else(Standing::Unusable, Standing::Usable);
         Some(half)
+    }
+
+    /// Why an address to which packets for `subnet` would go cannot be another node's, if so: a tunnel may go over the other family.
+    fn no_node(&self, attrs: &LeaseAttrs, subnet: Prefix) -> Option<String> {
+        let family = subnet.family();
+        let backends = [Some(&self.network.backend), self.moving.retiring.as_ref()].into_iter().flatten();
+        let over = backends.map(|backend| backend.over(&self.local, attrs, family)).filter(|over| *over != family);
+        let addresses = std::iter::once(family).chain(over).filter_map(|family| *attrs.public_ips.get(family));
+        addresses
+            .filter_map(|addr| {
+                let own = self.local.ways.own.get(&addr);
+                let own = own.map(|link| format!("{subnet} names {addr}, an address of this node's own {link}"));
+                let place = self.local.places.get(IpFamily::of(addr)).as_ref();
+                own.or_else(|| peers::no_node(&self.network, place, subnet, addr))
+            })
+            .next()
     }
 }
 

@@ -15,7 +15,7 @@ use crate::format::net_conf::Network;
 #[derive(Debug, Clone, Default)]
 pub(super) struct Moving {
     /// The backend that was used before, for nodes that use it still.
-    retiring: Option<Backend>,
+    pub(super) retiring: Option<Backend>,
     /// Nodes that have moved are reached the old way for now: they do not know this one by the new backend yet.
     holding: bool,
     /// What the leases of nodes that have moved said before, where such nodes must stay known to be received.

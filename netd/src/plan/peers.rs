@@ -61,7 +61,7 @@ pub(crate) enum Refusal {
         /// The newer lease.
         other: Other,
     },
-    /// A newer lease of the same subnet or node covers the same addresses.
+    /// A newer lease of the same node covers the same addresses.
     Superseded {
         /// This lease.
         subnet: Prefix,
@@ -315,7 +315,7 @@ impl Peers {
 
 /// Why packets must not be sent to the holder of `half`, which this node sees from `place`, if so.
 pub(super) fn refusal(network: &Network, place: Option<&Place>, half: &Half) -> Option<String> {
-    let (subnet, public_ip, family) = (half.subnet, half.holder(), half.subnet.family());
+    let (subnet, family) = (half.subnet, half.subnet.family());
     if !network.has_subnet(&subnet) {
         return Some(format!("{subnet} is no subnet of the Pod network {network}"));
     }
@@ -323,9 +323,14 @@ pub(super) fn refusal(network: &Network, place: Option<&Place>, half: &Half) -> 
         return Some(format!("{subnet}: this node has no address of {family}"));
     };
     if subnet.overlaps(&place.subnet) {
-        return Some(format!("{subnet} of {public_ip} overlaps this node's own subnet {}", place.subnet));
+        return Some(format!("{subnet} of {} overlaps this node's own subnet {}", half.holder(), place.subnet));
     }
-    if public_ip == place.public_ip || public_ip == place.address {
+    None
+}
+
+/// Why `public_ip` cannot be another node's, as this node sees it from its `place` of that family, if so.
+pub(super) fn no_node(network: &Network, place: Option<&Place>, subnet: Prefix, public_ip: IpAddr) -> Option<String> {
+    if let Some(place) = place.filter(|place| public_ip == place.public_ip || public_ip == place.address) {
         let own = place.subnet;
         return Some(format!("{subnet} names this node's own address {public_ip}, but this node leases {own}"));
     }
@@ -336,16 +341,19 @@ pub(super) fn refusal(network: &Network, place: Option<&Place>, half: &Half) -> 
     if is_link_local_v6(&public_ip) {
         return Some(format!("PublicIPv6 {public_ip} is an address of one link only"));
     }
+    // No packet of IPv6 has it, and what it stands for was not judged.
+    if public_ip.to_canonical() != public_ip {
+        return Some(format!("PublicIPv6 {public_ip} is an IPv4 address in the form of IPv6"));
+    }
     let inside = |network: Prefix| network.contains(public_ip);
     // A tunnel would lead through itself.
-    if network.networks().any(inside) && !inside(place.node_network) {
+    if network.networks().any(inside) && !place.is_some_and(|place| inside(place.node_network)) {
         return Some(format!("PublicIP {public_ip} is an address of the Pod network {network}"));
     }
     // The kernel refuses it as a gateway, but a tunnel would send every packet to the whole link.
-    if is_broadcast(&place.node_network, public_ip) && network.backend.device(family).is_some() {
-        return Some(format!("PublicIP {public_ip} is the broadcast address of {}", place.node_network));
-    }
-    None
+    let tunnelled = network.backend.device(IpFamily::of(public_ip)).is_some();
+    let link = place.filter(|place| tunnelled && is_broadcast(&place.node_network, public_ip))?;
+    Some(format!("PublicIP {public_ip} is the broadcast address of {}", link.node_network))
 }
 
 /// True for the last address of an IPv4 network that has more than two.

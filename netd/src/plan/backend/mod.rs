@@ -256,6 +256,15 @@ impl Backend {
         }
     }
 
+    /// The family of the node's address to which packets for its subnet of `family` go.
+    #[must_use]
+    pub(crate) fn over(&self, local: &LocalNode, attrs: &LeaseAttrs, family: IpFamily) -> IpFamily {
+        match self {
+            Self::Wireguard(options) => options.over(local, attrs, family),
+            _ => family,
+        }
+    }
+
     /// What is odd about a lease that is used all the same, for an operator.
     #[must_use]
     pub(crate) fn remark_on(&self, lease: &Lease) -> Option<String> {

@@ -162,6 +162,41 @@ fn wireguard_chooses_the_address_that_is_likelier_to_be_reached() {
 }
 
 #[test]
+fn an_address_of_the_other_family_that_is_no_other_nodes_is_no_end_of_the_tunnel() {
+    for (mode, named, reason) in [
+        ("ipv6", "::1", "PublicIP ::1 is not the address of a host"),
+        ("ipv6", "ff02::1", "is not the address of a host"),
+        ("ipv6", "::ffff:127.0.0.1", "is an IPv4 address in the form of IPv6"),
+        ("ipv6", "fe80::22", "is an address of one link only"),
+        ("ipv6", "fd00:10:4:7::21", "names this node's own address fd00:10:4:7::21"),
+        ("ipv6", "fd00:7:0:22::5", "is an address of the Pod network"),
+        ("ipv4", "127.0.0.1", "is not the address of a host"),
+        ("ipv4", "10.4.7.255", "is the broadcast address of 10.4.7.0/24"),
+        ("ipv4", "10.4.7.21", "names this node's own address 10.4.7.21"),
+        ("ipv4", "192.0.2.21", "names 192.0.2.21, an address of this node's own eth1"),
+    ] {
+        let (key, honest) = match mode {
+            "ipv6" => ("172.7.22.0-24", "fd00:10:4:7::22"),
+            _ => ("0.0.0.0-0&fd00:7:0:22::-64", "10.4.7.22"),
+        };
+        let network = dual(&format!(r#"{{"Type":"wireguard","Mode":"{mode}"}}"#));
+        let mut local = local(&network);
+        local.ways.own = [(IpAddr::from([192, 0, 2, 21]), IfName::literal("eth1"))].into();
+        let mut planner = Planner::new(network, Masquerade::MASQ, local);
+        let mut put = |value: &str, revision| {
+            let lease = read_lease(key, value.as_bytes()).unwrap();
+            planner.update([(lease.key, Some(Arc::new(StoredLease { lease, created: 1, revision, token: None })))]);
+            (planner.refused().values().map(ToString::to_string).collect::<Vec<_>>(), text(&planner.tables()))
+        };
+        let (refused, rows) = put(&BOTH.replace(honest, named), 1);
+        assert!(!rows.contains(PEER), "{mode} {named}: {rows}");
+        assert!(refused.len() == 1 && refused[0].contains(reason), "{mode} {named}: {refused:?}");
+        let (refused, rows) = put(BOTH, 2);
+        assert!(refused.is_empty() && rows.contains(PEER), "{mode}: {refused:?} {rows}");
+    }
+}
+
+#[test]
 fn lease_of_wireguard_is_flannels_to_the_byte() {
     let network = network(r#"{"Type":"wireguard"}"#);
     let local = self::local(&network);

@@ -237,7 +237,7 @@ impl Wireguard {
                 continue;
             }
             let public_ip = lease.attrs.public_ip(family)?;
-            if self.direct_routing && super::is_direct(local, public_ip, &lease.attrs, NAME) {
+            if self.is_direct(local, &lease.attrs, public_ip) {
                 rows.routes.push(host_gw::direct_route(local, *subnet, public_ip));
                 continue;
             }
@@ -258,13 +258,24 @@ impl Wireguard {
         Ok(())
     }
 
-    /// Where packets for a subnet of `family` go.
-    fn endpoint(&self, local: &LocalNode, attrs: &LeaseAttrs, family: IpFamily) -> Result<SocketAddr, String> {
-        let over = match self.mode {
+    fn is_direct(&self, local: &LocalNode, attrs: &LeaseAttrs, public_ip: IpAddr) -> bool {
+        self.direct_routing && super::is_direct(local, public_ip, attrs, NAME)
+    }
+
+    /// The family of the address to which packets for a subnet of `family` go.
+    pub(super) fn over(&self, local: &LocalNode, attrs: &LeaseAttrs, family: IpFamily) -> IpFamily {
+        let public_ip = *attrs.public_ips.get(family);
+        match self.mode {
+            _ if public_ip.is_some_and(|public_ip| self.is_direct(local, attrs, public_ip)) => family,
             Mode::Separate => family,
             Mode::Over(over) => over,
             Mode::Auto => likelier(local, attrs),
-        };
+        }
+    }
+
+    /// Where packets for a subnet of `family` go through the tunnel.
+    fn endpoint(&self, local: &LocalNode, attrs: &LeaseAttrs, family: IpFamily) -> Result<SocketAddr, String> {
+        let over = self.over(local, attrs, family);
         let BackendAttrs::Wireguard(ends) = &attrs.backend else { return Err("is no WireGuard node".to_owned()) };
         let said = ends.get(over).or(*ends.get(family)).and_then(|end| end.port);
         // As flannel does for leases that do not say.

@@ -130,6 +130,8 @@ fn ipv6_leases_that_cannot_be_used_are_left_out_alone_and_named() {
         (named("0.0.0.0-0&fd00:7:0:66::-64", "ff02::1"), "not the address of a host"),
         (named("0.0.0.0-0&fd00:7:0:66::-64", "::1"), "not the address of a host"),
         (named("0.0.0.0-0&fd00:7:0:66::-64", "fe80::66"), "an address of one link only"),
+        (named("0.0.0.0-0&fd00:7:0:66::-64", "::ffff:127.0.0.1"), "IPv4 address in the form of IPv6"),
+        (named("0.0.0.0-0&fd00:7:0:66::-64", "::ffff:10.4.7.21"), "IPv4 address in the form of IPv6"),
         (named("0.0.0.0-0&fd00:7:0:66::-64", "fd00:7:0:66::5"), "an address of the Pod network"),
         (named("0.0.0.0-0&fd00:7:0:22:8000::-65", "fd00:10::66"), "fd00:7:0:22::/64 of fd00:10::22"),
     ] {
