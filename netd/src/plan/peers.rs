@@ -260,9 +260,7 @@ impl Peers {
             Some(Refusal::SameEnd { holder: half.holder(), end, other: newer.other() })
         });
         twin.or_else(|| {
-            let same = |other: &&Half| {
-                (other.subnet == half.subnet || other.holder() == half.holder()) && other.is_newer(half)
-            };
+            let same = |other: &&Half| other.holder() == half.holder() && other.is_newer(half);
             let newer = self.overlapping(half.slot()).find(same)?;
             Some(Refusal::Superseded { subnet: half.subnet, key: newer.key(), other: newer.other() })
         })

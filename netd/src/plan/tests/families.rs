@@ -148,6 +148,30 @@ fn ipv6_leases_that_cannot_be_used_are_left_out_alone_and_named() {
 }
 
 #[test]
+fn another_key_with_a_nodes_subnet_takes_no_packet_from_it() {
+    let peer = vxlan_of(22);
+    for key in ["172.7.22.0-24", "172.7.22.0-24&fd00:7:0:66::-64", "0.0.0.0-0&fd00:7:0:22::-64"] {
+        let stray = lease_of(key, 66);
+        let mut planner = Planner::new(network(DUAL, r#"{"Type":"vxlan"}"#), Masquerade::MASQ, dual());
+        planner.update([put(&peer, 1)]);
+        let alone = planner.tables();
+        planner.update([put(&stray, 2)]);
+        let both = planner.tables();
+        assert!(alone.routes.iter().all(|(key, route)| both.routes.get(key) == Some(route)), "{key}");
+        assert!(alone.neighbours.iter().all(|(key, at)| both.neighbours.get(key) == Some(at)), "{key}");
+        let reason = planner.refused()[&stray.key].to_string();
+        assert!(
+            reason.contains("22 of ") || reason.contains("of fd00:10::22") || reason.contains("of 10.4.7.22"),
+            "{reason}"
+        );
+        assert!(!planner.refused().contains_key(&peer.key), "{key}");
+        // Once the older one is gone, the other is served.
+        planner.update([(peer.key, None)]);
+        assert!(planner.refused().is_empty(), "{key}");
+    }
+}
+
+#[test]
 fn of_a_peers_two_keys_the_newest_is_used_in_each_family() {
     let (both, v4) = (vxlan_of(22), lease_of("172.7.22.0-24", 22));
     for order in [[&both, &v4], [&v4, &both]] {
