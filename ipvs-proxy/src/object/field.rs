@@ -240,7 +240,8 @@ pub(crate) fn parse_network(text: &str) -> Option<Prefix> {
 pub(crate) fn is_unusable(addr: IpAddr) -> bool {
     let local = match addr {
         IpAddr::V4(v4) => v4.is_link_local() || v4.is_broadcast(),
-        IpAddr::V6(v6) => v6.is_unicast_link_local(),
+        // What an IPv4-mapped one stands for would be judged nowhere, and no packet of IPv6 has it.
+        IpAddr::V6(v6) => v6.is_unicast_link_local() || v6.to_ipv4_mapped().is_some(),
     };
     local || addr.is_unspecified() || addr.is_loopback() || addr.is_multicast()
 }

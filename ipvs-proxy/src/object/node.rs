@@ -126,7 +126,7 @@ fn addresses(field: &Field<'_>, skipped: &mut Vec<String>) -> PerFamily<Option<I
 }
 
 fn address(field: &Field<'_>) -> Result<IpAddr, Problem> {
-    let accepted = "a unicast address that is no loopback or link-local one";
+    let accepted = "a unicast address that is no loopback, link-local or IPv4-mapped one";
     field.address()?.filter(|addr| !is_unusable(*addr)).ok_or_else(|| field.problem(accepted))
 }
 

@@ -319,7 +319,7 @@ fn distribution(field: &Field<'_>) -> Result<Option<Distribution>, Problem> {
 }
 
 fn usable_address(field: &Field<'_>) -> Result<IpAddr, Problem> {
-    let accepted = "a unicast address that is no loopback or link-local one";
+    let accepted = "a unicast address that is no loopback, link-local or IPv4-mapped one";
     field.address()?.filter(|addr| !is_unusable(*addr)).ok_or_else(|| field.problem(accepted))
 }
 
@@ -494,6 +494,10 @@ mod tests {
             (&["spec", "ports"], two(json!({"name": "a", "port": 80})), "spec.ports[1]"),
             (&["spec", "ports"], two(json!("80")), "spec.ports[1].name"),
             (&["spec", "clusterIPs"], json!(["192.168.0.10", "fd00:::1"]), "spec.clusterIPs[1]"),
+            (&["spec", "clusterIPs"], json!(["192.168.0.10", "::ffff:192.168.0.11"]), "spec.clusterIPs[1]"),
+            (&["spec", "externalIPs"], json!(["::ffff:10.4.7.10"]), "spec.externalIPs[0]"),
+            (&["spec", "externalIPs"], json!(["255.255.255.255"]), "spec.externalIPs[0]"),
+            (&["spec", "externalIPs"], json!(["169.254.169.254"]), "spec.externalIPs[0]"),
             (&["spec", "externalIPs"], json!(["10.4.7.300"]), "spec.externalIPs[0]"),
             (&["spec", "externalIPs"], json!([7]), "spec.externalIPs[0]"),
             (&["spec", "loadBalancerSourceRanges"], json!(["all"]), "spec.loadBalancerSourceRanges[0]"),

@@ -144,7 +144,7 @@ fn port(item: &Field<'_>) -> Result<EndpointPort, Problem> {
 const fn accepted(family: IpFamily) -> &'static str {
     match family {
         IpFamily::V4 => "a unicast IPv4 address that is no loopback or link-local one",
-        IpFamily::V6 => "a unicast IPv6 address that is no loopback or link-local one",
+        IpFamily::V6 => "a unicast IPv6 address that is no loopback, link-local or IPv4-mapped one",
     }
 }
 
@@ -246,10 +246,12 @@ mod tests {
     fn slices_of_ipv6_hold_ipv6_endpoints_only() {
         let mut object = slice();
         object["addressType"] = json!("IPv6");
-        object["endpoints"] = json!([{"addresses": ["fd00:7:21::2"]}, {"addresses": ["172.7.21.3"]}]);
+        let others = ["172.7.21.3", "::ffff:172.7.21.3", "::ffff:127.0.0.1", "::1", "fe80::1", "ff02::1", "::"];
+        let addresses = ["fd00:7:21::2"].into_iter().chain(others);
+        object["endpoints"] = addresses.map(|addr| json!({"addresses": [addr]})).collect();
         let slice = EndpointSlice::from_json(&object).unwrap();
         assert_eq!(slice.endpoints.iter().map(|e| e.addr.to_string()).collect::<Vec<_>>(), ["fd00:7:21::2"]);
-        assert_eq!(slice.skipped.len(), 1);
+        assert_eq!(slice.skipped.len(), others.len());
     }
 
     #[test]
