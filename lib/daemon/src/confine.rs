@@ -142,22 +142,25 @@ fn grants(folder: &Path) -> Vec<PathBuf> {
     above.into_iter().chain([folder]).map(Path::to_path_buf).collect()
 }
 
-/// Gives up all capabilities but [`KEPT`] of those that there are.
+/// Gives up all capabilities but [`KEPT`] of those that there are. One that cannot be given up hinders no other: without CAP_SETPCAP the
+/// bounding set stays as it is.
 fn capabilities() -> Result<(), String> {
     let kept: CapsHashSet = [KEPT].into();
     let read = |set| caps::read(None, set).map_err(|error| error.to_string());
+    let mut refused = Ok(());
     for set in [CapSet::Ambient, CapSet::Bounding] {
         for capability in read(set)?.difference(&kept) {
-            caps::drop(None, set, *capability).map_err(|error| error.to_string())?;
+            let dropped = caps::drop(None, set, *capability);
+            refused = refused.and(dropped.map_err(|error| error.to_string()));
         }
     }
     for set in [CapSet::Effective, CapSet::Permitted, CapSet::Inheritable] {
         let (held, wanted) = (read(set)?, read(set)?.intersection(&kept).copied().collect::<CapsHashSet>());
         if held != wanted {
-            caps::set(None, set, &wanted).map_err(|error| error.to_string())?;
+            refused = refused.and(caps::set(None, set, &wanted).map_err(|error| error.to_string()));
         }
     }
-    Ok(())
+    refused
 }
 
 /// Has the kernel refuse the calls of [`REFUSED`].

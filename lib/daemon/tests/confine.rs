@@ -67,6 +67,23 @@ fn of_the_capabilities_one_is_left_and_none_comes_back() {
 }
 
 #[test]
+fn every_capability_that_can_be_given_up_is_where_the_bounding_set_cannot_be_made_smaller() {
+    std::thread::scope(|scope| {
+        let work = || {
+            // As in a container with two capabilities, neither of them CAP_SETPCAP.
+            caps::drop(None, CapSet::Effective, Capability::CAP_SETPCAP).unwrap();
+            caps::drop(None, CapSet::Permitted, Capability::CAP_SETPCAP).unwrap();
+            let confined = confine(&[]);
+            assert!(confined.refused.iter().any(|refused| refused.starts_with("capabilities")), "{confined:?}");
+            for set in [CapSet::Effective, CapSet::Permitted] {
+                assert_eq!(caps::read(None, set).unwrap(), [Capability::CAP_NET_ADMIN].into(), "{set:?}");
+            }
+        };
+        scope.spawn(work).join().unwrap();
+    });
+}
+
+#[test]
 fn threads_and_sockets_begin_as_before() {
     confined(&[], |_| {
         assert_eq!(std::thread::spawn(|| 1).join().unwrap(), 1);
