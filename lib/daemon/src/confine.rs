@@ -23,8 +23,9 @@ use seccompiler::{BpfProgram, SeccompAction, SeccompFilter};
 /// What the kernel's network takes (capabilities(7)).
 const KEPT: Capability = Capability::CAP_NET_ADMIN;
 
-/// Where the kernel's parameters are, and where a container has those of its host.
-const PARAMETERS: [&str; 2] = ["/proc/sys", "/host/proc/sys"];
+/// Where the network's parameters are, and where a container has those of its host. Beside them are those by which the kernel is told
+/// to execute a program (`kernel/core_pattern`, `kernel/modprobe`), as root.
+const PARAMETERS: [&str; 2] = ["/proc/sys/net", "/host/proc/sys/net"];
 
 /// The newest interface of landlock that is asked for (Linux 6.2); an older kernel gives what it has.
 const INTERFACE: ABI = ABI::V3;
@@ -112,7 +113,8 @@ pub fn confine(folders: &[PathBuf]) -> Confined {
     confined
 }
 
-/// Gives up what no rule of landlock grants.
+/// Gives up what no rule of landlock grants. The folders of parameters stay open for ever: the kernel makes what it forgets of /proc anew
+/// when somebody asks for it, and no rule is about that.
 fn files(folders: &[PathBuf]) -> Result<(), String> {
     let written = AccessFs::from_write(INTERFACE);
     let ruleset = Ruleset::default()
@@ -120,8 +122,10 @@ fn files(folders: &[PathBuf]) -> Result<(), String> {
         .handle_access(written | AccessFs::Execute)
         .and_then(Ruleset::create)
         .map_err(|error| error.to_string())?;
-    let granted = folders.iter().flat_map(|folder| grants(folder)).chain(PARAMETERS.map(PathBuf::from));
-    let rules = granted.filter_map(|path| PathFd::new(path).ok()).map(|fd| PathBeneath::new(fd, written));
+    let parameters = PARAMETERS.iter().filter_map(|path| PathFd::new(path).ok()).collect::<Vec<_>>().leak();
+    let folders = folders.iter().flat_map(|folder| grants(folder)).filter_map(|path| PathFd::new(path).ok());
+    let folders: Vec<PathFd> = folders.collect();
+    let rules = folders.iter().chain(&*parameters).map(|fd| PathBeneath::new(fd, written));
     let restricted = ruleset
         .add_rules(rules.map(Ok::<_, landlock::RulesetError>))
         .and_then(landlock::RulesetCreated::restrict_self)

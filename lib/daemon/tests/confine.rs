@@ -3,9 +3,10 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test may fail by panic")]
 
 use std::fs;
-use std::io::ErrorKind;
+use std::io::{ErrorKind, Write as _};
 use std::path::PathBuf;
 use std::process::Command;
+use std::sync::Barrier;
 
 use caps::{CapSet, Capability};
 use daemon::confine::{Confined, confine};
@@ -80,6 +81,32 @@ fn every_capability_that_can_be_given_up_is_where_the_bounding_set_cannot_be_mad
             }
         };
         scope.spawn(work).join().unwrap();
+    });
+}
+
+#[test]
+fn of_the_kernels_parameters_those_of_the_network_are_written_however_little_memory_there_is() {
+    let value = |path: &str| fs::read_to_string(path).unwrap();
+    let (network, other) = ("/proc/sys/net/ipv4/ip_forward", "/proc/sys/kernel/core_pattern");
+    let written = |path: &str, text: &str| fs::OpenOptions::new().write(true).open(path)?.write_all(text.as_bytes());
+    let (confined_by_now, memory_is_short) = (Barrier::new(2), Barrier::new(2));
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let confined = confine(&[]);
+            confined_by_now.wait();
+            memory_is_short.wait();
+            if !has_landlock(&confined) {
+                eprintln!("skipped: {:?}", confined.refused);
+                return;
+            }
+            written(network, &value(network)).unwrap();
+            assert_eq!(written(other, &value(other)).unwrap_err().kind(), ErrorKind::PermissionDenied);
+        });
+        confined_by_now.wait();
+        // What nobody holds of /proc goes first then.
+        let dropped = written("/proc/sys/vm/drop_caches", "2");
+        memory_is_short.wait();
+        dropped.unwrap();
     });
 }
 
