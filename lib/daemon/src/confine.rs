@@ -3,7 +3,7 @@
 //! | given up | by |
 //! |---|---|
 //! | every capability but CAP_NET_ADMIN, for ever | capabilities(7), PR_SET_NO_NEW_PRIVS |
-//! | executing a program, and every other call of [`REFUSED`] | seccomp(2): EPERM |
+//! | executing a program, every other call of [`REFUSED`], and children in namespaces of their own | seccomp(2): EPERM |
 //! | writing files anywhere but where the daemon has to, and executing any | landlock(7): EACCES |
 //!
 //! Invariants: what the kernel or the service manager refuses of it is named and hinders nothing: a daemon that cannot be confined works as
@@ -18,7 +18,10 @@ use landlock::{
     ABI, AccessFs, CompatLevel, Compatible, PathBeneath, PathFd, Ruleset, RulesetAttr, RulesetCreatedAttr,
     RulesetStatus,
 };
-use seccompiler::{BpfProgram, SeccompAction, SeccompFilter};
+use seccompiler::{
+    BackendError, BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
+    SeccompRule, sock_filter,
+};
 
 /// What the kernel's network takes (capabilities(7)).
 const KEPT: Capability = Capability::CAP_NET_ADMIN;
@@ -31,7 +34,7 @@ const PARAMETERS: [&str; 2] = ["/proc/sys/net", "/host/proc/sys/net"];
 const INTERFACE: ABI = ABI::V3;
 
 /// Calls that no part of a daemon makes, and that whoever took one over would want.
-const REFUSED: [i64; 36] = [
+const REFUSED: [i64; 42] = [
     // Other programs.
     libc::SYS_execve,
     libc::SYS_execveat,
@@ -47,6 +50,8 @@ const REFUSED: [i64; 36] = [
     libc::SYS_move_mount,
     libc::SYS_open_tree,
     libc::SYS_fsopen,
+    libc::SYS_fspick,
+    libc::SYS_fsconfig,
     libc::SYS_fsmount,
     libc::SYS_mount_setattr,
     libc::SYS_pivot_root,
@@ -72,8 +77,27 @@ const REFUSED: [i64; 36] = [
     // Its clock.
     libc::SYS_settimeofday,
     libc::SYS_clock_settime,
+    libc::SYS_clock_adjtime,
     libc::SYS_adjtimex,
+    // Calls in a ring, which no filter sees.
+    libc::SYS_io_uring_setup,
+    libc::SYS_io_uring_enter,
+    libc::SYS_io_uring_register,
 ];
+
+/// Flags of clone(2) that give the child a namespace of its own; in one of users it has every capability again.
+const NAMESPACES: [i32; 7] = [
+    libc::CLONE_NEWNS,
+    libc::CLONE_NEWCGROUP,
+    libc::CLONE_NEWUTS,
+    libc::CLONE_NEWIPC,
+    libc::CLONE_NEWUSER,
+    libc::CLONE_NEWPID,
+    libc::CLONE_NEWNET,
+];
+
+/// Where the second numbers begin that a kernel with x32 has for its calls (`__X32_SYSCALL_BIT`); on other machines nothing does.
+const SECOND_NUMBERS: u32 = 0x4000_0000;
 
 /// What came of it.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -167,14 +191,49 @@ fn capabilities() -> Result<(), String> {
     refused
 }
 
-/// Has the kernel refuse the calls of [`REFUSED`].
+/// Has the kernel refuse the calls of [`REFUSED`], by whatever number, and those for a child in one of [`NAMESPACES`]. What clone3(2) shall
+/// do no filter sees: it is not there, and C libraries make their threads by clone(2) then.
 fn calls() -> Result<(), String> {
-    let rules: BTreeMap<_, _> = REFUSED.iter().map(|call| (*call, Vec::new())).collect();
-    let refusal = SeccompAction::Errno(libc::EPERM.cast_unsigned());
-    let arch = std::env::consts::ARCH.try_into().map_err(|error: seccompiler::BackendError| error.to_string())?;
-    let filter = SeccompFilter::new(rules, SeccompAction::Allow, refusal, arch).map_err(|error| error.to_string())?;
-    let program = BpfProgram::try_from(filter).map_err(|error| error.to_string())?;
+    let mut rules: BTreeMap<_, _> = REFUSED.iter().map(|call| (*call, Vec::new())).collect();
+    let namespaces = NAMESPACES.iter().map(|flag| with_flag(*flag)).collect::<Result<_, _>>();
+    rules.insert(libc::SYS_clone, namespaces.map_err(|error| error.to_string())?);
+    // Of two answers the kernel gives that of the later filter.
+    refuse([(libc::SYS_clone3, Vec::new())].into(), libc::ENOSYS)?;
+    refuse(rules, libc::EPERM)
+}
+
+/// Has the kernel answer what `rules` say of calls, and their second numbers, with `errno`.
+fn refuse(rules: BTreeMap<i64, Vec<SeccompRule>>, errno: i32) -> Result<(), String> {
+    let refusal = SeccompAction::Errno(errno.cast_unsigned());
+    let arch = std::env::consts::ARCH.try_into().map_err(|error: BackendError| error.to_string())?;
+    let filter =
+        SeccompFilter::new(rules, SeccompAction::Allow, refusal.clone(), arch).map_err(|error| error.to_string())?;
+    let mut program = second_numbers(refusal);
+    program.extend(BpfProgram::try_from(filter).map_err(|error| error.to_string())?);
     seccompiler::apply_filter(&program).map_err(|error| error.to_string())
+}
+
+/// A rule for a call whose first argument has `flag`.
+fn with_flag(flag: i32) -> Result<SeccompRule, BackendError> {
+    let flag = u64::from(flag.cast_unsigned());
+    let has = SeccompCondition::new(0, SeccompCmpArgLen::Dword, SeccompCmpOp::MaskedEq(flag), flag)?;
+    SeccompRule::new(vec![has])
+}
+
+/// Answers every number from [`SECOND_NUMBERS`] with `refusal`: the rules behind know the first ones only.
+fn second_numbers(refusal: SeccompAction) -> BpfProgram {
+    let step = |code: u32, otherwise, k| sock_filter {
+        code: u16::try_from(code).unwrap_or_default(),
+        jt: 0,
+        jf: otherwise,
+        k,
+    };
+    vec![
+        // The number is at the beginning of what the filter gets (struct seccomp_data).
+        step(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0),
+        step(libc::BPF_JMP | libc::BPF_JGE | libc::BPF_K, 1, SECOND_NUMBERS),
+        step(libc::BPF_RET | libc::BPF_K, 0, u32::from(refusal)),
+    ]
 }
 
 #[cfg(test)]

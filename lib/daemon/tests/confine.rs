@@ -84,6 +84,35 @@ fn every_capability_that_can_be_given_up_is_where_the_bounding_set_cannot_be_mad
     });
 }
 
+/// What the kernel says of a system call with these arguments.
+fn call(number: libc::c_long, first: libc::c_long) -> std::io::Error {
+    // SAFETY: without a stack of its own, a structure or a path none of the calls below does anything but fail.
+    #[allow(unsafe_code)]
+    let returned = unsafe { libc::syscall(number, first, 0, 0, 0, 0, 0) };
+    assert_eq!(returned, -1, "{number}");
+    std::io::Error::last_os_error()
+}
+
+#[test]
+fn no_call_has_a_second_number_and_no_namespace_comes_with_a_child() {
+    confined(&[], |_| {
+        let refused = |number, first| assert_eq!(call(number, first).raw_os_error(), Some(libc::EPERM), "{number}");
+        // The 32-bit numbers of a kernel with x32: of execveat(2), and of whatever is refused by its own number.
+        #[cfg(target_arch = "x86_64")]
+        for number in [545, libc::SYS_mount, libc::SYS_bpf] {
+            refused(0x4000_0000 | number, 0);
+        }
+        for namespace in [libc::CLONE_NEWUSER, libc::CLONE_NEWNET, libc::CLONE_NEWNS] {
+            refused(libc::SYS_clone, namespace.into());
+        }
+        // Its flags are in memory, which a filter does not see; C libraries go on with clone(2) then.
+        assert_eq!(call(libc::SYS_clone3, 0).raw_os_error(), Some(libc::ENOSYS));
+        for number in [libc::SYS_fspick, libc::SYS_fsconfig, libc::SYS_io_uring_setup, libc::SYS_clock_adjtime] {
+            refused(number, 0);
+        }
+    });
+}
+
 #[test]
 fn of_the_kernels_parameters_those_of_the_network_are_written_however_little_memory_there_is() {
     let value = |path: &str| fs::read_to_string(path).unwrap();
