@@ -1,10 +1,11 @@
 //! Files and streams that somebody else writes, read up to a limit.
 //!
-//! Invariant: one that is longer is refused whole, by its length and what is accepted; no more than the limit is in memory, also where a file
-//! grows while it is read, or has no end, as a device.
+//! Invariants: one that is longer is refused whole, by its length and what is accepted; no more than the limit is in memory, also where a file
+//! grows while it is read, or has no end, as a device. A pipe in the place of a file keeps nobody waiting for its writer.
 
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io::{self, Read};
+use std::os::unix::fs::{FileTypeExt as _, OpenOptionsExt as _};
 use std::path::Path;
 
 /// The longest configuration, certificate, key or token: what is longer is another file.
@@ -19,9 +20,14 @@ pub const STATUS: u64 = 64 << 20;
 /// Reads the file at `path`, which has `most` bytes at most.
 ///
 /// # Errors
-/// What the system says; `FileTooLarge` for one that is longer.
+/// What the system says; `FileTooLarge` for one that is longer; `InvalidInput` for a pipe, at once.
 pub fn read(path: &Path, most: u64) -> io::Result<Vec<u8>> {
-    from(File::open(path)?, most)
+    let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
+    if file.metadata()?.file_type().is_fifo() {
+        let text = "it is a pipe, which would be waited for: put a file in its place";
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
+    }
+    from(file, most)
 }
 
 /// Reads `input`, standard input for one, to its end, which comes after `most` bytes at most.
@@ -46,10 +52,10 @@ pub fn read_text(path: &Path, most: u64) -> io::Result<String> {
     text(read(path, most)?)
 }
 
-/// The same of standard input where `path` is `-`, as commands name it.
+/// The same of a pipe too, and of standard input where `path` is `-`, as commands name them.
 ///
 /// # Errors
-/// As [`read_text`].
+/// As [`from`]; `InvalidData` for what is no UTF-8.
 pub fn read_argument(path: &Path, most: u64) -> io::Result<String> {
     text(read_argument_bytes(path, most)?)
 }
@@ -57,9 +63,9 @@ pub fn read_argument(path: &Path, most: u64) -> io::Result<String> {
 /// The same in bytes.
 ///
 /// # Errors
-/// As [`read`].
+/// As [`from`].
 pub fn read_argument_bytes(path: &Path, most: u64) -> io::Result<Vec<u8>> {
-    if path == Path::new("-") { from(io::stdin().lock(), most) } else { read(path, most) }
+    if path == Path::new("-") { from(io::stdin().lock(), most) } else { from(File::open(path)?, most) }
 }
 
 /// Whether the file at `path` holds exactly `content`; one that cannot be read does not. No more than that is read of it.
@@ -90,6 +96,22 @@ mod tests {
         }
         std::fs::write(&path, [0xff]).unwrap();
         assert_eq!(read_text(&path, 10).unwrap_err().kind(), io::ErrorKind::InvalidData);
+    }
+
+    #[test]
+    fn a_pipe_in_the_place_of_a_file_is_refused_at_once_and_read_as_an_argument() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("conf");
+        nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        // Opening it waits for a writer, which never comes.
+        for error in [read(&path, 10).unwrap_err(), read_text(&path, 10).unwrap_err()] {
+            assert!(error.to_string().contains("it is a pipe"), "{error}");
+        }
+        assert!(!holds(&path, b""));
+        std::thread::scope(|scope| {
+            scope.spawn(|| std::fs::write(&path, "text").unwrap());
+            assert_eq!(read_argument(&path, 10).unwrap(), "text");
+        });
     }
 
     #[test]
