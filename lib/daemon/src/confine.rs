@@ -4,6 +4,7 @@
 //! |---|---|
 //! | every capability but CAP_NET_ADMIN, for ever | capabilities(7), PR_SET_NO_NEW_PRIVS |
 //! | executing a program, every other call of [`REFUSED`], and children in namespaces of their own | seccomp(2): EPERM |
+//! | letting others write what it makes, whatever it inherited | umask(2) |
 //! | writing files anywhere but where the daemon has to, and executing any | landlock(7): EACCES |
 //!
 //! Invariants: what the kernel or the service manager refuses of it is named and hinders nothing: a daemon that cannot be confined works as
@@ -18,6 +19,7 @@ use landlock::{
     ABI, AccessFs, CompatLevel, Compatible, PathBeneath, PathFd, Ruleset, RulesetAttr, RulesetCreatedAttr,
     RulesetStatus,
 };
+use nix::sys::stat::{Mode, umask};
 use seccompiler::{
     BackendError, BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
     SeccompRule, sock_filter,
@@ -131,6 +133,8 @@ impl Confined {
 #[must_use]
 pub fn confine(folders: &[PathBuf]) -> Confined {
     let mut confined = Confined::default();
+    let inherited = umask(Mode::empty());
+    umask(inherited | Mode::S_IWGRP | Mode::S_IWOTH);
     confined.note("files", files(folders));
     confined.note("capabilities", capabilities());
     confined.note("calls", calls());

@@ -4,6 +4,7 @@
 
 use std::fs;
 use std::io::{ErrorKind, Write as _};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::Barrier;
@@ -137,6 +138,25 @@ fn of_the_kernels_parameters_those_of_the_network_are_written_however_little_mem
         memory_is_short.wait();
         dropped.unwrap();
     });
+}
+
+#[test]
+fn what_a_daemon_makes_is_written_by_nobody_else_whatever_the_umask() {
+    let folder = tempfile::tempdir().unwrap();
+    for (inherited, mode) in [(0o000, 0o755), (0o022, 0o755), (0o027, 0o750), (0o077, 0o700)] {
+        let made = folder.path().join(format!("{inherited:o}"));
+        std::thread::scope(|scope| {
+            let work = || {
+                // A thread with a umask of its own.
+                nix::sched::unshare(nix::sched::CloneFlags::CLONE_FS).unwrap();
+                nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(inherited));
+                let _ = confine(&[folder.path().to_owned()]);
+                fs::create_dir(&made).unwrap();
+            };
+            scope.spawn(work).join().unwrap();
+        });
+        assert_eq!(fs::metadata(&made).unwrap().permissions().mode() & 0o777, mode, "{inherited:o}");
+    }
 }
 
 #[test]

@@ -4,6 +4,7 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::pin::Pin;
 use std::process::Command;
@@ -303,6 +304,8 @@ fn taken_address_is_tried_again_and_hinders_nobody() {
 #[test]
 fn daemon_is_asked_over_its_socket_and_an_absent_one_is_named() {
     let server = start(Routes::Health);
+    let socket = std::fs::metadata(server.folder.path().join(daemon::http::SOCKET)).unwrap();
+    assert_eq!(socket.permissions().mode() & 0o777, 0o600);
     let text = ask(server.folder.path(), "/tables", LIMIT).unwrap();
     assert_eq!(text, "table routes (1 desired)\n+ route a\n");
     let refused = ask(server.folder.path(), "/nothing", LIMIT).unwrap_err();
