@@ -1,6 +1,6 @@
 //! The status file: what the daemon knows, with the process that said so and its heartbeat.
 //!
-//! A running daemon holds a shared lock on the file [`LOCK`] beside it, which ends with the process in whatever way that
+//! A running daemon holds a lock of writers on the file [`LOCK`] beside it, which ends with the process in whatever way that
 //! ends and which other process namespaces see, too. Invariants: the file is replaced whole, readable for everybody; it
 //! is written when it says something new, and every [`HEARTBEAT`] while every loop makes progress.
 
@@ -160,10 +160,11 @@ impl File {
         if held.is_some() && held == there {
             return Ok(());
         }
-        let file = fs::File::options().create(true).truncate(false).read(true).write(true).open(&path)?;
-        file.set_permissions(Permissions::from_mode(0o644))?;
-        // Shared: a second daemon of this folder is somebody else's business.
-        fcntl(&file, FcntlArg::F_OFD_SETLK(&whole_file(libc::F_RDLCK)))?;
+        // Locked before anybody else can open it: everybody may read it, and lock what he reads.
+        let draft = tempfile::NamedTempFile::new_in(&self.folder)?;
+        fcntl(draft.as_file(), FcntlArg::F_OFD_SETLK(&whole_file(libc::F_WRLCK)))?;
+        draft.as_file().set_permissions(Permissions::from_mode(0o644))?;
+        let file = draft.persist(&path).map_err(|error| error.error)?;
         self.lock = Some(file);
         Ok(())
     }
@@ -228,14 +229,15 @@ impl Stored {
     }
 }
 
-/// True when a process holds a lock on the file. Takes none itself, so that those who ask do not mislead each other.
+/// True when a process holds a lock on the file as only somebody who may write it can: a lock of readers is nobody's word. Takes none itself,
+/// so that those who ask do not mislead each other.
 fn is_locked(path: &Path) -> io::Result<bool> {
     let file = match fs::File::open(path) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
         Err(error) => return Err(error),
     };
-    let mut lock = whole_file(libc::F_WRLCK);
+    let mut lock = whole_file(libc::F_RDLCK);
     fcntl(&file, FcntlArg::F_OFD_GETLK(&mut lock))?;
     Ok(libc::c_int::from(lock.l_type) != libc::F_UNLCK)
 }
@@ -367,6 +369,18 @@ mod tests {
             threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect::<Vec<_>>()
         });
         assert!(states.iter().all(|state| *state == State::Dead));
+    }
+
+    #[test]
+    fn whoever_may_read_the_file_makes_no_dead_daemon_live_and_stops_no_new_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let daemon = written(folder.path());
+        let reader = fs::File::open(folder.path().join(LOCK)).unwrap();
+        drop(daemon);
+        fcntl(&reader, FcntlArg::F_OFD_SETLK(&whole_file(libc::F_RDLCK))).unwrap();
+        assert_eq!(Stored::read(folder.path()).unwrap().state, State::Dead);
+        let _daemon = written(folder.path());
+        assert_eq!(Stored::read(folder.path()).unwrap().state, State::Running);
     }
 
     #[test]
