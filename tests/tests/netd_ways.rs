@@ -109,12 +109,16 @@ fn lease_that_names_any_own_address_is_refused_by_name() -> Result<()> {
         let backend = if config == HOST_GW { "host-gw" } else { "02:00:00:00:00:33" };
         net.put_lease("172.7.33.0-24", "10.9.9.21", backend)?;
         net.put_lease("172.7.34.0-24", "10.4.7.34", &backend.replace("33", "34"))?;
+        // What is for everybody on that link is no node either.
+        net.put_lease("172.7.35.0-24", "10.9.9.255", &backend.replace("33", "35"))?;
         net.eventually_routes("hdss7-21", "172.7.34.0/24")?;
         eventually(SOON, || {
-            let why = net.status("hdss7-21")?["skipped"]["172.7.33.0/24"].to_string();
-            ensure!(why.contains("this node's own eth1"), "{why}");
-            let routes = one.run(&["ip", "route", "show", "172.7.33.0/24"])?.stdout;
-            ensure!(routes.is_empty(), "{routes}");
+            let skipped = net.status("hdss7-21")?["skipped"].clone();
+            for subnet in ["172.7.33.0/24", "172.7.35.0/24"] {
+                ensure!(skipped[subnet].to_string().contains("this node's own eth1"), "{skipped}");
+                let routes = one.run(&["ip", "route", "show", subnet])?.stdout;
+                ensure!(routes.is_empty(), "{routes}");
+            }
             Ok(())
         })?;
         // An address that comes later as well, and one that goes.

@@ -10,7 +10,7 @@ use kernel::feature::Feature;
 use kernel::query::Query;
 use kernel::{Chain, KernelError, Rtnl};
 use netstate::family::{IpFamily, PerFamily};
-use netstate::{IfName, MacAddr, Release, Route, RouteKey, SysctlKey};
+use netstate::{IfName, InterfaceAddress, MacAddr, Prefix, Release, Route, RouteKey, SysctlKey};
 
 use crate::choose::interface::{Facts, Interface, Wanted};
 use crate::format::net_conf::Network;
@@ -67,9 +67,20 @@ pub(super) async fn interfaces() -> Result<Vec<Interface>, KernelError> {
     interfaces_by(&Query::open()?).await
 }
 
-/// The addresses of `interfaces`, each with its link.
-pub(super) fn addresses(interfaces: &[Interface]) -> BTreeMap<IpAddr, IfName> {
-    interfaces.iter().flat_map(|found| found.addresses.iter().map(|own| (own.addr, found.name.clone()))).collect()
+/// The addresses of `interfaces` that are no other node's, each with its link: those of this node, and those for everybody on a link but
+/// `towards`, whose network is known to the plan.
+pub(super) fn addresses(interfaces: &[Interface], towards: &IfName) -> BTreeMap<IpAddr, IfName> {
+    let others = interfaces.iter().filter(|found| found.name != *towards);
+    let everybody =
+        others.flat_map(|found| found.addresses.iter().filter_map(move |own| Some((broadcast(own)?, found))));
+    let own = interfaces.iter().flat_map(|found| found.addresses.iter().map(move |own| (own.addr, found)));
+    everybody.chain(own).map(|(addr, found)| (addr, found.name.clone())).collect()
+}
+
+/// The address for everybody in the network of an IPv4 address, if that has one.
+fn broadcast(own: &InterfaceAddress) -> Option<IpAddr> {
+    let network = Prefix::new(own.addr, own.len).ok().filter(|network| network.is_ipv4() && network.len() <= 30)?;
+    Some(network.last())
 }
 
 async fn interfaces_by(query: &Query) -> Result<Vec<Interface>, KernelError> {
@@ -176,4 +187,42 @@ pub(super) fn checksum_fault(link: &IfName) -> Option<String> {
     let driver = std::fs::read_link(format!("/sys/class/net/{link}/device/driver"));
     let driver = driver.as_ref().ok().and_then(|path| path.file_name()?.to_str());
     known_fault(&release(), driver)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_address_for_everybody_on_another_link_is_no_nodes() {
+        let link = |name: &str, addresses: &[(&str, u8)]| Interface {
+            name: name.parse().unwrap(),
+            mtu: 1500,
+            addresses: addresses
+                .iter()
+                .map(|(addr, len)| InterfaceAddress::lasting(addr.parse().unwrap(), *len))
+                .collect(),
+            is_bridge: false,
+            master: None,
+            vlan_of: None,
+        };
+        let host = [
+            link("eth0", &[("10.4.7.21", 24), ("fd00::21", 64)]),
+            link("eth1", &[("10.9.8.21", 23), ("10.9.255.1", 31), ("192.0.2.1", 32), ("fd00:9::21", 64)]),
+        ];
+        let found = addresses(&host, &IfName::literal("eth0"));
+        let texts: Vec<String> = found.iter().map(|(addr, link)| format!("{addr} {link}")).collect();
+        assert_eq!(
+            texts,
+            [
+                "10.4.7.21 eth0",
+                "10.9.8.21 eth1",
+                "10.9.9.255 eth1",
+                "10.9.255.1 eth1",
+                "192.0.2.1 eth1",
+                "fd00::21 eth0",
+                "fd00:9::21 eth1"
+            ]
+        );
+    }
 }

@@ -310,7 +310,7 @@ impl<S: LeaseSource> Daemon<S> {
         let read = self.external.read().await;
         self.reporter.refused_family = None;
         let read = read.map(|now| now.and_then(|_| self.admit(&before)));
-        self.reach.set_own(facts::addresses(&self.external.host));
+        self.reach.set_own(facts::addresses(&self.external.host, &self.external.current.interface));
         self.report_clashes();
         self.follow_vrf();
         if !self.reach.agrees_on_host(&self.planning.planner.local().ways) {

@@ -106,7 +106,7 @@ async fn start<S: LeaseSource>(
     let macs = facts::tunnel_macs(&network).context("look for the tunnel devices")?;
     let identity = needs::check(&config, &network).and_then(|()| Identity::of(&network.backend, &config))?;
     let of_interface = facts::vrf(&external.interface).context("read the interface's VRF")?;
-    let ways = Ways { own: facts::addresses(&host), vrf: of_interface, ..Ways::default() };
+    let ways = Ways { own: facts::addresses(&host, &external.interface), vrf: of_interface, ..Ways::default() };
     let machine = facts::machine(&external.interface).context("read what identifies this machine")?;
     let known = Known { macs: &macs, identity: &identity, machine: &machine };
     let local = LocalNode { ways, ..local(&external, &network, &known) };
