@@ -77,6 +77,19 @@ pub(crate) const fn is_link_local_v6(addr: &IpAddr) -> bool {
     matches!(addr, IpAddr::V6(addr) if addr.is_unicast_link_local())
 }
 
+/// Why no node is reached at `addr`, whatever network it is in, if so.
+pub(crate) fn no_host(addr: IpAddr) -> Option<&'static str> {
+    let broadcast = addr == IpFamily::V4.any().last();
+    if addr.is_unspecified() || addr.is_multicast() || broadcast || addr.is_loopback() {
+        return Some("is not the address of a host");
+    }
+    if is_link_local_v6(&addr) {
+        return Some("is an address of one link only");
+    }
+    // No packet of IPv6 has it, and what it stands for was not judged.
+    (addr.to_canonical() != addr).then_some("is an IPv4 address in the form of IPv6")
+}
+
 /// The host as the choice sees it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Facts {

@@ -15,7 +15,7 @@ use netstate::Prefix;
 use netstate::family::PerFamily;
 use regex::Regex;
 
-use crate::choose::interface::Wanted;
+use crate::choose::interface::{Wanted, no_host};
 use crate::choose::policy::Policy;
 use crate::command::args::{Flags, Kube, Unbuilt};
 use crate::command::go;
@@ -38,6 +38,10 @@ const GRANTS: &str = "the ClusterRole of configs/kubernetes/netd";
 
 /// Port of the address for metrics when it has none.
 const METRICS_PORT: u16 = 10247;
+
+/// The accepted forms of `--public-ip` and `--public-ipv6`.
+const V4_FORM: &str = "an IPv4 address such as 10.4.7.21";
+const V6_FORM: &str = "an IPv6 address such as fd00:10:4:7::21";
 
 /// The default folder of run-time files.
 pub(crate) const RUN_DIR: &str = "/run/netd";
@@ -264,12 +268,23 @@ fn interface(flags: &Flags, problems: &mut Vec<Problem>) -> Wanted {
 }
 
 fn public_ips(flags: &Flags, problems: &mut Vec<Problem>) -> PerFamily<Option<IpAddr>> {
-    let v4 = given(&flags.public_ip)
-        .and_then(|text| parsed::<Ipv4Addr>("--public-ip", &text, "an IPv4 address such as 10.4.7.21", problems));
-    let v6 = given(&flags.public_ipv6).and_then(|text| {
-        parsed::<Ipv6Addr>("--public-ipv6", &text, "an IPv6 address such as fd00:10:4:7::21", problems)
-    });
-    PerFamily::new(v4.map(IpAddr::V4), v6.map(IpAddr::V6))
+    let v4 = given(&flags.public_ip).and_then(|text| public_ip::<Ipv4Addr>("--public-ip", &text, V4_FORM, problems));
+    let v6 =
+        given(&flags.public_ipv6).and_then(|text| public_ip::<Ipv6Addr>("--public-ipv6", &text, V6_FORM, problems));
+    PerFamily::new(v4, v6)
+}
+
+/// An address that other nodes can be told: with another one they leave this node's lease out.
+fn public_ip<A: FromStr + Into<IpAddr>>(
+    flag: &str,
+    text: &str,
+    accepted: &str,
+    problems: &mut Vec<Problem>,
+) -> Option<IpAddr> {
+    let addr = parsed::<A>(flag, text, accepted, problems)?.into();
+    let Some(reason) = no_host(addr) else { return Some(addr) };
+    problems.push(Problem::new(flag, format!("{addr} {reason}"), accepted));
+    None
 }
 
 fn policies(text: &str, problems: &mut Vec<Problem>) -> Vec<Policy> {
@@ -434,6 +449,20 @@ mod tests {
             assert!(error.contains(&format!("\n  {flag}")), "{error}\nlacks {flag}");
         }
         assert!(!error.contains("s3cret"), "{error}");
+    }
+
+    #[test]
+    fn an_address_of_no_host_is_none_for_other_nodes() {
+        for (flag, reason) in [
+            ("--public-ip=127.0.0.1", "--public-ip: 127.0.0.1 is not the address of a host"),
+            ("--public-ip=0.0.0.0", "--public-ip: 0.0.0.0 is not the address of a host"),
+            ("--public-ipv6=ff02::1", "--public-ipv6: ff02::1 is not the address of a host"),
+            ("--public-ipv6=fe80::21", "--public-ipv6: fe80::21 is an address of one link only"),
+            ("--public-ipv6=::ffff:10.4.7.21", "is an IPv4 address in the form of IPv6"),
+        ] {
+            let error = read(&[flag]).unwrap_err().to_string();
+            assert!(error.contains(reason), "{error}");
+        }
     }
 
     #[test]

@@ -165,7 +165,7 @@ struct Wire {
 pub(crate) const DATA: PerFamily<&str> = PerFamily::new("BackendData", "BackendV6Data");
 
 /// The members with the node's addresses.
-const PUBLIC: PerFamily<&str> = PerFamily::new("PublicIP", "PublicIPv6");
+pub(crate) const PUBLIC: PerFamily<&str> = PerFamily::new("PublicIP", "PublicIPv6");
 
 impl LeaseAttrs {
     /// The value of the key, to the byte as flannel writes it.

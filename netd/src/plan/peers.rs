@@ -16,8 +16,8 @@ use netstate::{IpFamily, Prefix};
 
 use super::Place;
 use super::backend::TunnelEnd;
-use crate::choose::interface::is_link_local_v6;
-use crate::format::lease::{StoredLease, SubnetKey};
+use crate::choose::interface::no_host;
+use crate::format::lease::{PUBLIC, StoredLease, SubnetKey};
 use crate::format::net_conf::Network;
 
 /// One family of a lease: a subnet and who holds it.
@@ -332,16 +332,8 @@ pub(super) fn no_node(network: &Network, place: Option<&Place>, subnet: Prefix, 
         let own = place.subnet;
         return Some(format!("{subnet} names this node's own address {public_ip}, but this node leases {own}"));
     }
-    let broadcast = public_ip == IpFamily::V4.any().last();
-    if public_ip.is_unspecified() || public_ip.is_multicast() || broadcast || public_ip.is_loopback() {
-        return Some(format!("PublicIP {public_ip} is not the address of a host"));
-    }
-    if is_link_local_v6(&public_ip) {
-        return Some(format!("PublicIPv6 {public_ip} is an address of one link only"));
-    }
-    // No packet of IPv6 has it, and what it stands for was not judged.
-    if public_ip.to_canonical() != public_ip {
-        return Some(format!("PublicIPv6 {public_ip} is an IPv4 address in the form of IPv6"));
+    if let Some(reason) = no_host(public_ip) {
+        return Some(format!("{} {public_ip} {reason}", PUBLIC.get(IpFamily::of(public_ip))));
     }
     let inside = |network: Prefix| network.contains(public_ip);
     // A tunnel would lead through itself.

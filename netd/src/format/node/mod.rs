@@ -16,6 +16,7 @@ use netstate::family::{IpFamily, PerFamily};
 use serde_json::value::{RawValue, to_raw_value};
 
 use super::lease::{DATA, Lease, LeaseAttrs, SubnetKey};
+use crate::choose::interface::no_host;
 use cluster::Problem;
 pub(crate) use patch::{Condition, Observed, annotations_patch, condition_patch};
 pub(crate) use prefix::{AnnotationPrefix, DEFAULT as DEFAULT_PREFIX};
@@ -124,7 +125,10 @@ impl AnnotationPrefix {
         let wrong = names.filter_map(|(family, name)| {
             let value = self.get(node, name).filter(|value| !value.is_empty())?;
             self.address(node, name, family).is_none().then(|| {
-                format!("annotation {}: {value:?} is no address of {family}; it counts for nothing", self.name(name))
+                format!(
+                    "annotation {}: {value:?} is no address of {family} that a host has; it counts for nothing",
+                    self.name(name)
+                )
             })
         });
         wrong.collect()
@@ -132,7 +136,7 @@ impl AnnotationPrefix {
 
     fn address(&self, node: &Node, name: &str, family: IpFamily) -> Option<IpAddr> {
         let address = self.get(node, name)?.parse().ok()?;
-        (IpFamily::of(address) == family).then_some(address)
+        (IpFamily::of(address) == family && no_host(address).is_none()).then_some(address)
     }
 
     /// Hardware addresses and other data that a Node has announced before, whatever else it says.

@@ -119,9 +119,30 @@ fn an_operators_annotations_count_before_the_nodes_own_addresses() {
     assert_eq!(
         prefix.unusable(&node),
         [
-            r#"annotation flannel.alpha.coreos.com/node-public-ipv6: "junk" is no address of IPv6; it counts for nothing"#
+            r#"annotation flannel.alpha.coreos.com/node-public-ipv6: "junk" is no address of IPv6 that a host has; it counts for nothing"#
         ]
     );
+}
+
+#[test]
+fn an_annotation_with_the_address_of_no_host_counts_for_nothing_and_is_named() {
+    let attrs = LeaseAttrs::parse(DUAL_VALUE.as_bytes(), IpFamily::ALL.into_iter()).unwrap();
+    for (names, address) in [
+        (["node-public-ip", "public-ip-overwrite"], "127.0.0.1"),
+        (["node-public-ip", "public-ip-overwrite"], "0.0.0.0"),
+        (["node-public-ip", "public-ip-overwrite"], "224.0.0.1"),
+        (["node-public-ip", "public-ip-overwrite"], "255.255.255.255"),
+        (["node-public-ipv6", "public-ipv6-overwrite"], "::1"),
+        (["node-public-ipv6", "public-ipv6-overwrite"], "fe80::21"),
+        (["node-public-ipv6", "public-ipv6-overwrite"], "::ffff:10.4.7.21"),
+    ] {
+        let (node, prefix) = (node(&dual_spec(), &names.map(|name| (name, address))), prefix());
+        assert_eq!(prefix.node_public_ips(&node), PerFamily::default(), "{address}");
+        let wanted = prefix.differing(&node, &attrs);
+        assert!(wanted.values().all(|value| value != address), "{wanted:?}");
+        let named = prefix.unusable(&node);
+        assert!(named.len() == 2 && named.iter().all(|text| text.contains(address)), "{named:?}");
+    }
 }
 
 #[test]

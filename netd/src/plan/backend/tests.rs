@@ -164,7 +164,7 @@ fn wireguard_chooses_the_address_that_is_likelier_to_be_reached() {
 #[test]
 fn an_address_of_the_other_family_that_is_no_other_nodes_is_no_end_of_the_tunnel() {
     for (mode, named, reason) in [
-        ("ipv6", "::1", "PublicIP ::1 is not the address of a host"),
+        ("ipv6", "::1", "PublicIPv6 ::1 is not the address of a host"),
         ("ipv6", "ff02::1", "is not the address of a host"),
         ("ipv6", "::ffff:127.0.0.1", "is an IPv4 address in the form of IPv6"),
         ("ipv6", "fe80::22", "is an address of one link only"),
