@@ -28,8 +28,8 @@ use seccompiler::{
 /// What the kernel's network takes (capabilities(7)).
 const KEPT: Capability = Capability::CAP_NET_ADMIN;
 
-/// Where the network's parameters are, and where a container has those of its host. Beside them are those by which the kernel is told
-/// to execute a program (`kernel/core_pattern`, `kernel/modprobe`), as root.
+/// Where the network's parameters are, and where a container has those of its host. Beside them are those that name a program for the
+/// kernel to execute, as root (`kernel/core_pattern`, `kernel/modprobe`).
 const PARAMETERS: [&str; 2] = ["/proc/sys/net", "/host/proc/sys/net"];
 
 /// The newest interface of landlock that is asked for (Linux 6.2); an older kernel gives what it has.

@@ -274,7 +274,7 @@ fn public_ips(flags: &Flags, problems: &mut Vec<Problem>) -> PerFamily<Option<Ip
     PerFamily::new(v4, v6)
 }
 
-/// An address that other nodes can be told: with another one they leave this node's lease out.
+/// An address that the lease may name: with that of no host the other nodes leave it out.
 fn public_ip<A: FromStr + Into<IpAddr>>(
     flag: &str,
     text: &str,

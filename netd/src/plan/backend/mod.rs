@@ -257,12 +257,8 @@ impl Backend {
     }
 
     /// The family of the node's address to which packets for its subnet of `family` go.
-    #[must_use]
     pub(crate) fn over(&self, local: &LocalNode, attrs: &LeaseAttrs, family: IpFamily) -> IpFamily {
-        match self {
-            Self::Wireguard(options) => options.over(local, attrs, family),
-            _ => family,
-        }
+        if let Self::Wireguard(options) = self { options.over(local, attrs, family) } else { family }
     }
 
     /// What is odd about a lease that is used all the same, for an operator.
