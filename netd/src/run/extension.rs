@@ -63,8 +63,8 @@ impl EventFiles {
                     let value = FileText(String::from_utf8_lossy(&bytes).into_owned());
                     rows.insert(name, Observed { value, owner: Owner::Ours });
                 }
-                // None that this daemon wrote, whatever it holds.
-                Err(error) if error.kind() == io::ErrorKind::FileTooLarge => {
+                // None that this daemon wrote, whatever it holds or is.
+                Err(error) if matches!(error.kind(), io::ErrorKind::FileTooLarge | io::ErrorKind::InvalidInput) => {
                     rows.insert(name, Observed { value: FileText(String::new()), owner: Owner::Ours });
                 }
                 // Gone meanwhile, or a folder.
@@ -136,6 +136,22 @@ mod tests {
         assert_eq!(data(run_dir.path()).unwrap().as_deref(), Some("mine"));
         table.want("subnets/172.7.22.0-24".to_owned(), None);
         assert_eq!(table.pass(true, Duration::ZERO).removed, 1);
+    }
+
+    #[test]
+    fn a_pipe_or_a_file_without_end_in_the_place_of_one_gives_way_to_it() {
+        let run_dir = tempfile::tempdir().unwrap();
+        let subnets = run_dir.path().join(FOLDER).join(SUBNETS);
+        fs::create_dir_all(&subnets).unwrap();
+        for name in ["172.7.22.0-24", "172.7.99.0-24"] {
+            nix::unistd::mkfifo(&subnets.join(name), nix::sys::stat::Mode::S_IRWXU).unwrap();
+        }
+        std::os::unix::fs::symlink("/dev/zero", subnets.join("172.7.98.0-24")).unwrap();
+        let mut table = Reconciler::new("files", EventFiles::below(run_dir.path()));
+        table.want("subnets/172.7.22.0-24".to_owned(), Some(FileText("SUBNET=172.7.22.0/24\n\n".to_owned())));
+        let pass = table.pass(true, Duration::ZERO);
+        assert_eq!((pass.upserted, pass.removed, pass.failed), (1, 2, 0), "{pass:?}");
+        assert!(fs::symlink_metadata(subnets.join("172.7.22.0-24")).unwrap().is_file());
     }
 
     #[test]

@@ -50,9 +50,18 @@ pub(super) fn take(backend: &mut Object, problems: &mut Vec<Problem>) -> Option<
     (problems.len() == known).then_some(())
 }
 
-/// What the operator's program says of a node, in its lease.
+/// The longest text of an operator's program, in bytes.
+const LONGEST: usize = 64 * 1024;
+
+/// What the operator's program says of a node, in its lease: no longer than one that netd takes from its own.
 pub(super) fn take_attrs(field: &str, lease: &mut Object, problems: &mut Vec<Problem>) -> Option<String> {
-    lease.take(field, "a text", problems)
+    let data: String = lease.take(field, "a text", problems)?;
+    if data.len() > LONGEST {
+        let accepted = format!("a text of at most {LONGEST} bytes");
+        problems.push(Problem::new(field, format!("{} bytes", data.len()), accepted));
+        return None;
+    }
+    Some(data)
 }
 
 pub(super) fn render_attrs(data: &String) -> Option<Box<RawValue>> {

@@ -370,6 +370,18 @@ subnets/172.7.22.0-24 \"SUBNET=172.7.22.0/24\\nPUBLIC_IP=10.4.7.22\\n\\ntwo\\nli
 }
 
 #[test]
+fn data_of_a_lease_are_no_longer_than_a_nodes_program_may_say() {
+    let lease = |length: usize| {
+        let value =
+            format!(r#"{{"PublicIP":"10.4.7.22","BackendType":"extension","BackendData":"{}"}}"#, "x".repeat(length));
+        read_lease("172.7.22.0-24", value.as_bytes())
+    };
+    assert!(lease(65_536).is_ok());
+    let error = lease(65_537).unwrap_err();
+    assert!(error.starts_with("BackendData: 65537 bytes; accepted: ") && error.len() < 200, "{error}");
+}
+
+#[test]
 fn every_example_is_read_without_a_remark() {
     let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../configs/net-conf.d");
     let mut names = Vec::new();
