@@ -32,18 +32,17 @@ pub(super) fn ipvs(facts: &Facts) -> Vec<Trouble> {
     troubles
 }
 
-/// Another kube-proxy.
+/// Another kube-proxy. What it left goes by our own command: kube-proxy's `--cleanup` empties IPVS, with our virtual servers in it.
 pub(super) fn rival(facts: &Facts) -> Vec<Trouble> {
     let mut troubles = Vec::new();
     if let Some(rival) = &facts.rival {
-        let fix =
-            "stop it (kubectl -n kube-system delete daemonset kube-proxy, or its unit), then kube-proxy --cleanup";
+        let fix = "stop it (kubectl -n kube-system delete daemonset kube-proxy, or its unit), then ipvs-proxy --cleanup-kube-proxy";
         troubles.push(Trouble::problem(rival.clone(), fix));
     }
     if !facts.leftovers.is_empty() {
         let found =
             format!("a kube-proxy has left {}: its rules lead connections before ours do", facts.leftovers.join(", "));
-        troubles.push(Trouble::problem(found, "kube-proxy --cleanup, or restart this host"));
+        troubles.push(Trouble::problem(found, "ipvs-proxy --cleanup-kube-proxy, or restart this host"));
     }
     troubles
 }

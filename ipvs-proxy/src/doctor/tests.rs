@@ -127,11 +127,15 @@ fn each_fault_of_the_host_is_found_once_by_its_check_with_what_to_do() {
         ),
         (after(|facts| facts.has_scheduler = Some(false)), "Problem ipvs", "modprobe ip_vs_rr"),
         (set("ipv4/vs/conntrack", "0"), "Problem ipvs", "net.ipv4.vs.conntrack=1"),
-        (after(|facts| facts.rival = Some("kube-proxy (process 7) runs".to_owned())), "Problem rival", "stop it"),
+        (
+            after(|facts| facts.rival = Some("kube-proxy (process 7) runs".to_owned())),
+            "Problem rival",
+            "or its unit), then ipvs-proxy --cleanup-kube-proxy",
+        ),
         (
             after(|facts| facts.leftovers.push("chain ip nat KUBE-SERVICES".to_owned())),
             "Problem rival",
-            "kube-proxy --cleanup",
+            "ipvs-proxy --cleanup-kube-proxy",
         ),
         (after(|facts| facts.denying.push(chain(true))), "Problem forward", "cannot accept"),
         (after(|facts| facts.legacy.push(IpFamily::V4)), "Problem forward", "iptables-legacy -I FORWARD"),

@@ -138,7 +138,7 @@ fn who(socket: &Socket) -> String {
 fn stopping(owner: Option<&Process>) -> String {
     match owner {
         Some(Process { name, .. }) if name == "kube-proxy" => {
-            "kubectl -n kube-system delete daemonset kube-proxy (or stop its unit), then kube-proxy --cleanup"
+            "kubectl -n kube-system delete daemonset kube-proxy (or stop its unit), then ipvs-proxy --cleanup-kube-proxy"
                 .to_owned()
         }
         Some(Process { unit: Some(unit), .. }) if unit.ends_with(".service") => {
@@ -178,7 +178,7 @@ mod tests {
         assert!(found.contains("systemctl disable --now haproxy.service"), "{found}");
         assert_eq!(said(judge(&with(vec![haproxy]).of_host("hdss7-21"))), "", "no API server there");
         let old = socket(Transport::Tcp, "0.0.0.0:10256", "kube-proxy", None);
-        assert!(said(judge(&with(vec![old]))).contains("kube-proxy --cleanup"));
+        assert!(said(judge(&with(vec![old]))).contains("then ipvs-proxy --cleanup-kube-proxy"));
         for (at, name) in
             [("10.4.7.21:2379", "etcd"), ("127.0.0.1:10257", "kube-controller"), ("[::]:10250", "kubelet")]
         {
