@@ -26,10 +26,7 @@ pub(super) fn judge(facts: &Facts) -> Vec<Trouble> {
         troubles.push(Trouble::problem(alarm.clone(), fix));
     }
     for table in status.tables.iter().filter(|table| !table.rows.is_done()) {
-        let reason = table.rows.open.first().map(|row| format!(": {} {}", row.key, row.reason)).unwrap_or_default();
-        let found =
-            format!("table {}: {} of {} rows in place{reason}", table.name, table.rows.done, table.rows.desired);
-        troubles.push(Trouble::problem(found, "see `ipvs-proxy tables`; the reason says what the kernel did not take"));
+        troubles.push(Trouble::of_table(&table.name, &table.rows, "ipvs-proxy"));
     }
     troubles
 }

@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use crate::json;
 use crate::lifecycle::Exit;
-use crate::status::Lines;
+use crate::status::{Lines, Table};
 use crate::terminal;
 
 /// How bad it is.
@@ -66,6 +66,23 @@ impl Trouble {
     pub fn note(found: impl Into<String>, fix: impl Into<String>) -> Self {
         Self { severity: Severity::Note, found: found.into(), fix: fix.into() }
     }
+
+    /// A kernel table of `program` that is not as it should be: why, and what to do about that.
+    #[must_use]
+    pub fn of_table(name: &str, table: &Table, program: &str) -> Self {
+        let Table { desired, done, error, open, .. } = table;
+        let first = open.first();
+        let row = first.map(|row| format!(": {} {} {}", row.state, row.key, row.reason).trim_end().to_owned());
+        let why = error.as_ref().map(|error| format!(": {error}")).or(row).unwrap_or_default();
+        let fix = match first {
+            Some(row) if error.is_none() && row.reason.starts_with(reconcile::CONTESTED) => format!(
+                "end the program that undoes it, or have it leave this row alone; the log of {program} names each row that is put right \
+                 after `systemctl kill -s USR1 {program}`"
+            ),
+            _ => format!("see `{program} tables`; the reason says what the kernel did not take"),
+        };
+        Self::problem(format!("table {name}: {done} of {desired} rows in place{why}"), fix)
+    }
 }
 
 /// Makes every check.
@@ -119,6 +136,7 @@ pub fn text(findings: &[Finding]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::status::Row;
 
     const CHECKS: [Check<u32>; 2] = [
         Check { name: "even", well: "it is even", judge: |n| odd(*n) },
@@ -131,6 +149,44 @@ mod tests {
 
     fn odd(n: u32) -> Vec<Trouble> {
         if n % 2 == 1 { vec![Trouble::problem(format!("{n} is odd\nok       even"), "add one")] } else { Vec::new() }
+    }
+
+    #[test]
+    fn a_table_is_named_with_its_reason_and_with_what_helps_against_that() {
+        let row = |state: &str, reason: &str| Row {
+            key: "table ip netd".into(),
+            state: state.into(),
+            reason: reason.into(),
+            times: 9,
+        };
+        let said = |error: Option<&str>, row: Option<Row>| {
+            let table = Table {
+                desired: 1,
+                error: error.map(str::to_owned),
+                open: row.into_iter().collect(),
+                ..Table::default()
+            };
+            let Trouble { found, fix, .. } = Trouble::of_table("nft", &table, "netd");
+            format!("{found} | {fix}")
+        };
+        let refused = said(None, Some(row("refused", "create table: EPERM")));
+        assert!(
+            refused.starts_with(
+                "table nft: 0 of 1 rows in place: refused table ip netd create table: EPERM | see `netd tables`"
+            ),
+            "{refused}"
+        );
+        let undone = said(
+            None,
+            Some(row("retrying", "somebody else, probably nft (process 7), has undone it 9 times in a row")),
+        );
+        assert!(
+            undone.contains("probably nft (process 7)") && undone.contains("| end the program that undoes it"),
+            "{undone}"
+        );
+        assert!(undone.contains("systemctl kill -s USR1 netd") && !undone.contains("did not take"), "{undone}");
+        let unlisted = said(Some("list tables: EPERM"), None);
+        assert!(unlisted.starts_with("table nft: 0 of 1 rows in place: list tables: EPERM | "), "{unlisted}");
     }
 
     #[test]

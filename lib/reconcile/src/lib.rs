@@ -38,5 +38,5 @@ pub use pass::{Done, Failure, Pass, Written};
 pub use reconciler::Reconciler;
 pub use stack::{Handle, Stack, Table};
 pub use stage::{Audited, Stage};
-pub use status::{Counts, Line, Row, SHOWN, State, TableStatus};
+pub use status::{CONTESTED, Counts, Line, Row, SHOWN, State, TableStatus};
 pub use target::{Classify, Observed, Owner, Parts, PartsOf, RetryClass, Rows, Step, Target};

@@ -48,6 +48,9 @@ pub struct Line {
     pub state: State,
 }
 
+/// What the reason of a row begins with that somebody else keeps undoing.
+pub const CONTESTED: &str = "somebody else";
+
 /// Rows of one table that a status has in full; beyond that only their number is said.
 pub const SHOWN: usize = 100;
 

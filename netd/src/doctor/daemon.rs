@@ -13,9 +13,7 @@ pub(super) fn judge(facts: &Facts) -> Vec<Trouble> {
         troubles.push(Trouble::problem("this node has no subnet", "see `netd status` for what the lease waits for"));
     }
     for (name, table) in daemon.tables.iter().filter(|(_, table)| !table.is_done()) {
-        let reason = table.open.first().map(|row| format!(": {} {}", row.key, row.reason)).unwrap_or_default();
-        let found = format!("table {name}: {} of {} rows in place{reason}", table.done, table.desired);
-        troubles.push(Trouble::problem(found, "see `netd tables`; the reason says what the kernel did not take"));
+        troubles.push(Trouble::of_table(name, table, "netd"));
     }
     let lost = [&daemon.store.lost, &daemon.store.lease_trouble];
     for trouble in lost.into_iter().flatten() {

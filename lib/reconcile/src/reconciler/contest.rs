@@ -5,6 +5,7 @@
 use std::time::Duration;
 
 use crate::retry;
+use crate::status::CONTESTED;
 use crate::target::RetryClass;
 
 /// A row is put back this often at once; then whoever undoes it makes it wait as a row that fails does.
@@ -37,5 +38,5 @@ impl Contest {
 pub(super) fn contested(contest: Contest, rival: Option<String>) -> String {
     let (times, pause) = (contest.times, contest.pause().as_secs_f32());
     let who = rival.map(|rival| format!(", probably {rival},")).unwrap_or_default();
-    format!("somebody else{who} has undone it {times} times in a row; it is put back after {pause:.1} s")
+    format!("{CONTESTED}{who} has undone it {times} times in a row; it is put back after {pause:.1} s")
 }
