@@ -84,6 +84,83 @@ fn installed_programs_are_started_from_where_they_are_and_go_but_their_settings(
     Ok(())
 }
 
+/// A host may have the plugins of others under our names, and a list of names may be written as elsewhere.
+fn plugins_of_others_come_back_and_names_that_are_none_are_refused() -> Result<()> {
+    let place = tempfile::tempdir()?;
+    let folder = place.path().join("opt/cni/bin");
+    fs::create_dir_all(&folder)?;
+    let install = |names: &str, words: &[&str]| -> Result<std::process::Output> {
+        let mut command = packaging("install")?;
+        Ok(command.env("DESTDIR", place.path()).env("CNI_NAMES", names).args(words).arg("netd-cni").output()?)
+    };
+    let theirs = |name: &str| fs::read_to_string(folder.join(name)).is_ok_and(|text| text == "theirs");
+    for name in ["bridge", "portmap"] {
+        fs::write(folder.join(name), "theirs")?;
+    }
+    // What was never installed is not taken away.
+    let kept = install("", &["-u"])?;
+    ensure!(kept.status.success() && theirs("bridge") && theirs("portmap"), "{kept:?}");
+    // Twice, and with commas.
+    for _ in 0..2 {
+        let done = install("netd-cni,bridge", &[])?;
+        ensure!(
+            done.status.success() && !theirs("bridge") && theirs("bridge.replaced") && theirs("portmap"),
+            "{done:?}"
+        );
+    }
+    let back = install("netd-cni,bridge", &["-u"])?;
+    ensure!(back.status.success(), "{back:?}");
+    let left = files(&folder)?;
+    ensure!(left == ["/bridge", "/portmap"].map(str::to_owned).into() && theirs("bridge"), "{left:?}");
+    for bad in ["../../../evil", "flanel", "netd"] {
+        let refused = install(bad, &[])?;
+        let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+        ensure!(!refused.status.success() && said.contains(bad) && said.contains("accepted: netd-cni"), "{said}");
+    }
+    Ok(())
+}
+
+/// A folder that no release was made in is somebody's own.
+fn a_release_replaces_nothing_but_a_release() -> Result<()> {
+    let place = tempfile::tempdir()?;
+    let out = place.path().join("out");
+    release(place.path(), "022")?;
+    fs::remove_file(out.join("SHA256SUMS"))?;
+    for file in fs::read_dir(&out)? {
+        fs::remove_file(file?.path())?;
+    }
+    for text in ["", "0  letter\n"] {
+        fs::write(out.join("letter"), "mine")?;
+        if !text.is_empty() {
+            fs::write(out.join("SHA256SUMS"), text)?;
+        }
+        let refused = release(place.path(), "022").map(drop).expect_err("a release in the place of a letter");
+        ensure!(format!("{refused:#}").contains("in it is of no release"), "{refused:#}");
+        ensure!(fs::read_to_string(out.join("letter"))? == "mine");
+    }
+    fs::remove_file(out.join("letter"))?;
+    fs::remove_file(out.join("SHA256SUMS"))?;
+    // Into an empty folder, and in the place of a release, one of another version too.
+    ensure!(release(place.path(), "022")?.len() == 5);
+    ensure!(release(place.path(), "022")?.len() == 5);
+    Ok(())
+}
+
+/// A version before a release is older than it, for dpkg as for Cargo.
+fn packages_of_a_version_before_a_release_are_older_than_it() -> Result<()> {
+    let place = tempfile::tempdir()?;
+    for (version, debian) in [("1.2.0", "1.2.0"), ("1.2.0-rc1", "1.2.0~rc1"), ("1.2.0-rc-1.x", "1.2.0~rc.1.x")] {
+        let mut deb = packaging("deb")?;
+        let made = words(deb.env("VERSION", version).arg(place.path()).arg("netd-cni"))?;
+        ensure!(made.contains(&format!("netd-cni_{debian}_")), "{made}");
+        let field = words(Command::new("dpkg-deb").args(["-f", made.trim(), "Version"]))?;
+        ensure!(field.trim() == debian, "{field}");
+        let older = Command::new("dpkg").args(["--compare-versions", debian, "lt", "1.2.0"]).status()?;
+        ensure!(older.success() == (debian != "1.2.0"), "{debian}");
+    }
+    Ok(())
+}
+
 fn settings_that_are_shipped_are_ones_that_the_programs_read() -> Result<()> {
     let host = Host::start("settings")?;
     for name in ["netd", "ipvs-proxy"] {
@@ -256,6 +333,9 @@ fn main() -> ExitCode {
         lab::tests![
             installed_programs_are_started_from_where_they_are_and_go_but_their_settings,
             settings_that_are_shipped_are_ones_that_the_programs_read,
+            plugins_of_others_come_back_and_names_that_are_none_are_refused,
+            a_release_replaces_nothing_but_a_release,
+            packages_of_a_version_before_a_release_are_older_than_it,
             releases_are_the_same_bytes_wherever_and_whenever_they_are_made,
             packages_go_where_folders_are_mount_points_or_links_and_programs_are_gone,
             list_of_crates_names_what_is_linked_with_licence_and_checksum,
