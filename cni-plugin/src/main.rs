@@ -18,10 +18,21 @@ fn main() -> ExitCode {
     let program = words.next().unwrap_or_default();
     match words.next() {
         // Runtimes pass no arguments.
-        None if env::var_os("CNI_COMMAND").is_none_or(|command| command.is_empty()) => about(),
+        None if env::var_os("CNI_COMMAND").is_none_or(|command| command.is_empty()) => {
+            eprint!("{}", about());
+            ExitCode::SUCCESS
+        }
         None => serve(&program),
         Some(word) if word == "install" => install(words),
         Some(word) if word == "cleanup" => cleanup(words),
+        Some(word) if ["--help", "-h", "help"].contains(&word.as_str()) => {
+            print!("{}", about());
+            ExitCode::SUCCESS
+        }
+        Some(word) if ["--version", "-V"].contains(&word.as_str()) => {
+            println!("netd-cni {}", env!("CARGO_PKG_VERSION"));
+            ExitCode::SUCCESS
+        }
         Some(word) => {
             eprintln!("unknown command {word}\n{USAGE}\n{CLEANUP_USAGE}");
             ExitCode::from(2)
@@ -47,11 +58,12 @@ fn serve(program: &str) -> ExitCode {
 }
 
 /// What an operator sees who just calls the binary; skel does the same.
-fn about() -> ExitCode {
+fn about() -> String {
     let spoken = SpecVersion::ALL.map(SpecVersion::as_str).join(", ");
-    eprintln!("netd-cni {}: CNI plugin, protocol versions {spoken}", env!("CARGO_PKG_VERSION"));
-    eprintln!("A container runtime calls it with CNI_COMMAND set. {USAGE}");
-    ExitCode::SUCCESS
+    format!(
+        "netd-cni {}: CNI plugin, protocol versions {spoken}\nA container runtime calls it with CNI_COMMAND set.\n{USAGE}\n{CLEANUP_USAGE}\n",
+        env!("CARGO_PKG_VERSION")
+    )
 }
 
 fn cleanup(words: impl Iterator<Item = String>) -> ExitCode {

@@ -1,5 +1,6 @@
 //! Manual pages and completions: made from the flags that the programs read, so that they name every verb and flag there is.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -84,8 +85,17 @@ fn completions_name_every_flag_and_bash_completes_verbs() -> Result<()> {
 
 fn page_and_completions_of_the_plugin_know_its_usage() -> Result<()> {
     let host = Host::start("plugin")?;
-    let usage = host.command(bin("netd-cni")?).arg("--help").output()?.stderr;
-    ensure!(usage.contains("usage: netd-cni install [--as NAME[,NAME...]] [--conflist FILE TO] DIR"), "{usage}");
+    let said = |word: &str| host.command(bin("netd-cni")?).arg(word).run().map(|said| said.stdout);
+    for word in ["--help", "-h", "help"] {
+        let usage = said(word)?;
+        ensure!(usage.contains("usage: netd-cni install [--as NAME[,NAME...]] [--conflist FILE TO] DIR"), "{usage}");
+        ensure!(usage.contains("usage: netd-cni cleanup [--yes] LIST...") && !usage.contains("unknown"), "{usage}");
+    }
+    for word in ["--version", "-V"] {
+        ensure!(said(word)? == format!("netd-cni {}\n", env!("CARGO_PKG_VERSION")), "{word}: {}", said(word)?);
+    }
+    let refused = host.command(bin("netd-cni")?).args(["install", "/nowhere/bin"]).output()?;
+    ensure!(!refused.status.success() && refused.stderr.contains("mkdir -p /nowhere/bin"), "{}", refused.stderr);
     let mut texts = vec![fs::read_to_string(root().join("docs/man/netd-cni.8"))?];
     for shell in ["bash", "zsh", "fish"] {
         texts.push(fs::read_to_string(root().join(format!("configs/completions/netd-cni.{shell}")))?);
@@ -108,6 +118,43 @@ fn page_and_completions_of_the_plugin_know_its_usage() -> Result<()> {
     Ok(())
 }
 
+fn documents_have_a_row_for_each_check_of_a_doctor() -> Result<()> {
+    for (program, page) in [("netd", "tools"), ("ipvs-proxy", "proxy-tools")] {
+        let source = fs::read_to_string(root().join(program).join("src/doctor/mod.rs"))?;
+        let checks: Vec<&str> =
+            source.split("Check { name: \"").skip(1).filter_map(|rest| rest.split('"').next()).collect();
+        ensure!(checks.len() > 9, "{program}: {checks:?}");
+        let text = fs::read_to_string(root().join(format!("docs/{page}.md")))?;
+        for check in checks {
+            ensure!(text.contains(&format!("\n| `{check}` | ")), "docs/{page}.md has no row for `{check}`");
+        }
+    }
+    Ok(())
+}
+
+/// Who reads the README finds each page by its links.
+fn every_page_is_reached_from_the_readme() -> Result<()> {
+    let (mut open, mut reached) = (vec![PathBuf::from("README.md")], BTreeSet::new());
+    while let Some(page) = open.pop() {
+        let text = fs::read_to_string(root().join(&page)).with_context(|| page.display().to_string())?;
+        let folder = page.parent().unwrap_or(Path::new(""));
+        let links = text.split("](").skip(1).filter_map(|rest| rest.split([')', '#']).next());
+        for link in links.filter(|link| link.ends_with(".md") && !link.contains("://")) {
+            // As a browser reads it: a page of docs/ names one beside it, or `../` one above.
+            let to = link.strip_prefix("../").map_or_else(|| folder.join(link), PathBuf::from);
+            if reached.insert(to.clone()) {
+                open.push(to);
+            }
+        }
+    }
+    for entry in fs::read_dir(root().join("docs"))? {
+        let name = entry?.file_name().to_string_lossy().into_owned();
+        let page = Path::new("docs").join(&name);
+        ensure!(!name.ends_with(".md") || reached.contains(&page), "no link leads to {}", page.display());
+    }
+    Ok(())
+}
+
 fn main() -> ExitCode {
     lab::harness::main(
         &[],
@@ -115,6 +162,8 @@ fn main() -> ExitCode {
             pages_name_every_flag_whatever_the_environment_says,
             completions_name_every_flag_and_bash_completes_verbs,
             page_and_completions_of_the_plugin_know_its_usage,
+            documents_have_a_row_for_each_check_of_a_doctor,
+            every_page_is_reached_from_the_readme,
         ],
     )
 }

@@ -36,6 +36,9 @@ pub enum InstallError {
     /// The command line is not understood.
     #[error("{0}\n{USAGE}")]
     Usage(String),
+    /// The folder of the plugins is not there: a name mistyped, or a host without a runtime.
+    #[error("there is no folder {0}: name the one in which the runtime looks for plugins, or make it: mkdir -p {0}")]
+    NoFolder(String),
     /// A file operation failed.
     #[error("cannot {operation} {path}: {source}")]
     Io {
@@ -102,6 +105,9 @@ impl Install {
     /// When the file system refuses; names that were done before stay. When the list is none, before anything is done.
     pub fn run(&self, source: &Path) -> Result<Vec<PathBuf>, InstallError> {
         let list = self.conflist.as_ref().map(|(from, to)| Ok((conflist(from)?, to))).transpose()?;
+        if !self.dir.is_dir() {
+            return Err(InstallError::NoFolder(self.dir.display().to_string()));
+        }
         let draft = draft_in(&self.dir);
         let mut installed = Vec::new();
         let others = self.names.iter().copied().filter(|name| *name != "netd-cni");
