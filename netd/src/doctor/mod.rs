@@ -21,7 +21,7 @@ mod paths;
 pub(crate) mod probing;
 mod reverse_path;
 
-use ::daemon::doctor::{self, Check, Finding, Trouble};
+use ::daemon::doctor::{self, Check, Finding, Severity, Trouble};
 use ::daemon::lifecycle::Exit;
 use ::daemon::terminal::Waiting;
 use anyhow::Result;
@@ -57,8 +57,15 @@ pub(crate) fn act(flags: &Flags, probe_port: Option<u16>, json: bool) -> Result<
     Ok(doctor::print(&examine(&facts), json)?)
 }
 
+/// Checks that find something out without a daemon; the others judge what it says, and what other nodes answer to its kind of probe.
+const ALONE: [&str; 4] = ["daemon", "kernel", "forwarding", "br_netfilter"];
+
 fn examine(facts: &Facts) -> Vec<Finding> {
-    doctor::examine(&CHECKS, facts)
+    let mut findings = doctor::examine(&CHECKS, facts);
+    if facts.daemon.is_none() {
+        findings.retain(|finding| finding.severity != Severity::Ok || ALONE.contains(&finding.check));
+    }
+    findings
 }
 
 #[cfg(test)]

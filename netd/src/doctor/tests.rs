@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use kernel::query::Interface;
 use netstate::InterfaceAddress;
 
-use ::daemon::doctor::{Severity, text};
+use ::daemon::doctor::text;
 
 use super::entrance::{Closed, Entrance};
 use super::packet::Answer;
@@ -94,6 +94,18 @@ fn path(change: impl FnOnce(&mut Paths)) -> Vec<String> {
 fn a_node_that_is_well_has_no_finding_but_one_line_for_each_check() {
     assert_eq!(after(|_| {}), Vec::<String>::new());
     assert_eq!(text(&examine(&well())).lines().count(), CHECKS.len());
+}
+
+#[test]
+fn without_a_daemon_nothing_is_called_well_that_nobody_asked() {
+    let mut facts = well();
+    facts.daemon = None;
+    facts.paths.clear();
+    let said = text(&examine(&facts));
+    assert!(said.contains("PROBLEM  daemon") && said.contains("ok       forwarding"), "{said}");
+    for check in ["networks", "duplicates", "outer", "port", "checksum", "mtu", "clock"] {
+        assert!(!said.contains(&format!("ok       {check}")), "{said}");
+    }
 }
 
 #[test]

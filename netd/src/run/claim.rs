@@ -156,7 +156,7 @@ impl Claimed {
                 // The same, of one that sees other files.
                 Ok(Some(conflict)) if conflict.other.is_none() && tries < TRIES => tokio::time::sleep(PAUSE).await,
                 Ok(Some(conflict)) => return Err(refused(&conflict)),
-                Err(error) => return Err(self.unnoticed(error)),
+                Err(error) => return Err(unnoticed(&self.folder, error)),
             }
             tries += 1;
         }
@@ -181,7 +181,7 @@ impl Claimed {
         let refusal = match self.write() {
             Ok(None) => return Ok(()),
             Ok(Some(conflict)) => anyhow!("{conflict}"),
-            Err(error) => self.unnoticed(error),
+            Err(error) => unnoticed(&self.folder, error),
         };
         self.claim = before;
         Err(refusal)
@@ -209,18 +209,10 @@ impl Claimed {
                 // A daemon that is being replaced may take a moment to end.
                 Ok(Some(_)) if tries < most => std::thread::sleep(PAUSE),
                 Ok(Some(conflict)) => return Err(refused(&conflict)),
-                Err(error) => return Err(self.unnoticed(error)),
+                Err(error) => return Err(unnoticed(&self.folder, error)),
             }
         }
         Ok(self)
-    }
-
-    fn unnoticed(&self, error: io::Error) -> anyhow::Error {
-        let folder = self.folder.display();
-        anyhow::Error::new(error).context(format!(
-            "no claim in {folder}, without which a second netd on this host would not be noticed: make the folder \
-             writable, in a container by mounting the host's /run/netd"
-        ))
     }
 
     /// Writes the claim down unless it conflicts with another one.
@@ -302,6 +294,15 @@ fn is_over(path: &Path) -> io::Result<bool> {
     }
 }
 
+fn unnoticed(folder: &Path, error: io::Error) -> anyhow::Error {
+    let root = if error.kind() == io::ErrorKind::PermissionDenied { "run netd as root, and " } else { "" };
+    anyhow::Error::new(error).context(format!(
+        "no claim in {}, without which a second netd on this host would not be noticed: {root}make the folder writable, in \
+         a container by mounting the host's /run/netd",
+        folder.display()
+    ))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -329,6 +330,13 @@ mod tests {
             "Pod network 172.7.0.0/16, which overlaps 172.7.128.0/17"
         );
         assert_eq!(conflict(claim("b", "10.5.0.0/16", Some("flannel.1"))).unwrap(), "device flannel.1");
+    }
+
+    #[test]
+    fn who_is_not_root_is_told_so() {
+        let said = |kind: io::ErrorKind| format!("{:#}", unnoticed(Path::new("/run/netd/claims"), kind.into()));
+        assert!(said(io::ErrorKind::PermissionDenied).contains("run netd as root, and make the folder writable"));
+        assert!(!said(io::ErrorKind::ReadOnlyFilesystem).contains("root"));
     }
 
     #[test]
