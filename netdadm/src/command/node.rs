@@ -34,10 +34,11 @@ pub(super) fn run(asked: &NodeVerb, out: &mut impl Write) -> Result<ExitCode, St
     let Some(topology) = verify::topology(&common.file, out)? else { return Ok(ExitCode::FAILURE) };
     let host = topology.hosts.iter().find(|host| host.name.value == common.name);
     let host = host.filter(|host| host.has(Role::Node)).ok_or_else(|| {
-        format!(
-            "the topology has no host {} with the role node; the role is taken from it after `node remove`",
-            common.name
-        )
+        let then = match asked {
+            NodeVerb::Add(_) => "write it there, and `netdadm render`, first",
+            NodeVerb::Remove(_) => "the role is taken from it after `node remove`",
+        };
+        format!("the topology has no host {} with the role node; {then}", common.name)
     })?;
     match asked {
         NodeVerb::Add(asked) => add(asked, &topology, host, out),
@@ -275,8 +276,9 @@ mod tests {
             let all = ["netdadm", "node"].iter().chain(words).chain(&places).map(Into::into);
             command::run(all, &mut Vec::new()).unwrap_err()
         };
-        assert!(run(&["remove", "hdss7-12"]).starts_with("the topology has no host hdss7-12 with the role node"));
-        assert!(run(&["add", "nobody"]).starts_with("the topology has no host nobody with the role node"));
+        let none = |host: &str| format!("the topology has no host {host} with the role node; ");
+        assert_eq!(run(&["remove", "hdss7-12"]), none("hdss7-12") + "the role is taken from it after `node remove`");
+        assert_eq!(run(&["add", "nobody"]), none("nobody") + "write it there, and `netdadm render`, first");
         assert!(
             run(&["add", "hdss7-21"])
                 .starts_with("/nowhere/hosts/hdss7-21/manifest.json is not there: `netdadm render")
