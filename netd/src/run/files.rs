@@ -4,7 +4,7 @@
 
 use std::fs;
 use std::io::{self, Write};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 
 /// Makes `path` hold `content`, with mode 0644 and the folders above it. Returns whether it had to be written.
@@ -15,11 +15,44 @@ pub(crate) fn replace(path: &Path, content: &[u8]) -> io::Result<bool> {
     if bounded::holds(path, content) {
         return Ok(false);
     }
+    write(path, content, 0o644)
+}
+
+/// The same for what may have a secret in it: the file is its owner's alone, also where it was everybody's before.
+///
+/// # Errors
+/// As [`replace`].
+pub(crate) fn replace_secret(path: &Path, content: &[u8]) -> io::Result<bool> {
+    if mode(path) == Some(0o600) && bounded::holds(path, content) {
+        return Ok(false);
+    }
+    write(path, content, 0o600)
+}
+
+/// The same for an operator's own file, which keeps its mode and owner.
+///
+/// # Errors
+/// As [`replace`].
+pub(crate) fn replace_kept(path: &Path, content: &[u8]) -> io::Result<bool> {
+    let Ok(before) = fs::metadata(path) else { return replace(path, content) };
+    if bounded::holds(path, content) {
+        return Ok(false);
+    }
+    write(path, content, before.mode() & 0o777)?;
+    std::os::unix::fs::chown(path, Some(before.uid()), Some(before.gid()))?;
+    Ok(true)
+}
+
+fn mode(path: &Path) -> Option<u32> {
+    fs::symlink_metadata(path).ok().map(|file| file.mode() & 0o777)
+}
+
+fn write(path: &Path, content: &[u8], mode: u32) -> io::Result<bool> {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     fs::create_dir_all(folder)?;
     let mut file = tempfile::NamedTempFile::new_in(folder)?;
     file.write_all(content)?;
-    file.as_file().set_permissions(fs::Permissions::from_mode(0o644))?;
+    file.as_file().set_permissions(fs::Permissions::from_mode(mode))?;
     file.as_file().sync_all()?;
     file.persist(path).map_err(|error| error.error)?;
     Ok(true)
@@ -28,7 +61,6 @@ pub(crate) fn replace(path: &Path, content: &[u8]) -> io::Result<bool> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::fs::MetadataExt;
 
     #[test]
     fn file_is_replaced_as_a_whole_and_only_when_it_differs() {
@@ -42,5 +74,17 @@ mod tests {
         assert!(replace(&path, b"FLANNEL_MTU=1500\n").unwrap());
         assert_eq!(fs::read(&path).unwrap(), b"FLANNEL_MTU=1500\n");
         assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1, "nothing is left behind");
+    }
+
+    #[test]
+    fn a_secret_is_its_owners_alone_and_an_operators_file_keeps_its_mode() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("net-conf.json");
+        assert!(replace(&path, b"PSK").unwrap());
+        assert!(replace_secret(&path, b"PSK").unwrap(), "it was everybody's");
+        assert_eq!(mode(&path), Some(0o600));
+        assert!(!replace_secret(&path, b"PSK").unwrap());
+        assert!(replace_kept(&path, b"another").unwrap());
+        assert_eq!((mode(&path), fs::read(&path).unwrap().as_slice()), (Some(0o600), b"another".as_slice()));
     }
 }

@@ -306,9 +306,10 @@ impl<S: LeaseSource> Daemon<S> {
         self.record_settled();
     }
 
+    /// WireGuard's PSK is in it.
     fn record_settled(&mut self) {
         let path = self.node.config.run_dir.join(SETTLED);
-        match files::replace(&path, self.change.text.as_bytes()) {
+        match files::replace_secret(&path, self.change.text.as_bytes()) {
             Ok(_) => self.change.recorded = true,
             Err(error) => {
                 self.reporter.complain(format!("write {}: {error}", path.display()), |text| tracing::warn!("{text}"));

@@ -3,6 +3,7 @@
 use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::ffi::OsString;
+use std::os::unix::fs::PermissionsExt;
 use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -388,6 +389,8 @@ fn network_that_all_nodes_use_is_recorded_although_the_first_try_failed() {
         eventually("ready", || is_ready(&shell)).await;
         std::fs::remove_dir_all(&record).unwrap();
         eventually("the record", || std::fs::read_to_string(&record).is_ok_and(|text| text == NETWORK)).await;
+        // WireGuard's PSK may be in it.
+        assert_eq!(std::fs::metadata(&record).unwrap().permissions().mode() & 0o777, 0o600);
     });
 }
 

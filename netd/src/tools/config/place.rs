@@ -89,7 +89,7 @@ impl Place {
                 if read_file(path)?.as_deref() != before.map(|stored| stored.text.as_str()) {
                     bail!(changed());
                 }
-                files::replace(path, text.as_bytes()).with_context(|| format!("write {}", path.display()))?;
+                files::replace_kept(path, text.as_bytes()).with_context(|| format!("write {}", path.display()))?;
             }
         }
         Ok(())
