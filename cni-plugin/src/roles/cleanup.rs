@@ -88,7 +88,8 @@ impl Cleanup {
         let mut networks = BTreeMap::new();
         for path in &self.lists {
             let text = match bounded::read(path, LIST_MAX) {
-                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                // A shell passes a pattern on that no file fits; a name without one is a list that somebody means.
+                Err(error) if error.kind() == io::ErrorKind::NotFound && is_pattern(path) => continue,
                 text => text.map_err(|error| CniError::io("read", path, &error)),
             };
             match text.and_then(|text| networks_of(&text).map_err(|error| error.details(path.display().to_string()))) {
@@ -101,6 +102,10 @@ impl Cleanup {
         networks.retain(|_, network: &mut Network| network.places.records(Class::Attachment).dir().is_dir());
         networks
     }
+}
+
+fn is_pattern(path: &Path) -> bool {
+    path.to_string_lossy().contains(['*', '?', '['])
 }
 
 /// The networks that a list gives to plugins of ours which make a bridge; a file without a list is one plugin.

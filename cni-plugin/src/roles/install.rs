@@ -37,7 +37,7 @@ pub enum InstallError {
     #[error("{0}\n{USAGE}")]
     Usage(String),
     /// The folder of the plugins is not there: a name mistyped, or a host without a runtime.
-    #[error("there is no folder {0}: name the one in which the runtime looks for plugins, or make it: mkdir -p {0}")]
+    #[error("there is no folder {0}: name the one that the runtime has its plugins in, or make it: mkdir -p {0}")]
     NoFolder(String),
     /// A file operation failed.
     #[error("cannot {operation} {path}: {source}")]
@@ -74,9 +74,13 @@ impl Install {
         let (mut dir, mut names, mut conflist) = (None, Vec::new(), None);
         let mut words = words.into_iter();
         while let Some(word) = words.next() {
-            match word.as_str() {
+            let (option, value) = match word.split_once('=') {
+                Some((option @ "--as", value)) => (option, Some(value.to_owned())),
+                _ => (word.as_str(), None),
+            };
+            match option {
                 "--as" => {
-                    let list = words.next().ok_or_else(|| usage("--as needs names".to_owned()))?;
+                    let list = value.or_else(|| words.next()).ok_or_else(|| usage("--as needs names".to_owned()))?;
                     for name in list.split(',') {
                         names.push(known(name).ok_or_else(|| {
                             usage(format!("{name:?} is no plugin of this binary: {}", known_names()))
@@ -234,6 +238,7 @@ mod tests {
             Install { dir: PathBuf::from("/opt/cni/bin"), names: vec!["flannel", "portmap"], conflist: None }
         );
         assert_eq!(parse("/x --as flannel").unwrap().names, ["flannel"]);
+        assert_eq!(parse("--as=flannel,portmap /x").unwrap().names, ["flannel", "portmap"]);
         assert_eq!(parse("--as bridge /x").unwrap().names, ["bridge"]);
         let list = parse("--conflist /a/b /etc/cni/net.d/10-netd.conflist /x").unwrap().conflist.unwrap();
         assert_eq!(list, (PathBuf::from("/a/b"), PathBuf::from("/etc/cni/net.d/10-netd.conflist")));

@@ -76,14 +76,18 @@ fn goes_past(node: &Node) {
     let (pod, _) = node.attached(&dead, "gone");
     node.del(&dead, "gone", &pod).silent();
     // Of three lists one is broken off in its middle, one has a Pod that lives, and the last is a file of one plugin.
+    // Besides, a pattern that no file fits, as a shell passes it on, and a name that is mistyped.
+    let others = ["/run/*.conflist.none", "/run/10-alvie.conflist"];
     let paths = ["/run/00-junk.conflist", "/run/10-alive.conflist", "/run/20-dead.conf"];
     let list = json!({"cniVersion": "1.0.0", "name": "alive", "plugins": [alive]});
     for (path, text) in paths.iter().zip([r#"{"name": "#.to_owned(), list.to_string(), dead.to_string()]) {
         fs::write(path, text).unwrap();
     }
-    let output = Command::new(node.plugin("netd-cni")).args(["cleanup", "--yes"]).args(paths).output().unwrap();
+    let output =
+        Command::new(node.plugin("netd-cni")).args(["cleanup", "--yes"]).args(others).args(paths).output().unwrap();
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(output.status.code() == Some(1) && said.contains(paths[0]) && said.contains("is alive"), "{said}");
+    assert!(said.contains("/run/10-alvie.conflist; No such file") && !said.contains("none"), "{said}");
     let links = node.links();
     assert!(links.contains(&"br0".to_owned()) && !links.contains(&"br1".to_owned()), "{links:?}");
     assert!(Path::new("/var/lib/cni/netd/alive").exists() && !Path::new("/var/lib/cni/netd/dead").exists());
