@@ -92,7 +92,13 @@ fn exit_codes_and_streams_are_those_of_the_name_it_was_started_under() -> Result
         (&flanneld, &["--version=true"], 0, "", "v"),
         (&flanneld, &["-h"], 0, "", "--etcd-endpoints"),
         (&flanneld, &["--nope"], 1, "", "--nope"),
-        (&flanneld, &["-kube-subnet-mgr"], 1, "", "NODE_NAME: nothing says which Node is this one"),
+        (
+            &flanneld,
+            &["-kube-subnet-mgr"],
+            1,
+            "",
+            "NODE_NAME: nothing says which Node is this one; accepted: the Node's name in --node-name",
+        ),
     ] {
         let output = run(program, words)?;
         ensure!(output.status.code() == Some(code), "{program} {words:?}: {output:?}");

@@ -225,8 +225,7 @@ fn node_name(kube: &Kube, problems: &mut Vec<Problem>) -> Option<NodeName> {
     }
     let pod = given(&kube.pod_namespace).zip(given(&kube.pod_name));
     if pod.is_none() {
-        let accepted =
-            "the Node's name in NODE_NAME, or the Pod's in POD_NAME and POD_NAMESPACE (downward API: spec.nodeName)";
+        let accepted = "the Node's name in --node-name or NODE_NAME, or the Pod's in POD_NAME and POD_NAMESPACE (downward API: spec.nodeName)";
         problems.push(Problem::new("NODE_NAME", "nothing says which Node is this one", accepted));
     }
     pod.map(|(namespace, name)| NodeName::OfPod { namespace, name })

@@ -333,7 +333,7 @@ mod tests {
     }
 
     #[test]
-    fn who_is_not_root_is_told_so() {
+    fn who_is_not_root_reads_that_he_must_be() {
         let said = |kind: io::ErrorKind| format!("{:#}", unnoticed(Path::new("/run/netd/claims"), kind.into()));
         assert!(said(io::ErrorKind::PermissionDenied).contains("run netd as root, and make the folder writable"));
         assert!(!said(io::ErrorKind::ReadOnlyFilesystem).contains("root"));

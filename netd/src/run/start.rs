@@ -246,7 +246,11 @@ async fn wait_for_config<S: LeaseSource>(source: &S, place: &str, seed: u64) -> 
     loop {
         let trouble = match source.config().await {
             Ok(Some(text)) => return Ok(text),
-            Ok(None) => format!("{place} does not exist: write the network's configuration there"),
+            Ok(None) => {
+                format!(
+                    "{place} does not exist: write the network's configuration there (`netd config set -f net-conf.json`)"
+                )
+            }
             Err(error @ ConfigError::File(..)) => return Err(error.into()),
             Err(error) => error.to_string(),
         };

@@ -220,7 +220,7 @@ pub(crate) enum ConfigError {
     #[error(transparent)]
     Store(#[from] ClusterError),
     /// The file cannot be read; only a person can change that.
-    #[error("read {0}")]
+    #[error("the network's configuration, which --net-config-path names: read {0}")]
     File(PathBuf, #[source] std::io::Error),
 }
 
