@@ -37,13 +37,15 @@ pub(super) fn effects(before: Option<&Network>, after: &Network, leases: &[Subne
     }
     if before.backend != after.backend {
         let (from, to) = (before.backend.name(), after.backend.name());
-        effects.push(if from == to {
-            format!("options of {to} change: each node writes them into its device and its routes")
-        } else {
+        effects.push(if after.backend.stands_beside(&before.backend) {
+            let what =
+                if from == to { format!("{to} gets another device") } else { format!("backend {from} becomes {to}") };
             format!(
-                "backend {from} becomes {to}: nodes move by themselves, both data paths stand until all have; nodes of \
-                 flannel move when they are restarted"
+                "{what}: nodes move by themselves, both data paths stand until all have; nodes of flannel move when they \
+                 are restarted"
             )
+        } else {
+            format!("options of {to} change: each node writes them into its device and its routes")
         });
     }
     if let Some(what) = after.backend.interruption(&before.backend) {
@@ -118,6 +120,11 @@ mod tests {
             ports(r#""Port":4789"#)
         );
         assert_eq!(ports(r#""Port":4789,"VNI":2"#).len(), 1);
+        assert!(
+            ports(r#""VNI":2"#)[0].starts_with("vxlan gets another device: nodes move"),
+            "{:?}",
+            ports(r#""VNI":2"#)
+        );
         let after = network(r#"{"Network":"172.7.0.0/16","SubnetMax":"172.7.99.0"}"#);
         assert!(effects(Some(&before), &after, &leases)[0].starts_with("every lease fits"));
         let after = network(
