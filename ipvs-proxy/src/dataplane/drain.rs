@@ -205,6 +205,37 @@ mod tests {
     }
 
     #[test]
+    fn the_end_of_the_grace_period_is_no_later_than_said_whenever_the_next_look_would_be() {
+        let mut drains = Drains::new(at(5), at(5000));
+        drains.begin(pod(2), at(0));
+        for now in [1, 3] {
+            assert_eq!(look(&mut drains, &[(2, false)], now), []);
+        }
+        assert_eq!((drains.next(), drains.due(at(4))), (Some(at(5)), BTreeSet::new()));
+        assert_eq!(drains.due(at(5)), BTreeSet::from([pod(2).service]));
+        assert_eq!(look(&mut drains, &[(2, false)], 5), [(pod(2), Ended::Expired)]);
+    }
+
+    #[test]
+    fn a_look_that_failed_is_put_off_for_its_virtual_server_alone_also_behind_the_grace_period() {
+        let mut drains = Drains::new(at(5), at(5000));
+        let other = RealServerKey { service: VirtualServerKey { port: 81, ..pod(2).service }, ..pod(2) };
+        drains.begin(pod(2), at(0));
+        drains.begin(other, at(0));
+        drains.postpone(pod(2).service, at(3));
+        assert_eq!(
+            drains.due(at(17)),
+            BTreeSet::from([other.service]),
+            "what cannot be read is not asked for all the time"
+        );
+        assert_eq!(drains.due(at(18)), BTreeSet::from([pod(2).service, other.service]));
+        assert!(drains.cancel(&other));
+        assert_eq!(drains.next(), Some(at(18)));
+        assert_eq!(look(&mut drains, &[(2, false)], 17), [], "nobody knows how many connections there were");
+        assert_eq!(look(&mut drains, &[(2, false)], 18), [(pod(2), Ended::Expired)]);
+    }
+
+    #[test]
     fn one_that_begins_twice_keeps_its_deadline_and_one_that_is_back_is_forgotten() {
         let mut drains = Drains::new(GRACE, at(5000));
         drains.begin(pod(2), at(0));

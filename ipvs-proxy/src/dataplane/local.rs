@@ -88,3 +88,31 @@ pub(super) fn changes(before: &Options, after: &Options) -> BTreeMap<RouteKey, O
     let come = after.iter().filter(|(key, _)| !before.contains_key(key));
     gone.chain(come.map(|(key, route)| (*key, Some(route.clone())))).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_route_is_ours_in_the_local_table_as_a_local_one_of_our_protocol_only() {
+        let (key, route) = route("192.168.0.0/16".parse().unwrap());
+        let (main, single) =
+            (RouteKey { table: 254, ..key }, RouteKey { dst: "192.168.0.10/32".parse().unwrap(), ..key });
+        let unicast = Route { kind: RouteKind::Unicast, ..route.clone() };
+        let kernels = Route { protocol: 2, ..route.clone() };
+        assert!(is_ours(&key, &route));
+        for (key, route) in [(&main, &route), (&key, &unicast), (&key, &kernels)] {
+            assert!(!is_ours(key, route), "{key} {route:?}");
+        }
+        for (key, protocol, interests) in [
+            (&key, PROXY_ROUTE_PROTOCOL, true),
+            (&key, 2, true),
+            (&single, PROXY_ROUTE_PROTOCOL, true),
+            (&single, 2, false),
+            (&main, PROXY_ROUTE_PROTOCOL, false),
+            (&main, 2, false),
+        ] {
+            assert_eq!(is_of_interest(key, protocol), interests, "{key} of protocol {protocol}");
+        }
+    }
+}

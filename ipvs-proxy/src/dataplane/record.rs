@@ -101,6 +101,7 @@ pub(crate) fn is_whole(rows: &Rows<RowKey, Row>, family: IpFamily) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use netstate::nft::{ElementKey, Family, TableKey};
     use reconcile::{Observed, Owner};
 
     use super::*;
@@ -125,6 +126,36 @@ mod tests {
     #[test]
     fn the_marker_is_no_virtual_server() {
         assert_eq!(server(&marker(IpFamily::V4, 7).0), None);
+    }
+
+    #[test]
+    fn an_element_of_another_set_or_table_records_nothing() {
+        let (RowKey::Element(ours), _) = element(&web(), &ObjectName::new("default", "web")) else {
+            panic!("an element")
+        };
+        assert_eq!(server(&RowKey::Element(ours.clone())), Some(web()));
+        let set = ElementKey { set: Name::literal("services"), ..ours.clone() };
+        assert_eq!(server(&RowKey::Element(set)), None);
+        for (family, name) in [(Family::Ip, "theirs"), (Family::Inet, "ipvs-proxy")] {
+            let table = TableKey { family, name: Name::literal(name) };
+            assert_eq!(server(&RowKey::Element(ElementKey { table, ..ours.clone() })), None, "{family:?} {name}");
+        }
+    }
+
+    #[test]
+    fn a_family_is_kept_by_a_virtual_server_or_by_its_marker_and_by_nothing_else() {
+        let name = ObjectName::new("default", "web");
+        let served = |addr: &str| element(&VirtualServerKey { addr: addr.parse().unwrap(), ..web() }, &name);
+        let (v4, v6) = (IpFamily::V4, IpFamily::V6);
+        for (found, families) in [
+            (vec![], vec![]),
+            (vec![served("192.168.0.10")], vec![v4]),
+            (vec![marker(v6, 7)], vec![v6]),
+            (vec![served("fd00::10"), marker(v6, 7)], vec![v6]),
+            (vec![served("192.168.0.10"), marker(v6, 7)], vec![v4, v6]),
+        ] {
+            assert_eq!(kept(&rows(found.clone())).collect::<Vec<_>>(), families, "{found:?}");
+        }
     }
 
     #[test]

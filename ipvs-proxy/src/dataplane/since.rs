@@ -93,6 +93,15 @@ mod tests {
         let row = |(key, value): (RowKey, Row)| (key, Observed { value, owner: Owner::Ours });
         let mut rows: Rows<RowKey, Row> = reals.iter().zip([7, 12]).map(|(real, at)| row(element(real, at))).collect();
         assert_eq!(drains(&rows), BTreeMap::from([(reals[0], 7), (reals[1], 12)]));
+        let foreign = |change: fn(&mut ElementKey)| {
+            let (key, value) = row(element(&reals[0], 7));
+            let RowKey::Element(mut key) = key else { panic!("an element") };
+            change(&mut key);
+            drains(&Rows::from([(RowKey::Element(key), value)]))
+        };
+        assert_eq!(foreign(|_| ()).len(), 1);
+        assert!(foreign(|key| key.set = Name::literal("theirs")).is_empty());
+        assert!(foreign(|key| key.table.name = Name::literal("theirs")).is_empty());
         for row in rows.values_mut() {
             row.value = Row::Element(Element::member().comment("web".to_owned()));
         }

@@ -290,3 +290,29 @@ impl Outcome {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn another_answer_or_source_for_any_class_is_not_alike_and_another_choice_is() {
+        let named = |name: &str| Dispatch::named(&Name::observed(format!("choose/{name}"))).unwrap();
+        let before = named("3/3m/1-at-3");
+        for (name, is_like) in [
+            ("3/3m/1-at-3", true),
+            ("2/4m/1", true),
+            ("3m/3m/1-at-3", false),
+            ("3/3/1-at-3", false),
+            ("3/3m/1-at-3m", false),
+            ("drop/3m/1-at-3", false),
+            ("3/dropm/1-at-3", false),
+            ("3/3m/drop", false),
+            ("3/3m/reject", false),
+            ("3/3m/ipvs", false),
+        ] {
+            let after = named(name);
+            assert_eq!((before.is_like(after), after.is_like(before)), (is_like, is_like), "{name}");
+        }
+    }
+}
