@@ -270,6 +270,27 @@ mod tests {
     }
 
     #[test]
+    fn addresses_that_name_no_single_host_of_a_network_are_of_no_use() {
+        for bad in [
+            "0.0.0.0",
+            "127.0.0.1",
+            "127.9.9.9",
+            "169.254.7.1",
+            "224.0.0.1",
+            "255.255.255.255",
+            "::",
+            "::1",
+            "fe80::1",
+            "ff02::1",
+        ] {
+            assert!(is_unusable(bad.parse().unwrap()), "{bad}");
+        }
+        for good in ["192.168.0.10", "10.0.0.255", "100.64.0.1", "fd00::1", "2001:db8::1"] {
+            assert!(!is_unusable(good.parse().unwrap()), "{good}");
+        }
+    }
+
+    #[test]
     fn addresses_are_read_as_kubernetes_reads_them() {
         for (text, address) in
             [("192.168.0.10", "192.168.0.10"), ("192.168.000.010", "192.168.0.10"), ("fd00::1", "fd00::1")]

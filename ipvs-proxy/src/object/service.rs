@@ -453,6 +453,25 @@ mod tests {
     }
 
     #[test]
+    fn a_health_check_has_a_port_with_a_load_balancer_that_keeps_to_the_node_only() {
+        for (kind, external, accepted) in [
+            ("LoadBalancer", "Local", true),
+            ("LoadBalancer", "Cluster", false),
+            ("NodePort", "Local", false),
+            ("ClusterIP", "Cluster", false),
+        ] {
+            let mut object = web();
+            object["spec"]["type"] = json!(kind);
+            object["spec"]["externalTrafficPolicy"] = json!(external);
+            object["spec"]["healthCheckNodePort"] = json!(31_000);
+            let service = Service::from_json(&object).unwrap();
+            assert_eq!(service.health_check_node_port, accepted.then_some(31_000), "{kind} {external}");
+            let named = service.skipped.iter().any(|said| said.starts_with("spec.healthCheckNodePort: "));
+            assert_eq!(named, !accepted, "{kind} {external}");
+        }
+    }
+
+    #[test]
     fn everything_that_a_service_asks_for_is_a_value() {
         let mut object = web();
         object["spec"]["sessionAffinity"] = json!("ClientIP");

@@ -257,6 +257,7 @@ fn rank<'a>(name: &'a ObjectName, plan: &'a ServicePlan, frontend: &Frontend) ->
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
     use serde_json::{Value, json};
 
     use super::*;
@@ -266,7 +267,7 @@ mod tests {
     use crate::plan::plan;
 
     /// Plans a Service called `name`, created on that day of the month, with an endpoint or without.
-    fn settle(claims: &mut Claims, (name, day): (&str, u8), spec: &Value, endpoint: bool) {
+    fn settle(claims: &mut Claims, (name, day): (&str, u8), spec: &Value, endpoint: bool) -> Vec<Delta> {
         let metadata = json!({"name": name, "creationTimestamp": format!("2026-01-{day:02}T00:00:00Z")});
         let mut object = json!({"kind": "Service", "metadata": metadata, "spec": spec});
         object["spec"]["type"] = json!("NodePort");
@@ -276,7 +277,7 @@ mod tests {
             "addressType": "IPv4", "ports": [{"port": 8080}], "endpoints": endpoints});
         let (service, slice) = (Service::from_json(&object).unwrap(), EndpointSlice::from_json(&slice).unwrap());
         let plan = plan(&service, &service.cluster_ips, [&slice], &Here::on("n1"));
-        claims.settle(&service.name, Some(plan));
+        claims.settle(&service.name, Some(plan))
     }
 
     fn served(claims: &Claims) -> Vec<(String, String)> {
@@ -350,11 +351,73 @@ mod tests {
         assert!(claims.conflicts().next().is_none());
     }
 
+    /// One of four Services with what it asks for, or that it goes.
+    fn step() -> impl Strategy<Value = (usize, Option<(u8, usize, Vec<usize>, u16, bool)>)> {
+        let places = proptest::collection::vec(0..4_usize, 0..3);
+        let asked = (1..4_u8, 0..3_usize, places, proptest::sample::select(vec![80, 443]), any::<bool>());
+        (0..4_usize, proptest::option::weighted(0.8, asked))
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(256))]
+        #[test]
+        fn changes_and_conflicts_are_those_of_plans_made_at_once(steps in proptest::collection::vec(step(), 1..12)) {
+            const PLACES: [&str; 4] = ["192.168.0.10", "192.168.0.11", "192.168.0.12", "10.4.7.9"];
+            const NAMES: [&str; 4] = ["a", "b", "c", "d"];
+            let mut claims = Claims::default();
+            let mut mirror: BTreeMap<FrontendKey, Frontend> = BTreeMap::new();
+            let mut last = BTreeMap::new();
+            for (who, asked) in steps {
+                let deltas = if let Some((day, own, external, port, endpoint)) = asked {
+                    let external: Vec<&str> = external.iter().filter_map(|place| PLACES.get(*place).copied()).collect();
+                    let spec = with(PLACES[own], &external, port, 0);
+                    last.insert(who, (day, spec.clone(), endpoint));
+                    settle(&mut claims, (NAMES[who], day), &spec, endpoint)
+                } else {
+                    last.remove(&who);
+                    claims.settle(&ObjectName::new("default", NAMES[who]), None)
+                };
+                for Delta { key, old, new } in deltas {
+                    let before = match new {
+                        Some(new) => mirror.insert(key, new),
+                        None => mirror.remove(&key),
+                    };
+                    prop_assert_eq!(before, old, "{}", key);
+                }
+                prop_assert!(claims.all().eq(mirror.iter()), "{:?} but {:?}", served(&claims), mirror.keys());
+            }
+            let mut anew = Claims::default();
+            for (who, (day, spec, endpoint)) in last.iter().rev() {
+                settle(&mut anew, (NAMES[*who], *day), spec, *endpoint);
+            }
+            prop_assert!(anew.all().eq(mirror.iter()));
+            let in_order = |claims: &Claims| claims.conflicts().collect::<BTreeSet<_>>();
+            let found = in_order(&claims);
+            prop_assert_eq!(&found, &in_order(&anew));
+            // Whoever claims what another one has is named.
+            let refused: usize = claims.claims.iter().map(|(key, all)| all.as_slice().len() - usize::from(claims.served(key).is_some())).sum();
+            prop_assert_eq!(found.len(), refused);
+        }
+    }
+
+    #[test]
+    fn one_that_says_no_time_of_creation_comes_behind_those_that_do() {
+        let mut claims = Claims::default();
+        settle(&mut claims, ("web", 31), &with("192.168.0.1", &["10.4.7.9"], 80, 0), true);
+        let mut planned = Claims::default();
+        settle(&mut planned, ("api", 1), &with("192.168.0.2", &["10.4.7.9"], 80, 0), true);
+        let name = ObjectName::new("default", "api");
+        let plan = planned.plans.remove(&name).map(|plan| ServicePlan { created: String::new().into(), ..plan });
+        claims.settle(&name, plan);
+        assert_eq!(owner(&claims, "tcp 10.4.7.9:80").as_deref(), Some("web"));
+    }
+
     #[test]
     fn a_service_may_name_its_own_virtual_address_once_more() {
         let mut claims = Claims::default();
         settle(&mut claims, ("web", 1), &with("192.168.0.10", &["192.168.0.10"], 80, 0), true);
-        assert_eq!(served(&claims).len(), 1);
+        let kinds: Vec<_> = claims.all().map(|(_, frontend)| frontend.kind).collect();
+        assert_eq!(kinds, [Kind::ClusterIp], "and it stays the virtual one");
         assert!(claims.conflicts().next().is_none());
     }
 }

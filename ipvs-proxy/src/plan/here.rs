@@ -354,6 +354,38 @@ mod tests {
     }
 
     #[test]
+    fn no_address_that_is_on_its_way_out_or_temporary_is_the_one_that_the_node_connects_from() {
+        let (eth0, ipvs) = (name("eth0"), name("kube-ipvs0"));
+        let at = |last: u8| InterfaceAddress::lasting([10, 4, 7, last].into(), 24);
+        let primary = |addresses: &[InterfaceAddress]| {
+            let uplink = PerFamily::only(IpFamily::V4, eth0.clone());
+            *OwnAddresses::of([(&eth0, addresses)], &ipvs, &uplink).primary.get(IpFamily::V4)
+        };
+        let (unfit, temporary) =
+            (InterfaceAddress { unfit: true, ..at(1) }, InterfaceAddress { temporary: true, ..at(2) });
+        assert_eq!(primary(&[at(1), at(2)]), Some(at(1).addr));
+        assert_eq!(primary(&[unfit, temporary, at(3)]), Some(at(3).addr));
+        assert_eq!(primary(&[unfit, temporary]), None);
+    }
+
+    #[test]
+    fn health_is_asked_at_every_address_of_a_family_that_has_node_ports_everywhere() {
+        let own = own(PerFamily::new(Some(name("eth0")), Some(name("eth0"))));
+        for (said, expected) in [
+            ("10.4.7.0/24", &["10.4.7.21", "10.4.7.121", "::"][..]),
+            ("10.4.7.0/24,::/0", &["10.4.7.21", "10.4.7.121", "::"]),
+            ("0.0.0.0/0,fd00:4:7::/64", &["0.0.0.0", "fd00:4:7::21", "fd00:4:7::121"]),
+            ("10.4.7.0/24,fd00:7:21::/64", &["10.4.7.21", "10.4.7.121", "fd00:7:21::1"]),
+            ("primary", &["10.4.7.21", "fd00:4:7::21"]),
+        ] {
+            let node_ports = NodePorts::parse(said).unwrap();
+            let facts = Facts { node_ports, own: own.clone(), ..Facts::of(&Here::on("n1")) };
+            let found: Vec<_> = facts.here(Mode::Ipvs).check_addresses.iter().map(ToString::to_string).collect();
+            assert_eq!(found, expected, "{said}");
+        }
+    }
+
+    #[test]
     fn a_family_that_nothing_is_said_of_has_node_ports_at_all_its_addresses() {
         let six = ["fd00:4:7::21", "fd00:4:7::121", "fd00:7:21::1"];
         assert_eq!(chosen("10.4.7.21/32", PerFamily::default()), [&["10.4.7.21"], &six[..]].concat());
@@ -383,7 +415,8 @@ mod tests {
         assert_eq!(before.change(&more), Change { addresses, ..Change::default() });
         let moved = Here { zone: Some("z2".to_owned()), ..before.clone() };
         assert_eq!(before.change(&moved), Change { zone: true, ..Change::default() });
-        for all in [Here { masquerade_all: true, ..before.clone() }, before.clone().with_pods([])] {
+        let renamed = Here { node: Here::on("n2").node, ..before.clone() };
+        for all in [renamed, Here { masquerade_all: true, ..before.clone() }, before.clone().with_pods([])] {
             assert!(before.change(&all).all);
         }
         let other = before.clone().with_pods(["172.8.0.0/16".parse().unwrap()]);

@@ -102,3 +102,23 @@ fn answer(policy: Policy, choice: &Choice) -> Answer {
         (true, false) => Answer::Reject,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_is_masqueraded_at_a_virtual_address_by_what_is_known_and_asked_for() {
+        let pods = || ["172.7.0.0/16".parse().unwrap()];
+        for (here, masqueraded) in [
+            (Here::on("n1").with_pods([]), [false, false, false]),
+            (Here::on("n1").with_pods(pods()), [false, true, true]),
+            (Here { masquerade_all: true, ..Here::on("n1").with_pods([]) }, [true, true, true]),
+            (Here { masquerade_all: true, ..Here::on("n1").with_pods(pods()) }, [true, true, true]),
+        ] {
+            let routes = Routes::internal((Policy::Cluster, IpFamily::V4), &Choice::default(), &here);
+            let found = [&routes.pod, &routes.node, &routes.outside].map(|route| route.masquerade);
+            assert_eq!(found, masqueraded, "{here:?}");
+        }
+    }
+}

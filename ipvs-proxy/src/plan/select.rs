@@ -316,6 +316,24 @@ mod tests {
         }
     }
 
+    #[test]
+    fn of_copies_that_say_different_nodes_the_nearest_counts_in_either_order() {
+        let of = |node: Option<&str>| {
+            let topology = Topology { node: node.map(Into::into), ..Topology::default() };
+            slice(vec![Endpoint { topology: topology.into(), ..endpoint(2, true, true, false) }])
+        };
+        let (mine, unknown, other) = (of(Some(HERE)), of(None), of(Some("hdss7-22.host.com")));
+        for (one, another, expected) in
+            [(&mine, &other, Locality::Here), (&mine, &unknown, Locality::Here), (&unknown, &other, Locality::Unknown)]
+        {
+            for slices in [[one.clone(), another.clone()], [another.clone(), one.clone()]] {
+                let choice = Choice::of(&http(), IpFamily::V4, &slices, &here());
+                let found: Vec<_> = choice.cluster.iter().map(|backend| backend.locality).collect();
+                assert_eq!(found, [expected]);
+            }
+        }
+    }
+
     /// Endpoints 2, 3, ... by where they are, and for which zones and nodes they are meant.
     fn hinted(endpoints: &[(&str, &[&str], &[&str])]) -> EndpointSlice {
         let names = |names: &[&str]| names.iter().map(|name| Box::from(*name)).collect();
