@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use lab::Process;
 
 use crate::world::{VETERAN, World};
@@ -43,11 +43,15 @@ fn of_process(name: &str, process: &Process, counts: &mut BTreeMap<String, u64>)
         std::fs::read_to_string(format!("{folder}/status")).with_context(|| format!("read {folder}/status"))?;
     let field = |key: &str| {
         let line = status.lines().find_map(|line| line.strip_prefix(key));
-        line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok()).unwrap_or_default()
+        let count = line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
+        count.with_context(|| format!("no {key} in {folder}/status"))
     };
-    counts.insert(format!("{name} on {VETERAN}: KiB"), field("VmRSS:"));
-    counts.insert(format!("{name} on {VETERAN}: threads"), field("Threads:"));
-    counts.insert(format!("{name} on {VETERAN}: descriptors"), entries(Path::new(&format!("{folder}/fd"))));
+    counts.insert(format!("{name} on {VETERAN}: KiB"), field("VmRSS:")?);
+    counts.insert(format!("{name} on {VETERAN}: threads"), field("Threads:")?);
+    // A folder that cannot be read would grow by nothing.
+    let descriptors = entries(Path::new(&format!("{folder}/fd")));
+    ensure!(descriptors > 0, "no descriptor in {folder}/fd");
+    counts.insert(format!("{name} on {VETERAN}: descriptors"), descriptors);
     Ok(())
 }
 

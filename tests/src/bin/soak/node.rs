@@ -57,6 +57,10 @@ pub(crate) struct Node {
     pub(crate) logs: Vec<(String, String)>,
     /// Lines of the running daemons that were judged already.
     pub(crate) read: [usize; 2],
+    /// What daemons that have been ended wrote behind the lines that were judged.
+    unread: Vec<String>,
+    /// Daemons that were to be ended, and had ended by themselves.
+    ended_before: Vec<&'static str>,
     /// The foreign things as they must stay.
     pub(crate) foreign: String,
     /// The network's configuration, for GC.
@@ -83,6 +87,8 @@ impl Node {
             runtime,
             logs,
             read: [0; 2],
+            unread: Vec::new(),
+            ended_before: Vec::new(),
             foreign: String::new(),
             network,
         };
@@ -137,6 +143,9 @@ impl Node {
     pub(crate) fn end(&mut self, daemon: Daemon, in_order: bool) -> Result<()> {
         let slot = if daemon == Daemon::Netd { &mut self.netd } else { &mut self.proxy };
         let Some(process) = slot.take() else { return Ok(()) };
+        if !process.is_running() {
+            self.ended_before.push(daemon.name());
+        }
         let ended = if in_order {
             process.terminate(PROGRAM).and_then(|status| {
                 ensure!(status.success(), "{} on {} ended with {status}", daemon.name(), self.name);
@@ -146,6 +155,8 @@ impl Node {
             process.kill()
         };
         let log = process.log();
+        let read = self.read.get(daemon.index()).copied().unwrap_or_default();
+        self.unread.extend(log.lines().skip(read).map(|line| format!("{}: {line}", self.name)));
         let mut tail: Vec<&str> = log.lines().rev().take(2000).collect();
         tail.reverse();
         self.logs.push((daemon.name().to_owned(), tail.join("\n")));
@@ -170,11 +181,22 @@ impl Node {
         Ok(line.with_context(|| format!("no subnet in {file}"))?.to_owned())
     }
 
-    /// The lines of the running daemons that were not judged yet.
+    /// Names of the daemons that have ended though nobody ended them.
+    pub(crate) fn ended(&mut self) -> Vec<&'static str> {
+        let mut ended = std::mem::take(&mut self.ended_before);
+        for (daemon, process) in [(Daemon::Netd, &self.netd), (Daemon::Proxy, &self.proxy)] {
+            if process.as_ref().is_some_and(|process| !process.is_running()) {
+                ended.push(daemon.name());
+            }
+        }
+        ended
+    }
+
+    /// The lines of the daemons that were not judged yet, those that have been ended meanwhile included.
     pub(crate) fn new_lines(&mut self) -> Vec<String> {
-        let mut new = Vec::new();
-        for (index, process) in [&self.netd, &self.proxy].into_iter().enumerate() {
-            let (Some(process), Some(read)) = (process, self.read.get_mut(index)) else { continue };
+        let mut new = std::mem::take(&mut self.unread);
+        for (daemon, process) in [(Daemon::Netd, &self.netd), (Daemon::Proxy, &self.proxy)] {
+            let (Some(process), Some(read)) = (process, self.read.get_mut(daemon.index())) else { continue };
             let log = process.log();
             let lines = log.lines().count();
             new.extend(log.lines().skip(*read).map(|line| format!("{}: {line}", self.name)));
@@ -196,6 +218,13 @@ impl Daemon {
         match self {
             Self::Netd => "netd",
             Self::Proxy => "ipvs-proxy",
+        }
+    }
+
+    const fn index(self) -> usize {
+        match self {
+            Self::Netd => 0,
+            Self::Proxy => 1,
         }
     }
 }

@@ -141,10 +141,8 @@ impl Run {
         let mut ended = Vec::new();
         let mut found = Vec::new();
         for node in self.world.nodes.values_mut() {
-            for (name, process) in [("netd", &node.netd), ("ipvs-proxy", &node.proxy)] {
-                if process.as_ref().is_some_and(|process| !process.is_running()) {
-                    ended.push(format!("{name} on {} ended by itself", node.name));
-                }
+            for daemon in node.ended() {
+                ended.push(format!("{daemon} on {} ended by itself", node.name));
             }
             let lines = node.new_lines();
             for line in lines.iter().filter(|line| logs::is_error(line)) {

@@ -12,8 +12,9 @@ use crate::ledger::Element;
 use crate::node::Daemon;
 use crate::world::{GATEWAY, World, everything_of};
 
-/// What is left of us on a node: routes, rules, links.
-const LEFT: &str = "ip route show proto 121; nft list tables | grep -e ' ip netd$' -e 'ipvs-proxy' || true; ip -o link | grep -o 'flannel[^:@]*' || true; \
+/// What is left of us on a node: routes, rules, links, virtual servers, the subnet file.
+const LEFT: &str = "ip route show proto 121; ip route show table local proto 122; nft list tables | grep -e ' netd' -e 'ipvs-proxy' || true; \
+                    ip -o link | grep -o -e 'flannel[^:@]*' -e 'kube-ipvs0' || true; tail -qn +4 /proc/net/ip_vs 2>/dev/null || true; \
                     ls /run/flannel/subnet.env 2>/dev/null || true";
 
 /// Drained, ended in order, cleaned up.
@@ -30,10 +31,16 @@ pub(super) fn leave(world: &mut World) -> Result<(String, Option<Heal>)> {
     let cleanup = node.host.command(bin("netd")?).args(["cleanup", "--yes", "--files", "--etcd-endpoints", &endpoints]);
     cleanup.run()?;
     node.host.command(bin("ipvs-proxy")?).arg("--cleanup").run()?;
-    let left = node.sh(LEFT)?;
-    let found = (!left.trim().is_empty()).then(|| format!("{name} after its cleanup: {left}"));
-    world.shared.verified("cleanup leaves nothing", found);
+    nothing_is_left(world, &name)?;
     Ok((name.clone(), Some(Heal::Join { node: name, after_crash: false })))
+}
+
+/// Verifies that a node has nothing of ours any more.
+pub(crate) fn nothing_is_left(world: &World, name: &str) -> Result<()> {
+    let left: Vec<String> = world.node(name)?.sh(LEFT)?.lines().map(str::to_owned).collect();
+    let found = (!left.is_empty()).then(|| format!("{name} after its cleanup: {}", left.join(", ")));
+    world.shared.verified("cleanup leaves nothing", found);
+    Ok(())
 }
 
 /// Without power: nobody says goodbye, and the lease stays.

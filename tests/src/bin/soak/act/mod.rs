@@ -6,7 +6,7 @@
 mod daemons;
 mod disk;
 mod etcd;
-mod membership;
+pub(crate) mod membership;
 mod network;
 pub(crate) mod pods;
 pub(crate) mod services;
