@@ -708,6 +708,28 @@ mod tests {
     }
 
     #[test]
+    fn only_its_address_says_that_a_lease_is_own_where_neither_record_nor_subnet_does() {
+        let lived = |held: &str, previous: &str| {
+            let subnet = |text: &str| PerFamily::new(text.parse().ok(), None);
+            Candidate { held: subnet(held), previous: subnet(previous), ..node("10.4.7.21", 24) }
+        };
+        let (own, forever) =
+            (claim(lease("172.7.21.0/24", "10.4.7.21")), bound(lease("172.7.21.0/24", "10.4.7.21"), None));
+        let recorded = Claim { recorded: true, ..own.clone() };
+        for (candidate, claim, doubted) in [
+            (lived("", ""), &own, true),
+            (lived("172.7.22.0/24", "172.7.23.0/24"), &own, true),
+            (lived("172.7.21.0/24", ""), &own, false),
+            (lived("", "172.7.21.0/24"), &own, false),
+            (lived("", ""), &recorded, false),
+            (lived("", ""), &forever, false),
+        ] {
+            assert!(candidate.owns(claim));
+            assert_eq!(candidate.doubts(claim), doubted, "{candidate:?} {claim:?}");
+        }
+    }
+
+    #[test]
     fn random_takes_any_free_subnet_of_each_family() {
         let any = |network: &Network, node: &Candidate, leases: &[Lease], attempt: Attempt| {
             taken(choose(network, node, &claims(leases), &[Policy::Random], attempt)).0

@@ -176,3 +176,127 @@ pub(crate) fn is_left_by_flannel(networks: &BTreeSet<Prefix>, lens: &[u8], key: 
         && lens.contains(&key.dst.len())
         && networks.iter().any(|pods| pods.covers(&key.dst))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::format::net_conf::NetConf;
+    use crate::plan::{Place, route};
+    use netstate::{RouteMetrics, RouteScope};
+
+    /// What makes somebody else's of a route.
+    const FOREIGN: [(&str, fn(&mut RouteKey, &mut Route)); 6] = [
+        ("table", |key, _| key.table = 255),
+        ("kind", |_, route| route.kind = RouteKind::Local),
+        ("protocol", |_, route| route.protocol = 4),
+        ("metric", |key, _| key.metric += 1),
+        ("next hop", |_, route| (route.via, route.kind) = (None, RouteKind::Unicast)),
+        ("network", |key, _| {
+            let was_spread = key.metric == spread_metric(&key.dst);
+            key.dst = "10.9.22.0/24".parse().unwrap();
+            key.metric = if was_spread { spread_metric(&key.dst) } else { key.metric };
+        }),
+    ];
+
+    fn place(node_network: &str) -> Place {
+        let address = "10.4.7.21".parse().unwrap();
+        Place {
+            subnet: "172.7.21.0/24".parse().unwrap(),
+            public_ip: address,
+            address,
+            node_network: node_network.parse().unwrap(),
+            mac: "02:00:00:00:00:21".parse().unwrap(),
+        }
+    }
+
+    fn ownership(node_network: &str) -> Ownership {
+        let network = NetConf::parse(r#"{"Network":"172.7.0.0/16","Backend":{"Type":"host-gw"}}"#).unwrap().network;
+        let local = LocalNode::plain(PerFamily::new(Some(place(node_network)), None), IfName::literal("eth0"));
+        Ownership { network, local, retiring: None, earlier: Vec::new(), adopted: BTreeSet::new() }
+    }
+
+    fn ours(dst: &str, link: &str) -> (RouteKey, Route) {
+        route(dst.parse().unwrap(), "10.4.7.22".parse().unwrap(), &IfName::new(link).unwrap(), false)
+    }
+
+    fn flannels(dst: &str) -> (RouteKey, Route) {
+        let (key, value) = ours(dst, "eth0");
+        (RouteKey { metric: 0, ..key }, Route { protocol: BOOT, ..value })
+    }
+
+    #[test]
+    fn a_route_that_differs_in_one_thing_from_ours_is_somebody_elses() {
+        let ownership = ownership("10.4.7.0/24");
+        let networks = BTreeSet::from(["172.7.0.0/16".parse().unwrap()]);
+        for made in [ours("172.7.22.0/24", "eth0"), blackhole::row(&place("10.4.7.0/24")).unwrap()] {
+            assert!(ownership.owns(&made.0, &made.1) && is_left(&networks, &made.0, &made.1), "{}", made.0);
+            for (what, change) in FOREIGN {
+                let (mut key, mut route) = made.clone();
+                change(&mut key, &mut route);
+                assert!(!ownership.owns(&key, &route), "{what} of {}", made.0);
+                assert!(!is_left(&networks, &key, &route), "{what} of {}", made.0);
+            }
+        }
+    }
+
+    #[test]
+    fn a_route_that_differs_in_one_thing_from_flannels_is_not_adopted_and_not_left_by_it() {
+        let networks = BTreeSet::from(["172.7.0.0/16".parse().unwrap()]);
+        let is_adopted = |key: &RouteKey, route: &Route| {
+            ownership("10.4.7.0/24").adopting([(*key, route.clone())], &PerFamily::default()).owns(key, route)
+        };
+        let made = flannels("172.7.22.0/24");
+        assert!(is_adopted(&made.0, &made.1) && is_left_by_flannel(&networks, &[24], &made.0, &made.1));
+        let further: [(&str, fn(&mut RouteKey, &mut Route)); 2] = [
+            ("source", |_, route| route.src = "10.4.7.21".parse().ok()),
+            ("length", |key, _| key.dst = "172.7.22.0/25".parse().unwrap()),
+        ];
+        for (what, change) in FOREIGN.into_iter().chain(further) {
+            let (mut key, mut route) = made.clone();
+            change(&mut key, &mut route);
+            assert!(!is_adopted(&key, &route), "{what}");
+            assert!(!is_left_by_flannel(&networks, &[24], &key, &route), "{what}");
+        }
+    }
+
+    #[test]
+    fn networks_of_before_are_served_and_pods_of_the_own_subnet_have_their_routes() {
+        let mut ownership = ownership("10.4.7.0/24");
+        let (earlier, away, to_pods) =
+            (ours("10.9.22.0/24", "eth0"), ours("172.7.21.0/24", "eth0"), ours("172.7.21.0/24", "cbr0"));
+        assert!(!ownership.owns(&earlier.0, &earlier.1));
+        ownership.earlier.push("10.9.0.0/16".parse().unwrap());
+        assert!(ownership.owns(&earlier.0, &earlier.1));
+        assert!(ownership.owns(&away.0, &away.1), "it would lead packets for this node's Pods away");
+        assert!(!ownership.owns(&to_pods.0, &to_pods.1));
+    }
+
+    #[test]
+    fn next_hops_of_a_host_address_are_those_in_networks_on_the_interface() {
+        let by_node = flannels("172.7.22.0/24");
+        let on_link = |dst: &str| {
+            let key = RouteKey { table: TABLE_MAIN, dst: dst.parse().unwrap(), metric: 0 };
+            let route =
+                Route { via: None, scope: RouteScope::Link, metrics: RouteMetrics::default(), ..by_node.1.clone() };
+            (key, route)
+        };
+        let is_adopted = |beside: (RouteKey, Route)| {
+            ownership("10.4.7.21/32")
+                .adopting([beside, by_node.clone()], &PerFamily::default())
+                .owns(&by_node.0, &by_node.1)
+        };
+        assert!(is_adopted(on_link("10.4.7.0/24")));
+        assert!(!is_adopted(on_link("10.4.8.0/24")));
+        let others: [(&str, fn(&mut RouteKey, &mut Route)); 4] = [
+            ("table", |key, _| key.table = 255),
+            ("link", |_, route| route.link = IfName::new("eth1").ok()),
+            ("kind", |_, route| route.kind = RouteKind::Blackhole),
+            ("router", |_, route| route.via = "10.4.7.1".parse().ok()),
+        ];
+        for (what, change) in others {
+            let (mut key, mut route) = on_link("10.4.7.0/24");
+            change(&mut key, &mut route);
+            assert!(!is_adopted((key, route)), "{what}");
+        }
+    }
+}

@@ -455,3 +455,62 @@ fn route_of_flannels_wireguard_is_adopted_whole_and_nothing_like_it() {
     assert!(ownership.owns(key, value) && value.protocol == ROUTE_PROTOCOL);
     assert!(!ownership.owns(key, &Route { link: "eth0".parse().ok(), ..value.clone() }));
 }
+
+#[test]
+fn routes_of_flannels_other_backends_are_adopted_in_its_shapes_and_no_others() {
+    let route = |dst: &str, via: Option<&str>, link: &str, onlink: bool| {
+        let (key, value) = crate::plan::route(
+            dst.parse().unwrap(),
+            via.unwrap_or("10.4.7.22").parse().unwrap(),
+            &IfName::literal("eth0"),
+            onlink,
+        );
+        let via = via.map(|via| via.parse().unwrap());
+        (RouteKey { metric: 0, ..key }, Route { via, link: link.parse().ok(), protocol: 3, ..value })
+    };
+    let by_node = || route("172.7.22.0/24", Some("10.4.7.22"), "eth0", false);
+    let routed = || route("172.7.22.0/24", Some("10.9.9.9"), "eth0", false);
+    let own = || route("172.7.22.0/24", Some("10.4.7.21"), "eth0", false);
+    let elsewhere = || route("172.7.22.0/24", Some("10.4.7.22"), "eth1", false);
+    let onlink = || route("172.7.22.0/24", Some("10.4.7.22"), "eth0", true);
+    let vxlan = || route("172.7.22.0/24", Some("172.7.22.0"), "flannel.1", true);
+    let ipip = || route("172.7.22.0/24", Some("10.4.7.22"), "flannel.ipip", true);
+    let without = |(key, value): (RouteKey, Route), change: fn(&mut Route)| {
+        let mut value = value;
+        change(&mut value);
+        (key, value)
+    };
+    let never = [
+        routed(),
+        own(),
+        elsewhere(),
+        onlink(),
+        without(by_node(), |route| route.via = None),
+        without(by_node(), |route| route.protocol = 4),
+        without(vxlan(), |route| route.onlink = false),
+        without(vxlan(), |route| route.via = "172.7.22.1".parse().ok()),
+        without(ipip(), |route| route.onlink = false),
+        without(ipip(), |route| route.via = None),
+        route("172.7.22.0/24", Some("172.7.22.0"), "flannel.", true),
+        route("172.7.22.0/24", Some("172.7.22.0"), "flannel.1x", true),
+        route("172.7.22.0/25", Some("10.4.7.22"), "eth0", false),
+    ];
+    for (backend, made) in [
+        (r#"{"Type":"host-gw"}"#, vec![by_node()]),
+        (r#"{"Type":"vxlan"}"#, vec![vxlan()]),
+        (r#"{"Type":"vxlan","DirectRouting":true}"#, vec![vxlan(), by_node()]),
+        (r#"{"Type":"ipip"}"#, vec![ipip()]),
+        (r#"{"Type":"ipip","DirectRouting":true}"#, vec![ipip(), by_node()]),
+        (r#"{"Type":"alloc"}"#, vec![]),
+    ] {
+        let network = network(backend);
+        let local = local(&network);
+        let all: Vec<_> = [by_node(), vxlan(), ipip()].into_iter().chain(never.clone()).collect();
+        let ownership = Ownership { network, local, retiring: None, earlier: Vec::new(), adopted: BTreeSet::new() };
+        let ownership = ownership.adopting(all.iter().cloned(), &PerFamily::default());
+        for (key, route) in &all {
+            let is_made = made.iter().any(|(at, other)| (at, other) == (key, route));
+            assert_eq!(ownership.owns(key, route), is_made, "{backend}: {key} {route:?}");
+        }
+    }
+}

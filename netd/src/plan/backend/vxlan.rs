@@ -333,3 +333,34 @@ impl Vxlan {
             || (self.direct_routing && host_gw::flannel_made(local, key, route))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_device_is_known_by_its_whole_name_and_a_card_by_one_host() {
+        for (name, is) in [
+            ("flannel.1", true),
+            ("flannel.4096", true),
+            ("flannel-v6.1", true),
+            ("flannel.", false),
+            ("flannel-v6.", false),
+            ("flannel.1a", false),
+            ("flannel.ipip", false),
+            ("flannel1", false),
+            ("xflannel.1", false),
+        ] {
+            assert_eq!(is_device(&IfName::new(name).unwrap()), is, "{name}");
+        }
+        for (mac, is) in [
+            ("02:00:5e:10:00:01", true),
+            ("00:00:00:00:00:01", true),
+            ("00:00:00:00:00:00", false),
+            ("01:00:5e:00:00:01", false),
+            ("ff:ff:ff:ff:ff:ff", false),
+        ] {
+            assert_eq!(is_unicast(&mac.parse().unwrap()), is, "{mac}");
+        }
+    }
+}
