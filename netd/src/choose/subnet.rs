@@ -765,6 +765,12 @@ mod tests {
     }
 
     #[test]
+    fn however_many_races_are_lost_the_window_is_bounded() {
+        let windows = [0, 1, 3, 7, 8, 63, 64, u32::MAX].map(|lost_races| Attempt { lost_races, seed: 1 }.window());
+        assert_eq!(windows, [1, 2, 8, 128, 128, 128, 128, 128]);
+    }
+
+    #[test]
     fn nodes_that_lost_a_race_spread() {
         let policies = [Policy::FirstFree];
         let choices: Vec<String> = (1..=8)

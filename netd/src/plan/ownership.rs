@@ -184,8 +184,11 @@ mod tests {
     use crate::plan::{Place, route};
     use netstate::{RouteMetrics, RouteScope};
 
+    /// One difference, by its name.
+    type Difference = (&'static str, fn(&mut RouteKey, &mut Route));
+
     /// What makes somebody else's of a route.
-    const FOREIGN: [(&str, fn(&mut RouteKey, &mut Route)); 6] = [
+    const FOREIGN: [Difference; 6] = [
         ("table", |key, _| key.table = 255),
         ("kind", |_, route| route.kind = RouteKind::Local),
         ("protocol", |_, route| route.protocol = 4),
@@ -247,7 +250,7 @@ mod tests {
         };
         let made = flannels("172.7.22.0/24");
         assert!(is_adopted(&made.0, &made.1) && is_left_by_flannel(&networks, &[24], &made.0, &made.1));
-        let further: [(&str, fn(&mut RouteKey, &mut Route)); 2] = [
+        let further: [Difference; 2] = [
             ("source", |_, route| route.src = "10.4.7.21".parse().ok()),
             ("length", |key, _| key.dst = "172.7.22.0/25".parse().unwrap()),
         ];
@@ -287,7 +290,7 @@ mod tests {
         };
         assert!(is_adopted(on_link("10.4.7.0/24")));
         assert!(!is_adopted(on_link("10.4.8.0/24")));
-        let others: [(&str, fn(&mut RouteKey, &mut Route)); 4] = [
+        let others: [Difference; 4] = [
             ("table", |key, _| key.table = 255),
             ("link", |_, route| route.link = IfName::new("eth1").ok()),
             ("kind", |_, route| route.kind = RouteKind::Blackhole),

@@ -514,3 +514,35 @@ fn routes_of_flannels_other_backends_are_adopted_in_its_shapes_and_no_others() {
         }
     }
 }
+
+#[test]
+fn data_paths_stand_side_by_side_where_kind_or_device_differs() {
+    let backend = |text: &str| network(text).backend;
+    let vxlan = backend(r#"{"Type":"vxlan"}"#);
+    for (other, beside) in [
+        (r#"{"Type":"vxlan","Port":4789}"#, false),
+        (r#"{"Type":"vxlan","VNI":7}"#, true),
+        (r#"{"Type":"host-gw"}"#, true),
+        (r#"{"Type":"wireguard"}"#, true),
+    ] {
+        assert_eq!(vxlan.stands_beside(&backend(other)), beside, "{other}");
+        assert_eq!(backend(other).stands_beside(&vxlan), beside, "{other}");
+    }
+}
+
+#[test]
+fn devices_of_every_tunnel_are_known_and_nothing_else_is() {
+    use crate::plan::backend::Backend;
+    for (name, is) in [
+        ("flannel.1", true),
+        ("flannel-v6.1", true),
+        ("flannel.ipip", true),
+        ("flannel-wg", true),
+        ("flannel-wg-v6", true),
+        ("tunl0", false),
+        ("wg0", false),
+        ("eth0", false),
+    ] {
+        assert_eq!(Backend::owns_device(&IfName::new(name).unwrap()), is, "{name}");
+    }
+}
