@@ -351,8 +351,11 @@ mod tests {
         assert!(claims.conflicts().next().is_none());
     }
 
+    /// What a Service asks for: its day, its address, external ones, its port, and whether it has an endpoint.
+    type Asked = (u8, usize, Vec<usize>, u16, bool);
+
     /// One of four Services with what it asks for, or that it goes.
-    fn step() -> impl Strategy<Value = (usize, Option<(u8, usize, Vec<usize>, u16, bool)>)> {
+    fn step() -> impl Strategy<Value = (usize, Option<Asked>)> {
         let places = proptest::collection::vec(0..4_usize, 0..3);
         let asked = (1..4_u8, 0..3_usize, places, proptest::sample::select(vec![80, 443]), any::<bool>());
         (0..4_usize, proptest::option::weighted(0.8, asked))
