@@ -221,11 +221,26 @@ impl Prometheus {
         Ok(())
     }
 
+    /// What it answers at a path of its API.
+    fn answer(&self, path: &str) -> Result<Value> {
+        let url = format!("http://127.0.0.1:9090/api/v1/{path}");
+        let text = self.host.run(&["curl", "-fsS", "--max-time", "10", &url])?.stdout;
+        Ok(serde_json::from_str(&text)?)
+    }
+
+    /// Waits until it has numbers of so many daemons: before that no alert fires whatever is wrong.
+    fn has_asked(&self, daemons: usize) -> Result<()> {
+        eventually(SOON, || {
+            let answer = self.answer("query?query=up==1")?;
+            let up = answer["data"]["result"].as_array().context("result")?;
+            ensure!(up.len() == daemons, "{answer}");
+            Ok(())
+        })
+    }
+
     /// The firing alerts, each with the node.
     fn firing(&self) -> Result<BTreeSet<String>> {
-        let url = "http://127.0.0.1:9090/api/v1/alerts";
-        let text = self.host.run(&["curl", "-fsS", "--max-time", "10", url])?.stdout;
-        let answer: Value = serde_json::from_str(&text)?;
+        let answer = self.answer("alerts")?;
         let alerts = answer["data"]["alerts"].as_array().context("alerts")?;
         let firing = alerts.iter().filter(|alert| alert["state"] == "firing").map(|alert| {
             let (name, at) = (alert["labels"]["alertname"].as_str(), alert["labels"]["instance"].as_str());
@@ -421,6 +436,7 @@ fn every_alert_fires_by_its_fault_and_resolves() -> Result<()> {
     for daemon in &daemons {
         daemon.wait_for_line("ready", SOON)?;
     }
+    watched.prometheus.has_asked(daemons.len())?;
     watched.resolved("the start")?;
     objects_and_rows_that_do_not_fit_fire_their_alerts(&watched)?;
     tables_that_somebody_deletes_again_and_again_fire_their_alerts(&watched)?;

@@ -134,7 +134,7 @@ fn a_release_replaces_nothing_but_a_release() -> Result<()> {
         if !text.is_empty() {
             fs::write(out.join("SHA256SUMS"), text)?;
         }
-        let refused = release(place.path(), "022").map(drop).expect_err("a release in the place of a letter");
+        let refused = release(place.path(), "022").err().context("a release in the place of a letter")?;
         ensure!(format!("{refused:#}").contains("in it is of no release"), "{refused:#}");
         ensure!(fs::read_to_string(out.join("letter"))? == "mine");
     }
