@@ -12,8 +12,9 @@ use std::time::Duration;
 use anyhow::Result;
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
 
+use crate::absent::Absent;
 use crate::evidence;
-use crate::kubernetes::{Absent, Release, tools};
+use crate::kubernetes::{Release, tools};
 use crate::lab_kernel::{self, Guest};
 use crate::need::Need;
 
@@ -46,26 +47,8 @@ macro_rules! tests {
 pub struct Suite {
     needs: Vec<Need>,
     guest: Guest,
-    obstacle: Option<Obstacle>,
+    obstacle: Option<Absent>,
     threads: Option<usize>,
-}
-
-/// Why tests cannot run.
-#[derive(Debug, Clone)]
-enum Obstacle {
-    /// Something that can be put right, and is when it is required.
-    Unmet(String),
-    /// Something that nobody can put right here.
-    Absent(String),
-}
-
-impl From<Absent> for Obstacle {
-    fn from(absent: Absent) -> Self {
-        match absent {
-            Absent::NotBuilt(reason) => Self::Unmet(reason),
-            Absent::CannotBeHad(reason) => Self::Absent(reason),
-        }
-    }
 }
 
 /// Runs `tests` on a kernel that has all of `needs`; the whole `main` of most test binaries.
@@ -81,24 +64,24 @@ impl Suite {
         Self { needs: needs.to_vec(), guest: Guest::default(), obstacle: None, threads: None }
     }
 
-    /// Why the tests cannot run on this machine, whatever its kernel has; `None` when they can.
+    /// Why the tests cannot run on this machine, whatever its kernel has; `None` when they can. Of several reasons the first is said.
     #[must_use]
-    pub fn unless(mut self, obstacle: Option<String>) -> Self {
-        self.obstacle = obstacle.map(Obstacle::Unmet);
+    pub fn unless(mut self, obstacle: Option<impl Into<Absent>>) -> Self {
+        self.obstacle = self.obstacle.or_else(|| obstacle.map(Into::into));
         self
     }
 
     /// The tests need real Kubernetes of this release.
     #[must_use]
     pub fn with_kubernetes(mut self, release: Release) -> Self {
-        self.obstacle = self.obstacle.or_else(|| release.programs().err().map(Obstacle::from));
+        self.obstacle = self.obstacle.or_else(|| release.programs().err());
         self
     }
 
     /// The tests need kubectl and helm, beside what they need already.
     #[must_use]
     pub fn with_kubernetes_tools(mut self) -> Self {
-        self.obstacle = self.obstacle.or_else(|| tools().err().map(Obstacle::from));
+        self.obstacle = self.obstacle.or_else(|| tools().err());
         self
     }
 
@@ -133,11 +116,13 @@ impl Suite {
             (true, _) => None,
             (false, Some(obstacle)) => Some(obstacle),
             (false, None) => {
-                lab_kernel::ensure(&self.needs, self.guest).err().map(|error| Obstacle::Unmet(format!("{error:#}")))
+                lab_kernel::ensure(&self.needs, self.guest).err().map(|error| Absent::Missing(format!("{error:#}")))
             }
         };
         let announcement = match &obstacle {
-            Some(Obstacle::Unmet(reason) | Obstacle::Absent(reason)) => format!("lab: SKIPPED, not passed: {reason}\n"),
+            Some(Absent::Missing(reason) | Absent::CannotBeHad(reason)) => {
+                format!("lab: SKIPPED, not passed: {reason}\n")
+            }
             None => format!("lab: running on {}\n", lab_kernel::describe()),
         };
         if !arguments.list {
@@ -149,13 +134,13 @@ impl Suite {
     }
 }
 
-fn trial(test: Test, obstacle: Option<Obstacle>) -> Trial {
+fn trial(test: Test, obstacle: Option<Absent>) -> Trial {
     Trial::ignorable_test(test.name, move || match obstacle {
         None => judge(test),
-        Some(Obstacle::Unmet(reason)) if is_required() => {
+        Some(Absent::Missing(reason)) if is_required() => {
             Err(format!("cannot run here, and {MODE_VARIABLE}=require: {reason}").into())
         }
-        Some(Obstacle::Unmet(reason) | Obstacle::Absent(reason)) => Ok(Completion::ignored_with(reason)),
+        Some(Absent::Missing(reason) | Absent::CannotBeHad(reason)) => Ok(Completion::ignored_with(reason)),
     })
 }
 
@@ -184,8 +169,8 @@ fn judge(test: Test) -> Result<Completion, Failed> {
 /// Why a test that met this absence counts as skipped; it has failed where nothing excuses it.
 fn excuse(absent: &Absent) -> Option<String> {
     match absent {
-        Absent::NotBuilt(_) if is_required() => None,
-        Absent::NotBuilt(reason) | Absent::CannotBeHad(reason) => Some(reason.clone()),
+        Absent::Missing(_) if is_required() => None,
+        Absent::Missing(reason) | Absent::CannotBeHad(reason) => Some(reason.clone()),
     }
 }
 

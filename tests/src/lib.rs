@@ -59,6 +59,7 @@
 //! Invariant of the crate: traffic stays inside namespaces that the lab made, and a test that ends in any way, SIGKILL
 //! included, leaves no process, namespace, mount or file behind.
 
+mod absent;
 mod booted;
 mod cluster;
 pub mod cni;
@@ -84,6 +85,7 @@ mod programs;
 pub mod rendered;
 mod topology;
 
+pub use absent::Absent;
 pub use cluster::Cluster;
 pub use command::{Command, Output};
 pub use deadline::{allowing_for_load, eventually, throughout};

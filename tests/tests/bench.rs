@@ -6,8 +6,9 @@ use std::path::Path;
 use std::process::{Command, ExitCode};
 
 use anyhow::{Context, Result, ensure};
+use lab::Absent;
 use lab::harness::Suite;
-use lab::kubernetes::{Absent, Release};
+use lab::kubernetes::Release;
 use lab::{Need, bin};
 
 /// Runs one part; its report must have a row for `count` in each of these sections.

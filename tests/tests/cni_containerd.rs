@@ -8,7 +8,7 @@ use std::process::ExitCode;
 
 use anyhow::{Result, ensure};
 use cni_node::containerd::{self, Containerd};
-use cni_node::podman::{self, Podman};
+use cni_node::podman::Podman;
 use cni_node::{NATIVE, Nodes, STOCK, ask, calls, ensure_clean, leftovers, likeness, lone_node, record};
 use lab::cni::{Attachment, Client, Runtime};
 use serde_json::json;
@@ -17,7 +17,7 @@ fn containers_of_podman_and_containerd_reach_each_other_across_nodes() -> Result
     for lists in [[STOCK, NATIVE], [NATIVE, STOCK]] {
         let nodes = Nodes::start(lists)?;
         let (first, second) = (nodes.host("hdss7-21")?, nodes.host("hdss7-22")?);
-        let (podman, containerd) = (Podman::set_up(first)?, Containerd::start(second)?);
+        let (podman, containerd) = (Podman::with_cni(first)?, Containerd::start(second)?);
         let a = podman.start("a", &["-p", "8080:80"])?;
         let container = containerd.foreground("b")?;
         let b = containerd.address("b")?;
@@ -139,7 +139,7 @@ fn detached_container_that_ctr_forgets_is_collected_by_gc() -> Result<()> {
 }
 
 fn main() -> ExitCode {
-    cni_node::suite(containerd::obstacle().or_else(podman::obstacle)).run(lab::tests![
+    cni_node::suite(containerd::obstacle()).run(lab::tests![
         containers_of_podman_and_containerd_reach_each_other_across_nodes,
         ended_container_leaves_nothing,
         ctr_passes_the_namespace_by_process_and_deletes_without_one,

@@ -21,7 +21,7 @@ fn is_within(address: Ipv4Addr, node: u8) -> bool {
 
 fn containers_of_two_nodes_reach_each_other_with_their_own_addresses() -> Result<()> {
     let nodes = Nodes::start([STOCK, NATIVE])?;
-    let (first, second) = (Podman::set_up(nodes.host("hdss7-21")?)?, Podman::set_up(nodes.host("hdss7-22")?)?);
+    let (first, second) = (Podman::with_cni(nodes.host("hdss7-21")?)?, Podman::with_cni(nodes.host("hdss7-22")?)?);
     let (a, b) = (first.start("a", &["--cap-add=NET_RAW"])?, second.start("b", &[])?);
     ensure!(is_within(a, 21) && is_within(b, 22), "{a} and {b} are not of the nodes' subnets");
     let neighbour = first.start("neighbour", &[])?;
@@ -46,7 +46,7 @@ fn containers_of_two_nodes_reach_each_other_with_their_own_addresses() -> Result
 fn published_port_answers_from_every_side(list: &str) -> Result<()> {
     let nodes = Nodes::start([list, NATIVE])?;
     let (node, other) = (nodes.host("hdss7-21")?, nodes.host("hdss7-22")?);
-    let (here, there) = (Podman::set_up(node)?, Podman::set_up(other)?);
+    let (here, there) = (Podman::with_cni(node)?, Podman::with_cni(other)?);
     let web = here.start("web", &["-p", "8080:80"])?;
     let neighbour = here.start("neighbour", &[])?;
     let remote = there.start("remote", &[])?;
@@ -83,7 +83,7 @@ fn port_published_on_one_address_is_open_there_only() -> Result<()> {
     for list in [STOCK, NATIVE] {
         let node = lone_node(list)?;
         node.run(&["ip", "address", "add", "10.4.7.21/32", "dev", "lo"])?;
-        let podman = Podman::set_up(&node)?;
+        let podman = Podman::with_cni(&node)?;
         podman.start("inner", &["-p", "127.0.0.1:8081:80"])?;
         podman.start("outer", &["-p", "10.4.7.21:8081:80"])?;
         for (url, name) in [("127.0.0.1:8081", "inner"), ("10.4.7.21:8081", "outer")] {
@@ -102,7 +102,7 @@ fn port_published_on_one_address_is_open_there_only() -> Result<()> {
 fn container_that_ends_in_any_way_leaves_nothing() -> Result<()> {
     for list in [STOCK, NATIVE] {
         let node = lone_node(list)?;
-        let podman = Podman::set_up(&node)?;
+        let podman = Podman::with_cni(&node)?;
         for ways in [&[&["stop", "-t", "0", "web"][..], &["rm", "web"]][..], &[&["kill", "web"], &["rm", "web"]]] {
             podman.start("web", &["-p", "8080:80", "-p", "8053:53/udp"])?;
             let there = leftovers(&node)?;
@@ -121,7 +121,7 @@ fn container_that_ends_in_any_way_leaves_nothing() -> Result<()> {
 
 fn restarted_and_reloaded_container_is_attached_anew() -> Result<()> {
     let node = lone_node(STOCK)?;
-    let podman = Podman::set_up(&node)?;
+    let podman = Podman::with_cni(&node)?;
     podman.start("web", &["-p", "8080:80"])?;
     for change in [&["restart", "-t", "0", "web"][..], &["network", "reload", "web"]] {
         podman.run(change)?;
@@ -143,7 +143,7 @@ fn restarted_and_reloaded_container_is_attached_anew() -> Result<()> {
 fn podman_withholds_ports_from_the_first_plugin_when_an_address_is_asked_for() -> Result<()> {
     let node = lone_node(NATIVE)?;
     record(&node, &["netd-cni"])?;
-    let podman = Podman::set_up(&node)?;
+    let podman = Podman::with_cni(&node)?;
     podman.start("web", &["-p", "8080:80"])?;
     ensure!(ask(&node, "127.0.0.1:8080")?.ends_with("web"));
     calls(&node)?;
@@ -167,7 +167,7 @@ fn dual_stack_container_is_reached_in_both_families() -> Result<()> {
         let both = format!("{lease}FLANNEL_IPV6_NETWORK=fd00:7::/48\nFLANNEL_IPV6_SUBNET=fd00:7:0:21::1/64\n");
         node.write("/run/flannel/subnet.env", both)?;
         node.run(&["ip", "address", "add", "fd00:10::21/128", "dev", "lo"])?;
-        let podman = Podman::set_up(&node)?;
+        let podman = Podman::with_cni(&node)?;
         let address = podman.start("web", &["-p", "8080:80"])?;
         let form = "{{range .NetworkSettings.Networks}}{{.GlobalIPv6Address}}{{end}}";
         let second = podman.run(&["inspect", "-f", form, "web"])?;
@@ -190,7 +190,7 @@ fn asked_address_and_hardware_address_are_given() -> Result<()> {
     for list in [STOCK, NATIVE] {
         let node = lone_node(list)?;
         record(&node, &["flannel", "netd-cni"])?;
-        let podman = Podman::set_up(&node)?;
+        let podman = Podman::with_cni(&node)?;
         let asked = ["--network=cbr0:ip=172.7.21.77,mac=02:11:22:33:44:55"];
         let address = podman.start("web", &asked)?;
         ensure!(address == Ipv4Addr::new(172, 7, 21, 77), "{address}");
@@ -213,7 +213,7 @@ fn labs_runtime_calls_plugins_and_caches_results_as_podman_does() -> Result<()> 
     for (list, plugins) in [(STOCK, &["flannel", "portmap"][..]), (NATIVE, &["netd-cni"])] {
         let node = lone_node(list)?;
         record(&node, plugins)?;
-        let podman = Podman::set_up(&node)?;
+        let podman = Podman::with_cni(&node)?;
         podman.start("web", &["-p", "8080:80", "-p", "127.0.0.1:8053:53/udp"])?;
         let id = podman.run(&["inspect", "-f", "{{.Id}}", "web"])?;
         let cached = likeness::cached(&node)?;
@@ -254,7 +254,7 @@ fn labs_runtime_calls_plugins_and_caches_results_as_podman_does() -> Result<()> 
 
 fn failed_attachment_says_why_and_leaves_nothing() -> Result<()> {
     let node = lone_node(NATIVE)?;
-    let podman = Podman::set_up(&node)?;
+    let podman = Podman::with_cni(&node)?;
     let (file, aside) = (node.path("/run/flannel/subnet.env"), node.path("/run/flannel/aside"));
     std::fs::rename(&file, &aside)?;
     let error = format!("{:#}", podman.start("web", &["-p", "8080:80"]).unwrap_err());
@@ -272,7 +272,7 @@ fn failed_attachment_says_why_and_leaves_nothing() -> Result<()> {
 }
 
 fn main() -> ExitCode {
-    cni_node::suite(cni_node::podman::obstacle()).run(lab::tests![
+    cni_node::suite(cni_node::podman::obstacle_of_cni()).run(lab::tests![
         containers_of_two_nodes_reach_each_other_with_their_own_addresses,
         published_port_of_the_stock_list_answers_from_every_side,
         published_port_of_the_native_list_answers_from_every_side,

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use lab::kubernetes::Absent;
+use lab::Absent;
 use lab::{Host, Need, Place, Process, echo, eventually};
 use proxy::exposed::start;
 use proxy::{

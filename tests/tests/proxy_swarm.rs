@@ -11,8 +11,8 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use lab::Absent;
 use lab::harness::Suite;
-use lab::kubernetes::Absent;
 use lab::{Host, Need, Process, echo, eventually};
 use nix::sys::signal::Signal;
 use proxy::{Nodes, SOON, WEB, WEB_SERVICE, configured, servers, slice};

@@ -47,7 +47,7 @@ impl ApiServer {
     /// its loopback where it has none, and on every other address of it.
     ///
     /// # Errors
-    /// When it is not built ([`Absent`](super::Absent)) or does not come up.
+    /// When it is not built ([`Absent`](crate::Absent)) or does not come up.
     pub fn start(host: &Host) -> Result<Self> {
         Self::start_with(host, Release::default(), &[])
     }

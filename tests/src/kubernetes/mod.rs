@@ -23,6 +23,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use crate::Absent;
 pub use api_server::ApiServer;
 pub use client::{Answer, Client, Watch};
 pub use control::ControlPlane;
@@ -42,15 +43,6 @@ pub enum Release {
     Modern,
 }
 
-/// Why there is none.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Absent {
-    /// It has not been built.
-    NotBuilt(String),
-    /// It cannot be built on this machine, whoever requires it.
-    CannotBeHad(String),
-}
-
 /// The folder of kubectl and helm.
 ///
 /// # Errors
@@ -63,12 +55,12 @@ pub fn tools() -> Result<PathBuf, Absent> {
 fn folder_of(script: &str, arguments: &[&str]) -> Result<PathBuf, Absent> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("kubernetes").join(script);
     let asked = Command::new(path).args(arguments).output();
-    let asked = asked.map_err(|error| Absent::NotBuilt(format!("run tests/kubernetes/{script}: {error}")))?;
+    let asked = asked.map_err(|error| Absent::Missing(format!("run tests/kubernetes/{script}: {error}")))?;
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
     match asked.status.code() {
         Some(0) => Ok(text(&asked.stdout).into()),
         Some(3) => Err(Absent::CannotBeHad(text(&asked.stderr))),
-        _ => Err(Absent::NotBuilt(text(&asked.stderr))),
+        _ => Err(Absent::Missing(text(&asked.stderr))),
     }
 }
 
@@ -103,12 +95,3 @@ impl fmt::Display for Release {
         write!(f, "Kubernetes {}", self.name())
     }
 }
-
-impl fmt::Display for Absent {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (Self::NotBuilt(reason) | Self::CannotBeHad(reason)) = self;
-        f.write_str(reason)
-    }
-}
-
-impl std::error::Error for Absent {}

@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use lab::harness::Suite;
-use lab::{Host, Need, Process};
+use lab::{Absent, Host, Need, Process};
 use serde_json::Value;
 
 use crate::netd_node::{Net, VXLAN};
@@ -28,7 +28,7 @@ pub(crate) const STOCK: &str = include_str!("../../../configs/cni/10-flannel.con
 pub(crate) const NATIVE: &str = include_str!("../../../configs/cni/10-netd.conflist");
 
 /// A suite of runtimes: inside the lab kernel, where system calls cost ten times more, a test of theirs takes minutes.
-pub(crate) fn suite(obstacle: Option<String>) -> Suite {
+pub(crate) fn suite(obstacle: Option<impl Into<Absent>>) -> Suite {
     Suite::new(&[Need::Vxlan, Need::Nftables]).limit(Duration::from_secs(40 * 60)).unless(obstacle)
 }
 

@@ -1,4 +1,4 @@
-//! Debian's podman with its CNI back end, on one machine.
+//! Debian's podman on one machine: to build images, and with its CNI back end where it has one.
 //!
 //! Invariant: podman finds the machine's own plugins only, works without control groups, and stores copies of files (`vfs`),
 //! so it needs nothing of the kernel but namespaces.
@@ -7,16 +7,11 @@ use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use lab::{Command, Host};
+use lab::{Absent, Command, Host};
 
 use super::image;
 
 const CONFIG: &str = r#"
-[network]
-network_backend = "cni"
-cni_plugin_dirs = ["/opt/cni/bin"]
-network_config_dir = "/etc/cni/net.d"
-default_network = "cbr0"
 [engine]
 runtime = "crun"
 cgroup_manager = "cgroupfs"
@@ -27,16 +22,30 @@ cgroups = "disabled"
 log_driver = "k8s-file"
 "#;
 
+const CNI: &str = r#"
+[network]
+network_backend = "cni"
+cni_plugin_dirs = ["/opt/cni/bin"]
+network_config_dir = "/etc/cni/net.d"
+default_network = "cbr0"
+"#;
+
 /// A first start unpacks and sets up its database; generous for a busy machine.
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// Why podman cannot be run with CNI here. podman 5 has netavark only.
+/// Why podman cannot be run here.
 pub(crate) fn obstacle() -> Option<String> {
-    super::missing(&["podman", "conmon", "crun", "busybox"]).or_else(|| {
+    super::missing(&["podman", "conmon", "crun", "busybox"])
+}
+
+/// Why it cannot be run with CNI here: podman 5, which Debian 13 has, knows netavark only.
+pub(crate) fn obstacle_of_cni() -> Option<Absent> {
+    obstacle().map(Absent::Missing).or_else(|| {
         let output = std::process::Command::new("podman").arg("--version").output().ok()?;
         let printed = String::from_utf8_lossy(&output.stdout).trim().to_owned();
         let major: u32 = printed.rsplit(' ').next()?.split('.').next()?.parse().ok()?;
-        (major > 4).then(|| format!("{printed} has no CNI back end any more; Debian 12 has podman 4"))
+        let reason = format!("{printed} has no CNI back end any more; Debian 12 has podman 4");
+        (major > 4).then_some(Absent::CannotBeHad(reason))
     })
 }
 
@@ -46,9 +55,21 @@ pub(crate) struct Podman {
 }
 
 impl Podman {
-    /// Configures podman on a machine and loads the image.
+    /// Configures podman on a machine and loads the image; its containers have no network but the machine's, or none.
     pub(crate) fn set_up(host: &Host) -> Result<Self> {
-        host.write("/etc/containers/containers.conf", CONFIG)?;
+        Self::configured(host, CONFIG.to_owned())
+    }
+
+    /// The same with CNI for its containers.
+    pub(crate) fn with_cni(host: &Host) -> Result<Self> {
+        if let Some(absent) = obstacle_of_cni() {
+            return Err(absent.into());
+        }
+        Self::configured(host, format!("{CNI}{CONFIG}"))
+    }
+
+    fn configured(host: &Host, config: String) -> Result<Self> {
+        host.write("/etc/containers/containers.conf", config)?;
         // A machine without plugins has the folder all the same.
         host.run(&["mkdir", "-p", "/opt/cni/bin"])?;
         image::build(host)?;
