@@ -112,9 +112,13 @@ impl Containerd {
         self.run(name, "--detach").run().map(drop)
     }
 
-    /// Kills a container.
+    /// Kills a container's process. Since 1.7 `ctr tasks kill` deletes the network besides, whoever waits for the container to do that.
     pub(crate) fn kill(&self, name: &str) -> Result<()> {
-        self.ctr(&["tasks", "kill", "--signal=SIGKILL", name]).map(drop)
+        let tasks = self.ctr(&["tasks", "list"])?;
+        let mut rows = tasks.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+        let row = rows.find(|row| row.first() == Some(&name)).with_context(|| format!("no task {name}: {tasks}"))?;
+        let number = row.get(1).with_context(|| format!("no process of {name}: {tasks}"))?;
+        self.host.run(&["kill", "-KILL", number]).map(drop)
     }
 
     /// Kills a container and waits until `ctr` has cleaned up after it.
