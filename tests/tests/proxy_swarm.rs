@@ -119,8 +119,8 @@ fn a_real_swarm_and_a_published_container_are_never_touched() -> Result<()> {
     }
     let nodes = Nodes::start()?;
     let node = nodes.node()?;
-    if node.run(&["dockerd", "--version"]).and_then(|_| node.run(&["docker", "--version"])).is_err() {
-        return Err(Absent::CannotBeHad("no dockerd: tests/setup run installs docker.io".to_owned()).into());
+    if let Err(error) = node.run(&["dockerd", "--version"]).and_then(|_| node.run(&["docker", "--version"])) {
+        return Err(Absent::Missing(format!("{error:#}: tests/setup run installs it")).into());
     }
     nodes.publish("service.yaml", WEB_SERVICE)?;
     nodes.publish("slice.yaml", &slice(&["172.7.21.2", "172.7.22.3"]))?;

@@ -40,7 +40,7 @@ const ALWAYS_THERE: [(&str, &str); 17] = [
 ];
 
 /// What `tests/setup build run qemu` and the build of the lab kernel install, with the programs that are executed from it.
-const INSTALLED: [(&str, &str); 43] = [
+const INSTALLED: [(&str, &str); 44] = [
     ("bc", "bc"),
     ("bind9-dnsutils", "dig nslookup"),
     ("binutils", "readelf strip"),
@@ -53,7 +53,8 @@ const INSTALLED: [(&str, &str); 43] = [
     ("curl", "curl"),
     ("dbus-daemon", "dbus-daemon"),
     ("dnsmasq-base", "dnsmasq"),
-    ("docker.io", "docker dockerd"),
+    ("docker-cli", "docker"),
+    ("docker.io", "dockerd"),
     ("etcd-client", "etcdctl"),
     ("etcd-server", "etcd"),
     ("firewalld", "firewall-cmd firewalld"),
@@ -124,7 +125,7 @@ fn programs_are_read_from_scripts_and_sources() -> Result<()> {
 
 /// The packages of all steps that tests need.
 fn all_packages() -> Result<BTreeSet<String>> {
-    let steps = ["build_packages", "run_packages", "qemu_packages"].map(packages);
+    let steps = ["build_packages", "run_packages", "client_packages", "qemu_packages"].map(packages);
     Ok(steps.into_iter().collect::<Result<Vec<_>>>()?.into_iter().flatten().collect())
 }
 
