@@ -24,7 +24,7 @@ pub(crate) mod state;
 
 // What `main` executes.
 pub use call::{Answer, serve};
-pub use roles::cleanup::{CLEANUP_USAGE, Cleanup};
+pub use roles::cleanup::{CLEANUP_USAGE, Cleaned, Cleanup};
 pub use roles::install::{Install, InstallError, USAGE};
 pub use state::calls::Counted;
 

@@ -71,16 +71,11 @@ fn cleanup(words: impl Iterator<Item = String>) -> ExitCode {
         eprintln!("{CLEANUP_USAGE}");
         return ExitCode::from(2);
     };
-    match cleanup.run() {
-        Ok(text) => {
-            print!("{}", printable(&text));
-            ExitCode::SUCCESS
-        }
-        Err(error) => {
-            eprintln!("netd-cni cleanup: {}", printable(&error.to_string()));
-            ExitCode::FAILURE
-        }
-    }
+    let cleaned = cleanup.run();
+    print!("{}", printable(&cleaned.text));
+    let Some(error) = cleaned.failure else { return ExitCode::SUCCESS };
+    eprintln!("netd-cni cleanup: {}", printable(&error.to_string()));
+    ExitCode::FAILURE
 }
 
 fn install(words: impl Iterator<Item = String>) -> ExitCode {

@@ -6,7 +6,6 @@
 //! Pod, as the folder of its records shows, is somebody else's, whatever its list names.
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -40,6 +39,15 @@ pub struct Cleanup {
     pub lists: Vec<PathBuf>,
 }
 
+/// What came of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cleaned {
+    /// For the operator: what there was of the networks that were done, and whether it is removed.
+    pub text: String,
+    /// A list that cannot be read or is none, a network with a Pod that is alive, a refusal of the kernel or of a file.
+    pub failure: Option<CniError>,
+}
+
 /// One network of a list, as far as it is ours.
 struct Network {
     conf: NetConf,
@@ -56,31 +64,33 @@ impl Cleanup {
         known.then(|| Self { yes: !options.is_empty(), lists: lists.into_iter().map(PathBuf::from).collect() })
     }
 
-    /// Lists what there is of every network, and removes it if that is asked for; the text for the operator.
-    ///
-    /// # Errors
-    /// When a list cannot be read or is none, a Pod of a network is alive, or the kernel or a file refuses; all other networks are done.
-    pub fn run(&self) -> Result<String, CniError> {
+    /// Lists what there is of every network, and removes it if that is asked for. What is wrong with one list or network is the
+    /// failure, and keeps no other from being done and told.
+    #[must_use]
+    pub fn run(&self) -> Cleaned {
         let (mut text, mut failures) = (String::new(), Vec::new());
         for network in self.networks(&mut failures).into_values() {
             let cleaned = network.found().and_then(|found| {
-                for line in &found {
-                    // Writing into a text does not fail.
-                    let _ = writeln!(text, "{line}");
-                }
-                if self.yes { network.remove() } else { Ok(()) }
+                let removed = if self.yes { network.remove() } else { Ok(()) };
+                removed.map(|()| found).map_err(|error| {
+                    error
+                        .details(format!("not everything of network {} is removed: call this again", network.conf.name))
+                })
             });
-            failures.extend(cleaned.err());
+            match cleaned {
+                Ok(found) => found.iter().for_each(|line| text.extend([line, "\n"])),
+                Err(error) => failures.push(error),
+            }
         }
-        if let Some(error) = failures.into_iter().reduce(|first, other| first.details(format!("and: {other}"))) {
-            return Err(error);
-        }
+        let failure = failures.into_iter().reduce(|first, other| first.details(format!("and: {other}")));
         text.push_str(match (text.is_empty(), self.yes) {
+            // Of a network that failed there may be something.
+            (true, _) if failure.is_some() => "",
             (true, _) => "nothing of this program's is here\n",
             (false, true) => "removed\n",
             (false, false) => "nothing is removed yet: --yes does\n",
         });
-        Ok(text)
+        Cleaned { text, failure }
     }
 
     /// By name; the first plugin of a network that is one of ours says where its things are.

@@ -88,6 +88,9 @@ fn goes_past(node: &Node) {
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(output.status.code() == Some(1) && said.contains(paths[0]) && said.contains("is alive"), "{said}");
     assert!(said.contains("/run/10-alvie.conflist; No such file") && !said.contains("none"), "{said}");
+    let did = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(did.contains("link br1\n") && did.ends_with("\nremoved\n"), "what was done for the others: {did}");
+    assert!(!did.contains("br0") && !did.contains("web"), "of the living network nothing is: {did}");
     let links = node.links();
     assert!(links.contains(&"br0".to_owned()) && !links.contains(&"br1".to_owned()), "{links:?}");
     assert!(Path::new("/var/lib/cni/netd/alive").exists() && !Path::new("/var/lib/cni/netd/dead").exists());
