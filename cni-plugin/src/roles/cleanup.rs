@@ -11,17 +11,18 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use kernel::Rtnl;
+use kernel::link::LinkState;
 use kernel::nft::Nft;
 use netstate::nft::{Ruleset, TableKey};
 use netstate::{IfName, LinkKind};
 use serde_json::{Map, Value};
 
 use super::name::PluginName;
+use crate::plan::attach::vlan::vlan_port;
 use crate::plan::hostports::table;
 use crate::plan::{masquerade, spoof};
 use crate::protocol::error::{CniError, Code};
 use crate::protocol::netconf::NetConf;
-use crate::reclaim::leftovers::{bridge_names, is_vlan_link};
 use crate::reclaim::sweep;
 use crate::state::places::Places;
 use crate::state::records::Class;
@@ -193,13 +194,29 @@ impl Network {
         Ok(())
     }
 
-    /// The bridge, unless something is plugged into it, and the links of its VLANs.
+    /// The links of the bridge's VLANs and the bridge; neither where something of somebody else's is plugged into it or stands
+    /// on it.
     fn links(&self, host: &mut Rtnl) -> Result<Vec<IfName>, CniError> {
         let all = host.links()?;
-        let is_used = all.iter().any(|link| link.link.master.as_ref() == Some(&self.bridge));
-        let bridges = bridge_names(&all).into_iter().filter(|name| *name == self.bridge && !is_used).collect();
-        let vlans = all.iter().filter(|link| link.link.kind != LinkKind::Veth && is_vlan_link(&link.name, &bridges));
-        Ok(vlans.map(|link| link.name.clone()).chain(bridges.iter().cloned()).collect())
+        let is_bridge = |link: &&LinkState| link.name == self.bridge && matches!(link.link.kind, LinkKind::Bridge(_));
+        let Some(bridge) = all.iter().find(is_bridge) else { return Ok(Vec::new()) };
+        let pairs: Vec<(&LinkState, &LinkState)> =
+            all.iter().filter_map(|link| Some((link, self.vlan_port_of(link, &all)?))).collect();
+        let is_own = |link: &LinkState| pairs.iter().any(|(_, port)| port.index == link.index);
+        let is_plugged = |link: &LinkState| link.master_index == Some(bridge.index) && !is_own(link);
+        // The other end of a veth may be in another namespace, where indexes mean other links.
+        let stands = |link: &LinkState| link.lower_index == Some(bridge.index) && link.link.kind != LinkKind::Veth;
+        if all.iter().any(|link| is_plugged(link) || stands(link)) {
+            return Ok(Vec::new());
+        }
+        Ok(pairs.iter().map(|(gateway, _)| gateway.name.clone()).chain([bridge.name.clone()]).collect())
+    }
+
+    /// The end on the bridge of the pair that ADD made to hold the gateways of a VLAN, if `link` is its other one.
+    fn vlan_port_of<'a>(&self, link: &LinkState, all: &'a [LinkState]) -> Option<&'a LinkState> {
+        let (bridge, id) = link.name.as_str().rsplit_once('.').filter(|_| link.link.kind == LinkKind::Veth)?;
+        let end = vlan_port(&self.bridge, id.parse().ok().filter(|_| bridge == self.bridge.as_str())?);
+        all.iter().find(|port| port.name == end.name && link.lower_index == Some(port.index))
     }
 
     /// The tables that Pods shared: those of the network, and that of the host ports of all networks.

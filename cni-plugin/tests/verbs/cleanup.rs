@@ -8,6 +8,7 @@ use kernel::Rtnl;
 use netstate::{IfName, Link, LinkKind};
 use serde_json::{Value, json};
 
+use crate::bridge::ip;
 use crate::node::{Node, flannel, host_link, native, with};
 
 type Test = (&'static str, fn(&Node));
@@ -17,6 +18,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("cleanup_leaves_a_network_with_a_pod_that_is_alive", alive),
     ("cleanup_goes_past_a_broken_list_and_a_living_network", goes_past),
     ("cleanup_leaves_what_is_somebody_elses", foreign),
+    ("cleanup_removes_a_bridge_with_the_links_of_its_vlans_alone", vlans),
 ];
 
 const LIST: &str = "/run/10-test.conflist";
@@ -104,4 +106,46 @@ fn foreign(node: &Node) {
     let (status, said) = cleanup(node, &native(), true);
     assert!(status == Some(0) && said.contains("nothing of this program's is here"), "{said}");
     assert!(Rtnl::open().unwrap().link(&bridge).unwrap().is_some());
+}
+
+/// The end of the VLAN's link on the bridge, as `plan/attach/vlan.rs` names it for VLAN 100 of cbr0.
+const VLAN_PORT: &str = "veth9z7vje3sj4f";
+
+fn vlans(node: &Node) {
+    let conf = native();
+    let kept = |stranger: &str, names: &[&str]| {
+        let (status, said) = cleanup(node, &conf, true);
+        assert_eq!(status, Some(0), "{said}");
+        let links = node.links();
+        assert!(names.iter().all(|name| links.iter().any(|link| link == name)), "{stranger}: {links:?}");
+    };
+    let used = || {
+        let (pod, _) = node.attached(&conf, "web");
+        node.del(&conf, "web", &pod).silent();
+    };
+    // Somebody's own: a pair of such a name with another port, something plugged in, something on top of the bridge.
+    for (stranger, gone) in [
+        ("link add mine master cbr0 type veth peer name cbr0.100", "cbr0.100"),
+        ("link add tap0 master cbr0 type veth peer name tap1", "tap0"),
+        ("link add link cbr0 name mac0 type macvlan", "mac0"),
+    ] {
+        used();
+        if gone != "cbr0.100" {
+            ip(&format!("link add {VLAN_PORT} master cbr0 type veth peer name cbr0.100"));
+        }
+        ip(stranger);
+        kept(stranger, &["cbr0", "cbr0.100", gone]);
+        ip(&format!("link del {gone}"));
+        ip("link del cbr0");
+        if gone != "cbr0.100" {
+            ip("link del cbr0.100");
+        }
+    }
+    used();
+    ip(&format!("link add {VLAN_PORT} master cbr0 type veth peer name cbr0.100"));
+    let (_, said) = cleanup(node, &conf, false);
+    assert!(said.contains("link cbr0\n") && said.contains("link cbr0.100\n"), "{said}");
+    let (status, said) = cleanup(node, &conf, true);
+    assert!(status == Some(0) && said.ends_with("removed\n"), "{said}");
+    assert_eq!(node.links(), ["lo"]);
 }

@@ -101,7 +101,8 @@ impl Attach<'_> {
 }
 
 /// The end of the VLAN's link that is a port of the bridge.
-fn vlan_port(bridge: &IfName, vlan: u16) -> End {
+#[must_use]
+pub(crate) fn vlan_port(bridge: &IfName, vlan: u16) -> End {
     let hash: [u8; 32] = Sha256::digest(format!("vlan {bridge} {vlan}").as_bytes()).into();
     let [.., a, b, c, d, e, f] = hash;
     let name = link_name(&hash).unwrap_or_else(|| bridge.clone());
