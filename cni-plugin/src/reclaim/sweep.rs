@@ -10,7 +10,6 @@ use std::path::Path;
 use std::time::Duration;
 
 use kernel::Rtnl;
-use serde_json::Value;
 
 use super::release::{delete_link, forget_neighbours, remove_file, towards};
 use super::{ifb, predecessor};
@@ -20,9 +19,8 @@ use crate::protocol::attachment::{Attachment, ContainerId};
 use crate::protocol::error::{CniError, Code};
 use crate::protocol::netconf::NetConf;
 use crate::state::RESERVATION_WAIT;
-use crate::state::places::{FLANNEL_STATE_MAX, Places, flannel_draft};
+use crate::state::places::{Places, flannel_draft, stored_network};
 use crate::state::records::{Class, Found, Held};
-use crate::state::safe_file::{self, Links};
 
 /// Removes everything that `cni.dev/valid-attachments` does not list. Without the list nothing is valid (SPEC "GC").
 ///
@@ -72,7 +70,8 @@ fn subjects(places: &Places) -> Result<BTreeSet<Subject>, CniError> {
         }
     }
     if let Some(dir) = &places.flannel_dir {
-        let of_network = names(dir).into_iter().filter(|name| is_state_of(&dir.join(name), &places.network));
+        let of_network =
+            names(dir).into_iter().filter(|name| stored_network(&dir.join(name)).as_ref() == Some(&places.network));
         subjects.extend(of_network.filter_map(|name| ContainerId::new(&name)).map(Subject::Container));
     }
     Ok(subjects)
@@ -81,12 +80,6 @@ fn subjects(places: &Places) -> Result<BTreeSet<Subject>, CniError> {
 fn names(dir: &Path) -> Vec<String> {
     let entries = fs::read_dir(dir).into_iter().flatten().flatten();
     entries.filter_map(|entry| entry.file_name().into_string().ok()).collect()
-}
-
-/// True when flannel's plugin wrote the file for `network`.
-fn is_state_of(path: &Path, network: &str) -> bool {
-    let text = safe_file::read(path, FLANNEL_STATE_MAX, Links::Refused).unwrap_or_default();
-    serde_json::from_str::<Value>(&text).is_ok_and(|value| value.get("name").and_then(Value::as_str) == Some(network))
 }
 
 fn remove_attachment(owner: &Attachment, places: &Places, host: &mut Rtnl) -> Result<(), CniError> {

@@ -16,7 +16,7 @@ use crate::protocol::fields::Fields;
 use crate::protocol::netconf::{DEFAULT_STATE_DIR, NetConf, flannel, ipam};
 
 /// The most that is read of a state file of flannel's, in bytes.
-pub(crate) const FLANNEL_STATE_MAX: u64 = 64 * 1024;
+const FLANNEL_STATE_MAX: u64 = 64 * 1024;
 
 /// The directories of one network's state.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -69,10 +69,23 @@ impl Places {
         self.data_dirs.iter().map(move |dir| (Store::new(dir, network), Records::new(Class::Grant, dir, network)))
     }
 
-    /// flannel's state file of `container`, and what it is called until it is whole.
+    /// flannel's state file of `container`, and what it is called until it is whole. There is one for a container, whatever
+    /// interfaces it has: that of another network is not this one's.
     pub fn flannel_files(&self, container: &ContainerId) -> impl Iterator<Item = PathBuf> {
-        self.flannel_dir.iter().flat_map(|dir| [dir.join(container.as_str()), flannel_draft(dir, container)])
+        let files = |dir: &PathBuf| [dir.join(container.as_str()), flannel_draft(dir, container)];
+        let is_others = |path: &PathBuf| stored_network(path).is_some_and(|name| name != self.network);
+        self.flannel_dir.iter().flat_map(files).filter(move |path| !is_others(path))
     }
+}
+
+/// The network that flannel's plugin, or this one, wrote the state file at `path` for; `None` where it does not say.
+pub(crate) fn stored_network(path: &Path) -> Option<String> {
+    stored(path)?.get("name").and_then(Value::as_str).map(str::to_owned)
+}
+
+fn stored(path: &Path) -> Option<Value> {
+    let text = safe_file::read(path, FLANNEL_STATE_MAX, Links::Refused).ok()?;
+    serde_json::from_str(&text).ok()
 }
 
 /// Where the state file of `container` is written before it gets its name.
@@ -83,8 +96,6 @@ pub(crate) fn flannel_draft(dir: &Path, container: &ContainerId) -> PathBuf {
 
 /// `ipam.dataDir` of a delegate that flannel's plugin stored: the configuration may have changed since.
 fn stored_data_dir(path: &Path) -> Option<PathBuf> {
-    let text = safe_file::read(path, FLANNEL_STATE_MAX, Links::Refused).ok()?;
-    let value: Value = serde_json::from_str(&text).ok()?;
-    let mut ipam = Fields::of(value, "").ok()?.take_object("ipam").ok()??;
+    let mut ipam = Fields::of(stored(path)?, "").ok()?.take_object("ipam").ok()??;
     ipam.take_text("dataDir").ok()?.filter(|dir| !dir.is_empty()).map(PathBuf::from)
 }

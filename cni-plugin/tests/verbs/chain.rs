@@ -7,7 +7,7 @@ use kernel::Rtnl;
 use netstate::IfName;
 use serde_json::{Value, json};
 
-use crate::node::{Node, first_address, flannel, host_link, inside, native, with};
+use crate::node::{Node, first_address, flannel, host_link, inside, native, vars, with};
 
 type Test = (&'static str, fn(&Node));
 
@@ -15,6 +15,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("stock_flannel_conflist_works_unchanged", stock_conflist),
     ("flannel_state_file_is_what_flannels_plugin_writes", state_file),
     ("flannel_state_file_that_is_empty_or_junk_does_not_stop_del", junk_state),
+    ("flannel_state_file_stays_as_long_as_the_interface_that_it_is_of", state_of_another_interface),
     ("loopback_is_set_up_and_down", loopback),
     ("plugin_that_makes_an_interface_comes_anywhere_in_its_chain", anywhere),
     ("pod_of_the_predecessor_is_removed_by_its_own_names", predecessor),
@@ -82,6 +83,34 @@ fn junk_state(node: &Node) {
         assert_eq!(node.files(), [], "{junk:?}");
         assert!(!node.links().contains(&host_link("web-1")));
     }
+}
+
+/// multus: further interfaces of a Pod that flannel's network came to first.
+fn state_of_another_interface(node: &Node) {
+    let path = Path::new("/var/lib/cni/flannel/web-1");
+    let pod = node.pod();
+    node.add(&flannel(), "web-1", &pod).result();
+    let written = fs::read_to_string(path).unwrap();
+    let further = |command: &str, conf: &Value| {
+        let mut vars = vars(command, "web-1", pod.to_str().unwrap());
+        vars[3].1 = "net1";
+        let outcome = node.exec(conf["type"].as_str().unwrap(), &vars, &conf.to_string());
+        assert_eq!(fs::read_to_string(path).unwrap_or_default(), written, "{command} of {}", conf["name"]);
+        outcome
+    };
+    let range = json!({"type": "host-local", "subnet": "10.7.0.0/24"});
+    let reference = json!({"cniVersion": "0.3.1", "name": "red", "type": "bridge", "bridge": "br0", "ipam": range});
+    further("DEL", &reference).silent();
+    further("ADD", &reference).result();
+    further("DEL", &reference).silent();
+    for conf in [reference, with(&native(), "name", json!("red")), with(&flannel(), "name", json!("red"))] {
+        further("DEL", &conf).silent();
+    }
+    // The lease has no further address: nothing is written yet.
+    let taken = with(&flannel(), "args", json!({"cni": {"ips": ["172.7.21.1"]}}));
+    further("ADD", &taken).error();
+    node.del(&flannel(), "web-1", &pod).silent();
+    assert!(!path.exists());
 }
 
 fn predecessor(node: &Node) {

@@ -57,7 +57,11 @@ pub(crate) fn add(mut conf: NetConf, role: Bridge, call: &Call) -> Result<Value,
     let earlier = if held.existed { clear_away(&network, call, &netns, &mut held, &mut host)? } else { Vec::new() };
     let reservations = match reserve(&network, &call.attachment, &earlier, &mut host) {
         Ok(reservations) => reservations,
-        Err(error) => return Err(give_up(error, &network, call, &[], held)),
+        Err(error) => {
+            // Not written yet: the file that is there may be of another interface of the container.
+            network.flannel_state = None;
+            return Err(give_up(error, &network, call, &[], held));
+        }
     };
     let addresses: Vec<Cidr> = reservations.iter().map(|r| (r.addr, r.len)).collect();
     let attach = Attach {
