@@ -286,7 +286,7 @@ fn is_anything_there(places: &Places, conf: &NetConf, call: &Call, host: &mut Rt
 
 /// Releases the host ports of an attachment of `network`: those that its records list, or all that are found. Closing
 /// the returned conversation takes the kernel some 10 ms when something was released.
-pub(super) fn close_ports(network: &str, attachment: &Attachment, known: &Ports) -> Result<Option<Nft>, CniError> {
+pub(crate) fn close_ports(network: &str, attachment: &Attachment, known: &Ports) -> Result<Option<Nft>, CniError> {
     let tag = Tag::own(network, attachment);
     match known {
         Ports::None => Ok(None),

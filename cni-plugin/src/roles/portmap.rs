@@ -22,7 +22,7 @@ use crate::protocol::error::{CniError, Code};
 use crate::protocol::netconf::runtime::Honoured;
 use crate::protocol::netconf::{NetConf, PortMapping, PortmapConf, RuntimeConfig};
 use crate::protocol::result;
-use crate::reclaim::release::{self, Part};
+use crate::reclaim::release::{self, Part, close_ports};
 use crate::state::ATTACHMENT_WAIT;
 use crate::state::places::Places;
 use crate::state::record::{self, Ports, Record};
@@ -94,6 +94,13 @@ fn add(conf: NetConf, call: &Call) -> Result<Value, CniError> {
     let steps = ports.plan(&leads_to(&wanted, &mut host)?)?;
     let mut held = wanted.records.hold(&call.attachment, ATTACHMENT_WAIT)?;
     let record = Record { boot: record::boot_id(), ports: Ports::Keys(ports.keys()), ..Record::default() };
+    if held.existed {
+        // Of an ADD that was killed, or whose DEL was lost. Others than this one's would be named by no record any more.
+        let earlier = held.read().map_or(Ports::Unlisted, |earlier| earlier.ports);
+        if earlier != record.ports {
+            drop(close_ports(&wanted.network, &call.attachment, &earlier)?);
+        }
+    }
     let outcome = held.write(&record).and_then(|()| {
         let mut executor = KernelExecutor::new(host, None);
         executor.open_netfilter(!ports.stale_flows().is_empty())?;

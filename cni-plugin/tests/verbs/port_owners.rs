@@ -22,6 +22,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("two_adds_for_one_host_port_open_it_for_one", two_at_once),
     ("port_of_a_dead_attachment_is_taken_over", dead_holder),
     ("port_behind_another_plugins_link_is_never_taken_over", foreign_link),
+    ("add_again_with_other_ports_leaves_none_of_the_earlier_ones", again),
     ("gc_closes_the_ports_of_the_dead", gc_closes),
     ("gc_of_one_network_leaves_the_ports_of_another", gc_of_one),
     ("del_without_its_record_finds_the_ports", lost_record),
@@ -74,6 +75,38 @@ fn every_protocol(node: &Node) {
     assert!(Command::new("nft").args(element.split(' ')).status().unwrap().success());
     let (code, text) = node.add(&mapped(&native(), "udp", 5353, 53, ""), "web-2", &node.pod()).error();
     assert!(code == 11 && text.contains("udp 5353") && text.contains("ports4"), "{text}");
+}
+
+/// An ADD that was killed, or whose DEL was lost, and the one that follows it, which asks for other ports.
+fn again(node: &Node) {
+    let made = |previous: Option<&Value>| {
+        let conf = json!({"cniVersion": "1.0.0", "name": "cbr0", "type": "portmap"});
+        previous.map_or_else(native, |result| with(&conf, "prevResult", result.clone()))
+    };
+    for chained in [true, false] {
+        let (pod, other) = (node.pod(), node.pod());
+        let result = chained.then(|| node.add(&native(), "web-1", &pod).result());
+        let conf = made(result.as_ref());
+        let begin_again = || {
+            if !chained {
+                // It came no further.
+                Rtnl::open().unwrap().delete_link(&IfName::new(host_link("web-1")).unwrap()).unwrap();
+            }
+        };
+        node.add(&mapped(&conf, "tcp", 8080, 80, ""), "web-1", &pod).result();
+        let one = elements();
+        begin_again();
+        node.add(&mapped(&conf, "tcp", 8081, 80, ""), "web-1", &pod).result();
+        assert_eq!(elements(), one, "chained {chained}: 8080 is open besides");
+        // Nor does one that fails forget what is open.
+        begin_again();
+        node.add(&mapped(&native(), "tcp", 8082, 80, ""), "web-2", &other).result();
+        assert_eq!(node.add(&mapped(&conf, "tcp", 8082, 80, ""), "web-1", &pod).error().0, 11);
+        node.del(&conf, "web-1", &pod).silent();
+        node.del(&native(), "web-1", &pod).silent();
+        node.del(&native(), "web-2", &other).silent();
+        assert_eq!(elements(), 0, "chained {chained}: some port outlives its Pod");
+    }
 }
 
 fn other_network(node: &Node) {

@@ -32,6 +32,7 @@ use crate::protocol::range::Reservation;
 use crate::protocol::resolver;
 use crate::protocol::result::{self, Dns};
 use crate::reclaim::ifb;
+use crate::reclaim::release::close_ports;
 use crate::roles::bridge::mtu;
 use crate::roles::open_namespace;
 use crate::state::places::flannel_draft;
@@ -199,6 +200,13 @@ fn clear_away(
 ) -> Result<Vec<IpAddr>, CniError> {
     let addresses = earlier(network, &call.attachment, netns, host)?;
     let record = held.read();
+    let ports = match &record {
+        Some(record) => record.ports.clone(),
+        None if network.ports.is_some() => Ports::Unlisted,
+        None => Ports::None,
+    };
+    // This call may ask for others, and then nothing would name these any more.
+    drop(close_ports(&network.name, &call.attachment, &ports)?);
     ifb::remove(host, &network.records, &network.name, &call.attachment, record.as_ref())?;
     if record.is_none_or(|record| record.guarded.is_some()) {
         // For another hardware address, maybe, and the port has the same name again.
