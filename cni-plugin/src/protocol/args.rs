@@ -154,7 +154,7 @@ impl CniArgs {
             let (key, value) = pair.split_once('=').ok_or_else(|| bad(pair, "KEY=VALUE;KEY=VALUE"))?;
             match key {
                 "IgnoreUnknown" => ignore_unknown = value == "1" || value.eq_ignore_ascii_case("true"),
-                "IP" if value.is_empty() => {}
+                "IP" | "MAC" if value.is_empty() => {}
                 "IP" => args.ip = Some(address(value).ok_or_else(|| bad(pair, "an address such as 172.7.21.9"))?),
                 "MAC" => args.mac = Some(value.parse().map_err(|_| bad(pair, "an address such as 0a:58:ac:07:15:09"))?),
                 _ => unknown.push(pair),
@@ -259,6 +259,7 @@ mod tests {
         assert_eq!(args.ip, Some("172.7.21.9".parse().unwrap()));
         assert_eq!(args.mac, Some(MacAddr([2, 0, 0, 0, 0, 1])));
         assert_eq!(CniArgs::parse("").unwrap(), CniArgs::default());
+        assert_eq!(CniArgs::parse("IP=;MAC=").unwrap(), CniArgs::default(), "Go's empty texts ask for nothing");
         assert_eq!(CniArgs::parse("IP=::ffff:172.7.21.9").unwrap().ip, args.ip);
     }
 
