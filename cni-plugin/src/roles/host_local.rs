@@ -134,12 +134,7 @@ fn reserve(
     earlier: &[IpAddr],
 ) -> Result<Vec<Reservation>, CniError> {
     locked.free(owner, earlier)?;
-    let wanted: Vec<IpAddr> = match ipam.requested.as_slice() {
-        [] => {
-            earlier.iter().copied().filter(|addr| ipam.sets.iter().any(|set| set.range_of(*addr).is_some())).collect()
-        }
-        requested => requested.to_vec(),
-    };
+    let wanted = ipam.wanted(earlier);
     let outcome = match locked.reserve(owner, &ipam.sets, &wanted, Sharing::Avoided) {
         Err(StoreError::Exhausted { .. }) if reclaim(place, locked)? => {
             locked.reserve(owner, &ipam.sets, &wanted, Sharing::Avoided)

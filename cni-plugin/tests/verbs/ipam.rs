@@ -11,12 +11,14 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, SystemTime};
 
+use kernel::Rtnl;
+use netstate::IfName;
 use nix::mount::{MsFlags, mount};
 use nix::sys::stat::Mode;
 use serde_json::{Value, json};
 
 use crate::faults::links::traced;
-use crate::node::{Node, first_address, flannel, native, with};
+use crate::node::{Node, first_address, flannel, host_link, native, with};
 
 type Test = (&'static str, fn(&Node));
 
@@ -26,6 +28,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("range_sets_advance_on_their_own_and_inner_ranges_in_turn", several_ranges),
     ("a_set_that_is_full_takes_the_other_sets_addresses_back", one_set_full),
     ("requested_addresses_come_from_all_three_sources", requested),
+    ("add_again_takes_the_earlier_addresses_as_far_as_the_changed_ranges_have_them", changed_ranges),
     ("clock_has_no_influence_on_the_order_of_addresses", clock),
     ("planted_links_are_never_followed", planted_links),
     ("junk_in_the_place_of_state_files_harms_nobody", junk),
@@ -33,6 +36,39 @@ pub(crate) const TESTS: &[Test] = &[
 ];
 
 const DIR: &str = "/var/lib/cni/networks/cbr0";
+
+/// A container is started anew without a DEL, and its network has other ranges meanwhile.
+fn changed_ranges(node: &Node) {
+    let bridge = json!({"cniVersion": "1.0.0", "name": "cbr0", "type": "bridge", "bridge": "br0", "isGateway": true,
+        "forceAddress": true});
+    let ranges = [
+        (json!([[{"subnet": "10.1.2.0/25"}], [{"subnet": "10.1.2.128/25"}]]), &["10.1.2.2/25", "10.1.2.130/25"][..]),
+        (json!([[{"subnet": "10.1.2.0/25"}, {"subnet": "10.1.2.128/25"}]]), &["10.1.2.2/25"]),
+        (json!([[{"subnet": "10.1.2.0/25", "gateway": "10.1.2.2"}]]), &["10.1.2.3/25"]),
+    ];
+    for own_link in [true, false] {
+        let pod = node.pod();
+        for (ranges, expected) in &ranges {
+            let ipam = json!({"type": "host-local", "ranges": ranges});
+            let conf = if own_link { with(&bridge, "ipam", ipam) } else { host_local(&ipam) };
+            let result = node.add(&conf, "web", &pod).result();
+            let found: Vec<&str> =
+                result["ips"].as_array().unwrap().iter().filter_map(|ip| ip["address"].as_str()).collect();
+            assert_eq!(found, *expected, "{}", conf["type"]);
+            if own_link {
+                Rtnl::open().unwrap().delete_link(&IfName::new(host_link("web")).unwrap()).unwrap();
+            } else {
+                // The node was started anew.
+                let path = "/var/lib/cni/networks/.owners/cbr0/web@eth0";
+                let mut record: Value = serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap();
+                record["boot"] = json!("11111111-2222-3333-4444-555555555555");
+                fs::write(path, record.to_string()).unwrap();
+            }
+        }
+        node.del(&with(&bridge, "ipam", json!({"type": "host-local"})), "web", &pod).silent();
+        fs::remove_dir_all(DIR).unwrap();
+    }
+}
 
 /// The network `cbr0` as `host-local` gets it.
 fn host_local(ipam: &Value) -> Value {

@@ -75,6 +75,17 @@ impl IpamConf {
         Ok(conf)
     }
 
+    /// The addresses to ask for: those that somebody requested, or of each set one that an `earlier` ADD of the same attachment
+    /// had, if it can be had still: sets and gateways may be others now.
+    #[must_use]
+    pub fn wanted(&self, earlier: &[IpAddr]) -> Vec<IpAddr> {
+        if !self.requested.is_empty() {
+            return self.requested.clone();
+        }
+        let can_be_had = |set: &RangeSet, addr: IpAddr| set.range_of(addr).is_some() && !set.is_gateway(addr);
+        self.sets.iter().filter_map(|set| earlier.iter().copied().find(|addr| can_be_had(set, *addr))).collect()
+    }
+
     /// Results of 0.1.0 and 0.2.0 hold one address per family: better refused before anything is done.
     ///
     /// # Errors
@@ -279,6 +290,32 @@ mod tests {
         assert_eq!(
             conf.requested.iter().map(IpAddr::to_string).collect::<Vec<_>>(),
             ["10.1.2.7", "10.1.2.8", "fd00::9"]
+        );
+    }
+
+    #[test]
+    fn earlier_addresses_are_asked_for_as_far_as_they_can_be_had_still() {
+        let ips = |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect::<Vec<IpAddr>>();
+        let one =
+            json!({"ranges": [[{"subnet": "10.1.2.0/25"}, {"subnet": "10.1.2.128/25"}], [{"subnet": "fd00::/64"}]]});
+        let mut conf = parse(one).unwrap();
+        for (earlier, wanted) in [
+            (&[][..], &[][..]),
+            (&["10.1.2.7", "fd00::7"], &["10.1.2.7", "fd00::7"]),
+            (&["fd00::7"], &["fd00::7"]),
+            // Of two sets that are one set now.
+            (&["10.1.2.7", "10.1.2.130"], &["10.1.2.7"]),
+            (&["10.1.3.7", "fd01::7"], &[]),
+            // A gateway now.
+            (&["10.1.2.1", "10.1.2.129", "10.1.2.130"], &["10.1.2.130"]),
+        ] {
+            assert_eq!(conf.wanted(&ips(earlier)), ips(wanted), "{earlier:?}");
+        }
+        conf.requested = ips(&["10.1.2.9"]);
+        assert_eq!(
+            conf.wanted(&ips(&["10.1.2.7", "fd00::7"])),
+            ips(&["10.1.2.9"]),
+            "what is asked for, and nothing else"
         );
     }
 

@@ -176,12 +176,7 @@ fn reserve(
     let locked = network.store(ipam).lock(RESERVATION_WAIT)?;
     // An ADD that was killed keeps its address for the ADD that follows it.
     locked.free(owner, earlier)?;
-    let wanted: Vec<IpAddr> = match ipam.requested.as_slice() {
-        [] => {
-            earlier.iter().copied().filter(|addr| ipam.sets.iter().any(|set| set.range_of(*addr).is_some())).collect()
-        }
-        requested => requested.to_vec(),
-    };
+    let wanted = ipam.wanted(earlier);
     match locked.reserve(owner, &ipam.sets, &wanted, network.sharing()) {
         Err(StoreError::Exhausted { .. }) if network.reclaim(ipam, &locked, host)? > 0 => {
             Ok(locked.reserve(owner, &ipam.sets, &wanted, network.sharing())?)
