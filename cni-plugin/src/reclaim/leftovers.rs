@@ -24,7 +24,8 @@ use crate::reclaim::release::close_ports;
 use crate::reclaim::{ifb, predecessor};
 use crate::state::record::{self, Ports};
 use crate::state::records::{Class, Found, Held, Records};
-use crate::state::reservations::{Locked, locked};
+use crate::state::reservations::Locked;
+use crate::state::reservations::locked::{is_blank, peek};
 
 /// The host's links, as far as leftovers are concerned.
 #[derive(Debug, Default)]
@@ -89,7 +90,7 @@ impl<'a> Leftovers<'a> {
                     is_left
                 }
                 // No owner can ever ask for it back.
-                None => true,
+                None => is_blank(&text),
             };
             if is_left {
                 reservations.discard(addr)?;
@@ -107,9 +108,10 @@ impl<'a> Leftovers<'a> {
     /// When the kernel cannot be asked.
     pub(crate) fn any(&self, dir: &Path, host: &mut Rtnl) -> Result<bool, CniError> {
         let mut may_be_predecessors = false;
-        for text in locked::peek(dir) {
+        for text in peek(dir) {
             match Subject::of_reservation(&text) {
-                None => return Ok(true),
+                None if is_blank(&text) => return Ok(true),
+                None => {}
                 Some(Subject::Container(_)) => may_be_predecessors = true,
                 Some(Subject::Attachment(owner)) => match self.records.peek(&owner) {
                     Some(Some(record)) if record.boot != self.boot => return Ok(true),

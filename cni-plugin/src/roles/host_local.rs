@@ -26,7 +26,7 @@ use crate::reclaim::release;
 use crate::state::places::Places;
 use crate::state::record::{self, Record};
 use crate::state::records::{Class, Found, Held, Records};
-use crate::state::reservations::locked::peek;
+use crate::state::reservations::locked::{is_blank, peek};
 use crate::state::reservations::{Locked, Sharing, Store, StoreError};
 use crate::state::{ATTACHMENT_WAIT, RESERVATION_WAIT};
 
@@ -245,9 +245,4 @@ fn status(conf: NetConf) -> Result<(), CniError> {
         // A runtime that gets 50 sends no ADD: nobody would release what a reboot left.
         if peek(place.store.dir()).any(is_left) { Ok(()) } else { Err(full) }
     })
-}
-
-/// Lost in a power cut; a text that says anything may be somebody's way to block an address.
-fn is_blank(text: &str) -> bool {
-    text.chars().all(|c| c == '\0' || c.is_whitespace())
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::net::IpAddr;
 use std::path::Path;
+use std::time::{Duration, SystemTime};
 
 use kernel::Rtnl;
 use netstate::{IfName, Link, LinkKind};
@@ -22,6 +23,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("empty_reservation_of_a_crash_is_taken_over", empty_reservation),
     ("leftovers_are_reclaimed_when_the_range_is_full_and_living_pods_are_not", leftovers),
     ("reclaimed_address_brings_no_host_port_of_the_pod_that_had_it", reclaimed_without_ports),
+    ("address_that_somebody_blocked_by_a_text_stays_blocked_when_the_range_is_full", blocked),
 ];
 
 fn reservation(host: u32) -> String {
@@ -179,4 +181,28 @@ fn empty_reservation(node: &Node) {
     let conf = with(&native(), "args", json!({}));
     assert_eq!(node.attached(&conf, "web-2").1.to_string(), "172.7.21.4");
     assert_eq!(fs::read_to_string(reservation(2)).unwrap(), "web-1\r\neth0");
+}
+
+fn blocked(node: &Node) {
+    let conf = with(&native(), "cniVersion", json!("1.1.0"));
+    fs::create_dir_all("/var/lib/cni/networks/cbr0").unwrap();
+    for host in 2..=254 {
+        fs::write(reservation(host), "keep off, printer").unwrap();
+    }
+    let given = Path::new("/var/lib/cni/networks/cbr0/last_reserved_ip.0");
+    fs::File::create(given).unwrap().set_modified(SystemTime::now() - Duration::from_secs(60)).unwrap();
+    let status = || node.exec("netd-cni", &[("CNI_COMMAND", "STATUS")], &conf.to_string());
+    assert_eq!(status().error().0, 50);
+    assert_eq!(node.add(&conf, "web-1", &node.pod()).error().0, 11);
+    assert_eq!(fs::read_to_string(reservation(2)).unwrap(), "keep off, printer");
+    // What a power cut left says nothing.
+    fs::write(reservation(9), "\0\0\0").unwrap();
+    fs::File::options()
+        .write(true)
+        .open(given)
+        .unwrap()
+        .set_modified(SystemTime::now() - Duration::from_secs(60))
+        .unwrap();
+    status().silent();
+    assert_eq!(node.attached(&conf, "web-1").1.to_string(), "172.7.21.9");
 }

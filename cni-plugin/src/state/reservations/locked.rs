@@ -295,6 +295,12 @@ pub(crate) fn peek(dir: &Path) -> impl Iterator<Item = String> {
     entries.filter(is_address).filter_map(|entry| read_small(&entry.path()))
 }
 
+/// True for the text of a reservation that a power cut emptied; one that says anything may be somebody's way to block an
+/// address.
+pub(crate) fn is_blank(text: &str) -> bool {
+    text.chars().all(|c| c == '\0' || c.is_whitespace())
+}
+
 /// The first KiB of a file; `None` when it cannot be read. What is no text, as after a power cut, names no owner: it reads as
 /// empty.
 fn read_small(path: &Path) -> Option<String> {
