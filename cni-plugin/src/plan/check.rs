@@ -284,15 +284,19 @@ mod tests {
     }
 
     fn check(facts: &Facts) -> Vec<String> {
-        let (attachment, bridge, result) = (attachment(), IfName::new("cbr0").unwrap(), reported());
+        check_with(facts, &reported(), |_| ())
+    }
+
+    fn check_with(facts: &Facts, result: &AddResult, change: fn(&mut Expected<'_>)) -> Vec<String> {
+        let (attachment, bridge) = (attachment(), IfName::new("cbr0").unwrap());
         let elements = BTreeMap::new();
         let vlans = PortVlans([(1, VlanMode::Native), (100, VlanMode::Tagged)].into());
         let vlan_link = IfName::new("cbr0.100").unwrap();
-        let expected = Expected {
+        let mut expected = Expected {
             attachment: &attachment,
             bridge: &bridge,
             netns: "/ns",
-            result: &result,
+            result,
             has_ipam: true,
             pod_up: true,
             promiscuous: true,
@@ -300,6 +304,7 @@ mod tests {
             vlan_link: Some(&vlan_link),
             elements: &elements,
         };
+        change(&mut expected);
         differences(&expected, facts)
     }
 
@@ -319,7 +324,7 @@ mod tests {
     #[test]
     fn each_damage_is_reported_in_its_own_words() {
         type Damage = fn(&mut Facts);
-        let cases: [(Damage, &str); 15] = [
+        let cases: [(Damage, &str); 19] = [
             (|f| f.bridge = None, "bridge cbr0 is missing"),
             (|f| f.host = None, "host end"),
             (|f| f.pod = None, "interface eth0 is missing"),
@@ -327,6 +332,10 @@ mod tests {
             (|f| f.pod.as_mut().unwrap().mac = None, "hardware address none instead of 0a:58:ac:07:15:02"),
             (|f| f.host.as_mut().unwrap().master = None, "is not a port of bridge cbr0"),
             (|f| f.host.as_mut().unwrap().peer = Some(9), "is not the other end of"),
+            (|f| f.pod.as_mut().unwrap().peer = Some(9), "interface eth0 is not the other end of"),
+            (|f| f.pod.as_mut().unwrap().is_veth = false, "interface eth0 is not the other end of"),
+            (|f| f.host.as_mut().unwrap().up = false, " is down"),
+            (|f| f.bridge.as_mut().unwrap().up = false, "bridge cbr0 is down"),
             (|f| f.bridge.as_mut().unwrap().is_bridge = false, "link cbr0 is not a bridge"),
             (|f| f.bridge.as_mut().unwrap().promiscuous = false, "bridge cbr0 is not in promiscuous mode"),
             (|f| f.vlans.0.retain(|id, _| *id != 100), "lacks VLANs: 100 tagged"),
@@ -342,5 +351,114 @@ mod tests {
             let found = check(&facts);
             assert!(found.len() == 1 && found[0].contains(text), "{found:?} should say {text}");
         }
+    }
+    #[test]
+    fn what_nobody_asked_for_is_no_difference() {
+        let result = reported();
+        let mut facts = whole();
+        facts.pod.as_mut().unwrap().up = false;
+        assert_eq!(check_with(&facts, &result, |e| e.pod_up = false), Vec::<String>::new());
+        facts.host.as_mut().unwrap().up = false;
+        let found = check_with(&facts, &result, |e| e.pod_up = false);
+        assert!(found.len() == 1 && found[0].starts_with("host end ") && found[0].ends_with(" is down"), "{found:?}");
+        let mut facts = whole();
+        facts.bridge.as_mut().unwrap().promiscuous = false;
+        assert_eq!(check_with(&facts, &result, |e| e.promiscuous = false), Vec::<String>::new());
+        facts.bridge.as_mut().unwrap().promiscuous = true;
+        facts.reserved.clear();
+        assert_eq!(check_with(&facts, &result, |e| e.has_ipam = false), Vec::<String>::new());
+        facts.vlan_link = None;
+        assert_eq!(check_with(&facts, &result, |e| (e.has_ipam, e.vlan_link) = (false, None)), Vec::<String>::new());
+    }
+
+    #[test]
+    fn route_is_there_when_all_that_was_reported_of_it_is() {
+        type Change = fn(&mut (RouteKey, Route));
+        let changes: [(Change, fn(&mut ResultRoute), &str); 5] = [
+            (|row| row.1.via = None, |wanted| wanted.gw = None, " via 172.7.21.9"),
+            (|row| row.0.table = 254, |wanted| wanted.table = None, " table 1000"),
+            (|row| row.0.metric = 8, |wanted| wanted.priority = None, " metric 7"),
+            (|row| row.1.metrics.mtu = None, |wanted| wanted.mtu = None, " mtu 1280"),
+            (|row| row.1.metrics.advmss = Some(9), |wanted| wanted.advmss = None, " advmss 1200"),
+        ];
+        let wanted = result::parse(json!({"routes": [{"dst": "10.8.0.0/16", "gw": "172.7.21.9", "table": 1000,
+            "priority": 7, "mtu": 1280, "advmss": 1200}]}));
+        let wanted = wanted.unwrap().routes.remove(0);
+        let mut there = route("10.8.0.0/16", Some("172.7.21.9"));
+        (there.0.table, there.0.metric) = (1000, 7);
+        there.1.metrics = RouteMetrics { mtu: Some(1280), advmss: Some(1200) };
+        assert!(is_route(&there, &wanted) && !is_route(&route("10.8.0.0/17", Some("172.7.21.9")), &wanted));
+        for (change, leave_open, words) in changes {
+            let (mut row, mut open, mut result) = (there.clone(), wanted.clone(), reported());
+            change(&mut row);
+            leave_open(&mut open);
+            assert!(!is_route(&row, &wanted) && is_route(&row, &open) && is_route(&there, &open), "{words}");
+            let mut facts = whole();
+            facts.routes.push(row);
+            result.routes.push(wanted.clone());
+            let found = check_with(&facts, &result, |_| ());
+            assert!(found.len() == 1 && found[0].contains(words) && found[0].ends_with(" is missing"), "{found:?}");
+        }
+    }
+
+    #[test]
+    fn host_end_is_the_own_one_or_the_one_that_the_predecessor_reported() {
+        let named = |names: &[(&str, Option<&str>)]| {
+            let (attachment, bridge, mut result) = (attachment(), IfName::new("cbr0").unwrap(), reported());
+            let interface = |(name, sandbox): &(&str, Option<&str>)| Interface {
+                name: (*name).to_owned(),
+                sandbox: sandbox.map(str::to_owned),
+                ..Interface::default()
+            };
+            result.interfaces = names.iter().map(interface).collect();
+            let (vlans, elements) = (PortVlans::default(), BTreeMap::new());
+            let expected = Expected {
+                attachment: &attachment,
+                bridge: &bridge,
+                netns: "/ns",
+                result: &result,
+                has_ipam: true,
+                pod_up: true,
+                promiscuous: false,
+                vlans: &vlans,
+                vlan_link: None,
+                elements: &elements,
+            };
+            expected.host_link().to_string()
+        };
+        let own = attachment().host_link().to_string();
+        let pod = ("eth0", Some("/ns"));
+        for (names, expected) in [
+            (vec![("cbr0", None), ("veth0badcafe", None), pod], "veth0badcafe"),
+            (vec![("cbr0", None), ("bwp0", None), (&own, None), pod], &own),
+            (vec![pod, ("cbr0", None)], &own),
+            (vec![], &own),
+        ] {
+            assert_eq!(named(&names), expected, "{names:?}");
+        }
+    }
+
+    #[test]
+    fn previous_result_must_list_the_interface_in_this_namespace() {
+        let mut result = reported();
+        result.interfaces[2].sandbox = Some("/other".to_owned());
+        let found = check_with(&whole(), &result, |_| ());
+        assert_eq!(found[0], "prevResult lists no interface eth0 in /ns");
+        // The address of another name is not looked at either.
+        result.interfaces[2] = Interface { name: "net1".to_owned(), ..reported().interfaces[2].clone() };
+        assert_eq!(check_with(&whole(), &result, |_| ())[0], "prevResult lists no interface eth0 in /ns");
+    }
+
+    #[test]
+    fn element_that_is_missing_or_says_something_else_is_a_difference() {
+        let tag = crate::plan::tag::Tag::own("cbr0", &attachment());
+        let wanted = crate::plan::spoof::ruleset(&tag, MacAddr([2, 0, 0, 0, 0, 1])).unwrap().elements;
+        assert_eq!(missing_elements(&wanted, &wanted), Vec::<String>::new());
+        let mut present = wanted.clone();
+        let (key, _) = present.pop_first().unwrap();
+        let words = [format!("nft element {key} is missing or another's")];
+        assert_eq!(missing_elements(&wanted, &present), words);
+        present.insert(key, Element::member().comment("another's".to_owned()));
+        assert_eq!(missing_elements(&wanted, &present), words);
     }
 }

@@ -66,7 +66,7 @@ impl Cleanup {
     }
 
     /// Lists what there is of every network, and removes it if that is asked for. What is wrong with one list or network is the
-    /// failure, and keeps no other from being done and told.
+    /// failure, and keeps no other from being done and reported.
     #[must_use]
     pub fn run(&self) -> Cleaned {
         let (mut text, mut failures) = (String::new(), Vec::new());
