@@ -141,6 +141,14 @@ mod tests {
     }
 
     #[test]
+    fn what_a_pod_sends_needs_no_device_where_it_is_not_limited() {
+        let conf = BandwidthConf { receive: Some(bucket(1000)), send: None };
+        let bandwidth = Bandwidth::new(conf, "mynet", &attachment()).unwrap();
+        let found = Facts { receive: conf.receive, ..Facts::default() };
+        assert_eq!(bandwidth.differences(&IfName::new("vethx").unwrap(), &found), Vec::<String>::new());
+    }
+
+    #[test]
     fn each_damage_is_reported_in_its_own_words() {
         let conf = BandwidthConf { receive: Some(bucket(1000)), send: Some(bucket(2000)) };
         let bandwidth = Bandwidth::new(conf, "mynet", &attachment()).unwrap();

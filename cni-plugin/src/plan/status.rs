@@ -80,5 +80,11 @@ mod tests {
         assert_eq!(judged(None, true, 1, None), Some(Code::LimitedConnectivity));
         assert_eq!(judged(Some(false), true, 1, None), Some(Code::LimitedConnectivity));
         assert_eq!(judged(Some(false), false, 0, None), None, "ADD sets the bridge up");
+        for (bridge_up, words) in
+            [(None, "bridge br0 of network net is gone"), (Some(false), "bridge br0 of network net is down")]
+        {
+            let facts = Facts { bridge_up, has_attachments: true, taken: vec![0], last_reserved: None };
+            assert_eq!(judge("net", "br0", &sets(), &facts).unwrap_err().msg, words);
+        }
     }
 }

@@ -267,8 +267,8 @@ mod tests {
     use crate::protocol::attachment::ContainerId;
     use crate::protocol::error::Code;
     use crate::protocol::fields::Fields;
-    use crate::protocol::netconf::RuntimeConfig;
     use crate::protocol::netconf::bridge::Defaults;
+    use crate::protocol::netconf::{BandwidthConf, RuntimeConfig};
     use serde_json::{Value, json};
 
     pub(super) fn conf(value: Value) -> BridgeConf {
@@ -431,5 +431,145 @@ mod tests {
         value["ipam"]["routes"] = json!([{"dst": "fd00::/48"}]);
         let error = steps(&conf(value), &settled()).unwrap_err();
         assert!(error.msg.contains("fd00::/48 has no gateway"), "{error}");
+    }
+    #[test]
+    fn each_option_brings_its_steps_in_their_place() {
+        let first_words = |step: &String| step.split(' ').take(2).collect::<Vec<_>>().join(" ");
+        let usual = ["create veth", "pod: set", "pod: set", "await carrier", "learn neighbour"];
+        let with = |key: &str, value: Value| {
+            let mut value = json!({key: value});
+            value["isGateway"] = json!(true);
+            value["mtu"] = json!(1450);
+            value["ipam"] = json!({"type": "host-local", "subnet": "172.7.21.0/24"});
+            steps(&conf(value), &settled()).unwrap().iter().map(first_words).collect::<Vec<_>>()
+        };
+        assert_eq!(with("hairpinMode", json!(false)), usual);
+        for (key, step, at) in [
+            ("promiscMode", "set bridge", 0),
+            ("macspoofchk", "guard the", 0),
+            ("hairpinMode", "set port", 1),
+            ("portIsolation", "set port", 1),
+            ("ipMasq", "write nft", 1),
+        ] {
+            let mut expected = usual.to_vec();
+            expected.insert(at, step);
+            assert_eq!(with(key, json!(true)), expected, "{key}");
+        }
+    }
+
+    #[test]
+    fn ipv6_is_switched_on_and_probed_for_only_where_it_is_asked_for() {
+        let v6 = json!({"type": "host-local", "subnet": "fd00:21::/64"});
+        let v4 = json!({"type": "host-local", "subnet": "172.7.21.0/24"});
+        let pod = |value: Value, reservation: Reservation| {
+            let steps = with_attach(&conf(value), &[reservation], |attach| attach.plan(&settled())).unwrap();
+            let texts = steps.iter().map(ToString::to_string).filter(|step| step.starts_with("pod: "));
+            texts
+                .filter(|step| !step.contains("eth0 up"))
+                .map(|step| step["pod: ".len()..].to_owned())
+                .collect::<Vec<_>>()
+        };
+        let on = [
+            "set net/ipv6/conf/lo/disable_ipv6=0",
+            "set net/ipv6/conf/eth0/disable_ipv6=0",
+            "set net/ipv6/conf/eth0/keep_addr_on_down=1",
+        ];
+        assert_eq!(pod(json!({"ipam": v6}), reservation("fd00:21::2", 64, "fd00:21::1")), on);
+        let probed = [
+            "set net/ipv6/conf/eth0/enhanced_dad=1",
+            "set net/ipv6/conf/eth0/accept_dad=1",
+            "await duplicate address detection on eth0, fd00:21::2",
+        ];
+        let asked = pod(json!({"ipam": v6, "enabledad": true}), reservation("fd00:21::2", 64, "fd00:21::1"));
+        assert_eq!(asked, [on, probed].concat());
+        let of_v4 = pod(json!({"ipam": v4, "enabledad": true}), reservation("172.7.21.2", 24, "172.7.21.1"));
+        assert_eq!(of_v4, ["set net/ipv4/conf/eth0/arp_notify=1"]);
+    }
+
+    #[test]
+    fn default_route_is_added_for_each_family_that_has_none_in_the_main_table() {
+        let both = [reservation("172.7.21.2", 24, "172.7.21.1"), reservation("fd00:21::2", 64, "fd00:21::1")];
+        let routes = |configured: Value, reservations: &[Reservation]| {
+            let conf = conf(json!({"isDefaultGateway": true, "ipam": {"type": "host-local", "routes": configured,
+                "ranges": [[{"subnet": "172.7.21.0/24"}], [{"subnet": "fd00:21::/64"}]]}}));
+            let routes = with_attach(&conf, reservations, |attach| attach.routes()).unwrap();
+            let text = |r: &crate::protocol::result::ResultRoute| {
+                format!("{} {}", r.dst, r.gw.map(|gw| gw.to_string()).unwrap_or_default())
+            };
+            routes.iter().map(text).collect::<Vec<_>>()
+        };
+        let (v4, v6) = ("0.0.0.0/0 172.7.21.1", "::/0 fd00:21::1");
+        assert_eq!(routes(json!([]), &both), [v4, v6]);
+        assert_eq!(routes(json!([]), &both[..1]), [v4]);
+        assert_eq!(routes(json!([]), &both[1..]), [v6]);
+        assert_eq!(routes(json!([{"dst": "::/0"}]), &both), ["::/0 ", v4]);
+        assert_eq!(routes(json!([{"dst": "10.0.0.0/8"}]), &both), ["10.0.0.0/8 ", v4, v6]);
+        assert_eq!(routes(json!([{"dst": "0.0.0.0/0", "table": 1000}]), &both), ["0.0.0.0/0 ", v4, v6]);
+        assert_eq!(routes(json!([{"dst": "0.0.0.0/0", "table": 254}]), &both), ["0.0.0.0/0 ", v6]);
+        assert_eq!(routes(json!([{"dst": "10.0.0.0/8"}, {"dst": "10.0.0.0/8"}]), &both), ["10.0.0.0/8 ", v4, v6]);
+    }
+
+    #[test]
+    fn gateways_of_other_ranges_stay_and_strangers_stay_without_a_lease() {
+        let two = json!({"isGateway": true, "ipam": {"type": "host-local",
+            "ranges": [[{"subnet": "172.7.21.0/24"}, {"subnet": "172.7.22.0/24"}]]}});
+        let at = |addr: &str| Facts {
+            bridge: Some(BridgeState { addresses: vec![(addr.parse().unwrap(), 24)], ..bridge() }),
+            ..settled()
+        };
+        let all = steps(&conf(two.clone()), &at("172.7.22.1")).unwrap();
+        assert_eq!(all[0], "add address 172.7.21.1/24 dev cbr0");
+        assert!(!all.iter().any(|step| step.starts_with("delete address")), "{all:?}");
+        let unleased = BridgeConf { is_leased: false, ..conf(two) };
+        let error = steps(&unleased, &at("172.7.33.1")).unwrap_err();
+        assert!(error.msg.contains("already has an IP address different from 172.7.21.1/24: 172.7.33.1/24"), "{error}");
+    }
+
+    #[test]
+    fn masquerade_names_each_subnet_once_and_none_without_addresses() {
+        let halves = json!([[{"subnet": "172.7.21.0/24", "rangeEnd": "172.7.21.99"}],
+            [{"subnet": "172.7.21.0/24", "rangeStart": "172.7.21.100"}, {"subnet": "172.7.20.0/24"}]]);
+        let conf = conf(json!({"ipMasq": true, "ipam": {"type": "host-local", "ranges": halves}}));
+        let one = [reservation("172.7.21.2", 24, "172.7.21.1")];
+        let text = |reservations: &[Reservation]| {
+            with_attach(&conf, reservations, |attach| attach.masquerade()).unwrap().map(|ruleset| ruleset.render())
+        };
+        let subnets = ["172.7.20.0/24", "172.7.21.0/24"].map(|subnet| subnet.parse().unwrap());
+        let wanted = masquerade::ruleset("cbr0", &subnets, &["172.7.0.0/16".parse().unwrap()]).unwrap().render();
+        assert_eq!((text(&one), text(&[])), (Some(wanted), None));
+    }
+
+    #[test]
+    fn result_lists_bridge_host_end_and_pod_in_this_order_and_what_else_was_made() {
+        let names = |value: Value, reservations: &[Reservation], send: bool| {
+            let conf = conf(value);
+            let result = with_attach(&conf, reservations, |attach| {
+                let bucket = netstate::TokenBucket::new(1000, 1000).ok();
+                let limits = BandwidthConf { receive: bucket, send: bucket.filter(|_| send) };
+                let bandwidth = Bandwidth::new(limits, "cbr0", attach.attachment);
+                Attach { bandwidth, ..attach.clone() }.result(&Facts::default())
+            })
+            .unwrap();
+            assert!(result.ips.iter().all(|ip| ip.interface == Some(2)), "{result:?}");
+            result
+                .interfaces
+                .iter()
+                .map(|i| format!("{}{}", i.name, i.sandbox.as_deref().unwrap_or_default()))
+                .collect::<Vec<_>>()
+        };
+        let pod = [reservation("172.7.21.2", 24, "172.7.21.1")];
+        let usual = ["cbr0", "vethgn5ac9sfczt", "eth0/ns"];
+        assert_eq!(names(stock(), &pod, false), usual);
+        let mut vlan = stock();
+        vlan["vlan"] = json!(100);
+        assert_eq!(names(vlan, &pod, false), [&usual[..], &["cbr0.100"]].concat());
+        assert_eq!(
+            names(json!({"vlan": 100, "isGateway": true}), &[], false),
+            usual,
+            "nothing holds gateways without addresses"
+        );
+        assert_eq!(names(json!({"vlan": 100}), &pod, false), usual, "nor without isGateway");
+        let device = crate::plan::bandwidth::ifb_name("cbr0", &ContainerId::new("web-1").unwrap()).unwrap();
+        assert_eq!(names(stock(), &pod, true), [&usual[..], &[device.as_str()]].concat());
     }
 }

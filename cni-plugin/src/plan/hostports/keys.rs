@@ -138,7 +138,11 @@ mod tests {
         let same = |one: &str, other: &str| is_same_port(&parse(one).unwrap(), &parse(other).unwrap());
         assert!(same("ports4 tcp 80", "open4-1 tcp 80"));
         assert!(same("host-ports6 ::1 tcp 80", "host-open6-1 ::1 tcp 80"));
-        assert!(!same("ports4 tcp 80", "open6-1 tcp 80"));
+        assert!(
+            same("ports6 tcp 80", "open6-1 tcp 80")
+                && same("host-ports4 10.0.0.1 tcp 80", "host-open4-1 10.0.0.1 tcp 80")
+        );
+        assert!(!same("ports4 tcp 80", "open6-1 tcp 80") && !same("ports6 tcp 80", "open4-1 tcp 80"));
         assert!(!same("ports4 tcp 80", "open4-1 udp 80"));
     }
 }

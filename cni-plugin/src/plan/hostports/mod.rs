@@ -254,6 +254,43 @@ mod tests {
     }
 
     #[test]
+    fn steps_are_those_that_the_mappings_need() {
+        let plan = |host_ip: &str, protocol, snat, pod: &[&str]| {
+            let mapping = [mapping(protocol, 53, host_ip, 53)];
+            let steps = ports(&mapping, &conf(snat, 13), pod, |p| p.plan(&IfName::literal("br0")))?;
+            // What a step is of, by its first words.
+            let word = |step: &Step| step.to_string().split(' ').take(2).collect::<Vec<_>>().join(" ");
+            Ok::<_, CniError>(steps.iter().map(word).collect::<Vec<_>>())
+        };
+        const LOCALNET: &str = "set net/ipv4/conf/br0/route_localnet=1";
+        let (v4, v6, needed) = (&POD[..1], &POD[1..], Snat::WhereNeeded);
+        for (host_ip, protocol, snat, pod, expected) in [
+            ("", Protocol::Tcp, needed, &POD[..], &[LOCALNET, "open host"][..]),
+            ("", Protocol::Udp, needed, &POD, &[LOCALNET, "open host", "forget flows"]),
+            ("", Protocol::Tcp, Snat::Never, &POD, &["open host"]),
+            ("", Protocol::Tcp, Snat::Always, v4, &[LOCALNET, "open host"]),
+            ("", Protocol::Sctp, needed, v6, &["open host"]),
+            ("::", Protocol::Tcp, needed, &POD, &["open host"]),
+            ("127.0.0.1", Protocol::Tcp, needed, v4, &[LOCALNET, "open host"]),
+            ("10.4.7.21", Protocol::Tcp, Snat::Never, v4, &["open host"]),
+            // Runtimes list one of each family, whatever the Pod has.
+            ("::", Protocol::Tcp, needed, v4, &["open host"]),
+        ] {
+            assert_eq!(plan(host_ip, protocol, snat, pod).unwrap(), expected, "{host_ip} {protocol} {snat:?} {pod:?}");
+        }
+        for (host_ip, snat, pod, words) in [
+            ("127.0.0.1", Snat::Never, v4, "no answer finds the way back"),
+            ("127.9.9.9", Snat::Never, &POD[..], "no answer finds the way back"),
+            ("fd00::21", needed, v4, "the Pod has no address of this family"),
+            ("10.4.7.21", needed, v6, "the Pod has no address of this family"),
+        ] {
+            let error = plan(host_ip, Protocol::Tcp, snat, pod).unwrap_err();
+            assert!(error.code == Code::InvalidConfig && error.msg.contains(words), "{host_ip}: {error}");
+        }
+        assert!(ports(&[], &conf(needed, 13), &POD, |p| p.plan(&IfName::literal("br0"))).unwrap().is_empty());
+    }
+
+    #[test]
     fn host_addresses_choose_family_and_map() {
         let sets = |host_ip: &str, snat: Snat| {
             let mapping = [mapping(Protocol::Tcp, 8080, host_ip, 80)];
