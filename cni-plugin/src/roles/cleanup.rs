@@ -260,3 +260,19 @@ fn remove_folder(folder: &Path) -> io::Result<()> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_are_lists_and_one_option() {
+        let parse = |words: &str| Cleanup::parse(words.split_whitespace().map(str::to_owned));
+        let asked = |yes, lists: &[&str]| Some(Cleanup { yes, lists: lists.iter().map(PathBuf::from).collect() });
+        assert_eq!(parse("a b"), asked(false, &["a", "b"]));
+        assert_eq!(parse("a --yes b"), asked(true, &["a", "b"]));
+        for words in ["", "--yes", "--force a", "--yes --force a", "-y a", "--yes=no a"] {
+            assert_eq!(parse(words), None, "{words:?}");
+        }
+    }
+}

@@ -8,8 +8,10 @@ use kernel::Rtnl;
 use netstate::{IfName, Link, LinkKind};
 use serde_json::{Value, json};
 
-use crate::bridge::ip;
+use crate::bridge::{ip, link};
 use crate::node::{Node, flannel, host_link, native, with};
+use crate::port_owners::second;
+use crate::ports::{elements, mapped};
 
 type Test = (&'static str, fn(&Node));
 
@@ -18,15 +20,22 @@ pub(crate) const TESTS: &[Test] = &[
     ("cleanup_leaves_a_network_with_a_pod_that_is_alive", alive),
     ("cleanup_goes_past_a_broken_list_and_a_living_network", goes_past),
     ("cleanup_leaves_what_is_somebody_elses", foreign),
+    ("cleanup_removes_tables_and_leaves_the_host_ports_of_other_networks", tables),
     ("cleanup_removes_a_bridge_with_the_links_of_its_vlans_alone", vlans),
 ];
 
 const LIST: &str = "/run/10-test.conflist";
 
+/// A list of `conf` alone, as runtimes have it: name and version are the list's.
+fn list(conf: &Value) -> Value {
+    let mut plugin = conf.clone();
+    plugin.as_object_mut().unwrap().retain(|key, _| !["name", "cniVersion"].contains(&key.as_str()));
+    json!({"cniVersion": conf["cniVersion"], "name": conf["name"], "plugins": [plugin]})
+}
+
 /// Exit status and all that was printed.
 fn cleanup(node: &Node, conf: &Value, yes: bool) -> (Option<i32>, String) {
-    let list = json!({"cniVersion": conf["cniVersion"], "name": conf["name"], "plugins": [conf]});
-    fs::write(LIST, list.to_string()).unwrap();
+    fs::write(LIST, list(conf).to_string()).unwrap();
     let words: &[&str] = if yes { &["--yes", LIST] } else { &[LIST] };
     let output = Command::new(node.plugin("netd-cni")).arg("cleanup").args(words).output().unwrap();
     (output.status.code(), String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned())
@@ -81,8 +90,7 @@ fn goes_past(node: &Node) {
     // Besides, a pattern that no file fits, as a shell passes it on, and a name that is mistyped.
     let others = ["/run/*.conflist.none", "/run/10-alvie.conflist"];
     let paths = ["/run/00-junk.conflist", "/run/10-alive.conflist", "/run/20-dead.conf"];
-    let list = json!({"cniVersion": "1.0.0", "name": "alive", "plugins": [alive]});
-    for (path, text) in paths.iter().zip([r#"{"name": "#.to_owned(), list.to_string(), dead.to_string()]) {
+    for (path, text) in paths.iter().zip([r#"{"name": "#.to_owned(), list(&alive).to_string(), dead.to_string()]) {
         fs::write(path, text).unwrap();
     }
     let output =
@@ -106,6 +114,36 @@ fn foreign(node: &Node) {
     let (status, said) = cleanup(node, &native(), true);
     assert!(status == Some(0) && said.contains("nothing of this program's is here"), "{said}");
     assert!(Rtnl::open().unwrap().link(&bridge).unwrap().is_some());
+}
+
+fn tables(node: &Node) {
+    let second = second();
+    let guarded = with(&with(&native(), "ipMasq", json!(true)), "macspoofchk", json!(true));
+    let used = || {
+        let (pod, _) = node.attached(&mapped(&guarded, "tcp", 8080, 80, ""), "web");
+        node.del(&guarded, "web", &pod).silent();
+        let other = node.pod();
+        node.add(&mapped(&second, "tcp", 8081, 80, ""), "other", &other).result();
+        other
+    };
+    let found = || {
+        let output = Command::new("nft").args(["list", "tables"]).output().unwrap();
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    let own = ["inet netd-masq-cbr0", "bridge netd-spoof-cbr0"];
+    let other = used();
+    let open = elements();
+    let (_, said) = cleanup(node, &guarded, true);
+    assert!(own.iter().all(|table| said.contains(&format!("nft table {table}\n"))), "{said}");
+    assert!(said.contains("folder /var/lib/cni/netd/cbr0\n") && !said.contains("netd-ports"), "{said}");
+    assert_eq!(found(), "table inet netd-ports\n");
+    assert!(elements() == open && open > 0, "the other network's ports are open still");
+    node.del(&second, "other", &other).silent();
+    let other = used();
+    node.del(&second, "other", &other).silent();
+    let (_, said) = cleanup(node, &guarded, true);
+    assert!(said.contains("nft table inet netd-ports\n"), "{said}");
+    assert_eq!(found(), "");
 }
 
 /// The end of the VLAN's link on the bridge, as `plan/attach/vlan.rs` names it for VLAN 100 of cbr0.
@@ -143,9 +181,19 @@ fn vlans(node: &Node) {
     }
     used();
     ip(&format!("link add {VLAN_PORT} master cbr0 type veth peer name cbr0.100"));
+    // The other end of somebody's pair has the bridge's index, in its own namespace.
+    let pod = node.pod();
+    let (index, pod) = (link("cbr0").index, pod.file_name().unwrap().to_str().unwrap());
+    ip(&format!("link add theirs type veth peer name theirs1 index {index} netns {pod}"));
     let (_, said) = cleanup(node, &conf, false);
     assert!(said.contains("link cbr0\n") && said.contains("link cbr0.100\n"), "{said}");
     let (status, said) = cleanup(node, &conf, true);
     assert!(status == Some(0) && said.ends_with("removed\n"), "{said}");
-    assert_eq!(node.links(), ["lo"]);
+    assert_eq!(node.links(), ["lo", "theirs"]);
+    // A link of another kind with the bridge's name.
+    used();
+    ip("link del cbr0");
+    ip("link add cbr0 type veth peer name mine");
+    cleanup(node, &conf, true);
+    assert_eq!(node.links(), ["cbr0", "lo", "mine", "theirs"]);
 }
