@@ -10,7 +10,7 @@ use kernel::Rtnl;
 use netstate::{IfName, Link, LinkKind};
 use serde_json::json;
 
-use crate::node::{Node, SUBNET_ENV, first_address, flannel, host_link, native, vars, with};
+use crate::node::{DUAL_ENV, Node, SUBNET_ENV, first_address, flannel, host_link, native, vars, with};
 use crate::ports::{elements, mapped};
 
 type Test = (&'static str, fn(&Node));
@@ -23,6 +23,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("empty_reservation_of_a_crash_is_taken_over", empty_reservation),
     ("leftovers_are_reclaimed_when_the_range_is_full_and_living_pods_are_not", leftovers),
     ("reclaimed_address_brings_no_host_port_of_the_pod_that_had_it", reclaimed_without_ports),
+    ("leftovers_are_judged_whole_and_by_their_own_network", judged),
     ("address_that_somebody_blocked_by_a_text_stays_blocked_when_the_range_is_full", blocked),
 ];
 
@@ -205,4 +206,35 @@ fn blocked(node: &Node) {
         .unwrap();
     status().silent();
     assert_eq!(node.attached(&conf, "web-1").1.to_string(), "172.7.21.9");
+}
+
+fn judged(node: &Node) {
+    let fill = |network: &str, text: fn(u32) -> String| {
+        fs::create_dir_all(format!("/var/lib/cni/networks/{network}")).unwrap();
+        for path in (2..=254).map(reservation).filter(|path| !Path::new(path).exists()) {
+            let number = path.rsplit('.').next().unwrap().parse().unwrap();
+            fs::write(path.replace("/cbr0/", &format!("/{network}/")), text(number)).unwrap();
+        }
+    };
+    // A Pod with both families that died with its namespace, among living ones of the chain before us: both its addresses go.
+    fs::write("/run/flannel/subnet.env", DUAL_ENV).unwrap();
+    node.attached(&native(), "dead");
+    Rtnl::open().unwrap().delete_link(&IfName::new(host_link("dead")).unwrap()).unwrap();
+    fill("cbr0", |host| format!("other{host}"));
+    let foreign = living_foreign_pod();
+    let (pod, address) = node.attached(&native(), "web-1");
+    assert_eq!(address.to_string(), "172.7.21.2");
+    assert!(node.files().iter().all(|(name, text)| !name.contains("dead") && !text.contains("dead")));
+    // Reservations that name the container alone are of Pods that may live, as long as any of that chain can.
+    assert_eq!(node.add(&native(), "web-2", &node.pod()).error().0, 11);
+    Rtnl::open().unwrap().delete_link(&foreign).unwrap();
+    let (second, _) = node.attached(&native(), "web-2");
+    assert!(!node.files().iter().any(|(_, text)| text.starts_with("other")));
+    node.del(&native(), "web-1", &pod).silent();
+    node.del(&native(), "web-2", &second).silent();
+    // Those of another network of the lease are not this one's to judge.
+    fill("red", |host| if host % 2 == 0 { format!("other{host}") } else { format!("other{host}\r\neth0") });
+    let before = node.files();
+    assert_eq!(node.add(&native(), "web-3", &node.pod()).error().0, 11);
+    assert_eq!(node.files(), before);
 }
