@@ -374,7 +374,8 @@ mod tests {
     #[test]
     fn route_is_there_when_all_that_was_reported_of_it_is() {
         type Change = fn(&mut (RouteKey, Route));
-        let changes: [(Change, fn(&mut ResultRoute), &str); 5] = [
+        type LeaveOpen = fn(&mut ResultRoute);
+        let changes: [(Change, LeaveOpen, &str); 5] = [
             (|row| row.1.via = None, |wanted| wanted.gw = None, " via 172.7.21.9"),
             (|row| row.0.table = 254, |wanted| wanted.table = None, " table 1000"),
             (|row| row.0.metric = 8, |wanted| wanted.priority = None, " metric 7"),
