@@ -6,17 +6,27 @@ use std::collections::BTreeMap;
 
 use crate::manifest::FileOwner;
 
+/// Who has the files that nobody else needs.
+const ROOT: &str = "root";
+
 /// Names and numbers of `/etc/passwd` and `/etc/group`.
 #[derive(Debug, Default)]
 pub(crate) struct Accounts {
-    users: BTreeMap<String, u32>,
-    groups: BTreeMap<String, u32>,
+    users: Names,
+    groups: Names,
+}
+
+/// Names with their numbers, and the name of each number.
+#[derive(Debug, Default)]
+struct Names {
+    numbers: BTreeMap<String, u32>,
+    names: BTreeMap<u32, String>,
 }
 
 impl Accounts {
     /// Reads both texts; lines of another form count for nothing, as for the C library.
     pub(crate) fn parse(passwd: &str, group: &str) -> Self {
-        Self { users: numbers(passwd), groups: numbers(group) }
+        Self { users: Names::read(passwd), groups: Names::read(group) }
     }
 
     /// The numbers of an owner.
@@ -24,7 +34,7 @@ impl Accounts {
     /// # Errors
     /// Which name is unknown.
     pub(crate) fn numbers(&self, owner: &FileOwner) -> Result<(u32, u32), String> {
-        let (user, group) = (self.users.get(owner.user()), self.groups.get(owner.group()));
+        let (user, group) = (self.users.numbers.get(owner.user()), self.groups.numbers.get(owner.group()));
         match (user, group) {
             (Some(user), Some(group)) => Ok((*user, *group)),
             // root is 0 without a file that says so.
@@ -39,29 +49,32 @@ impl Accounts {
 
     /// The names of an owner, numbers where it has none.
     pub(crate) fn names(&self, user: u32, group: u32) -> String {
-        let name = |names: &BTreeMap<String, u32>, number: u32| {
-            let found = names.iter().find(|(_, have)| **have == number);
-            match found {
-                Some((name, _)) => name.clone(),
-                None if number == 0 => "root".to_owned(),
-                None => number.to_string(),
-            }
+        let name = |of: &Names, number: u32| match of.names.get(&number) {
+            Some(name) => name.clone(),
+            None if number == 0 => ROOT.to_owned(),
+            None => number.to_string(),
         };
         format!("{}:{}", name(&self.users, user), name(&self.groups, group))
     }
 }
 
-/// The first and the third field of each line.
-fn numbers(text: &str) -> BTreeMap<String, u32> {
-    let mut found = BTreeMap::new();
-    for line in text.lines() {
-        let mut fields = line.split(':');
-        if let (Some(name), Some(Ok(number))) = (fields.next(), fields.nth(1).map(str::parse)) {
-            // The first line of a name counts (getpwnam(3)).
-            found.entry(name.to_owned()).or_insert(number);
+impl Names {
+    /// The first and the third field of each line.
+    fn read(text: &str) -> Self {
+        let mut found = Self::default();
+        for line in text.lines() {
+            let mut fields = line.split(':');
+            let (Some(name), Some(Ok(number))) = (fields.next(), fields.nth(1).map(str::parse)) else { continue };
+            // The first line of a name counts (getpwnam(3)), and that of a number (getpwuid(3)).
+            let number = *found.numbers.entry(name.to_owned()).or_insert(number);
+            let of_number = found.names.entry(number).or_insert_with(|| name.to_owned());
+            // A second administrator in front of root takes no file away from it.
+            if name == ROOT {
+                ROOT.clone_into(of_number);
+            }
         }
+        found
     }
-    found
 }
 
 #[cfg(test)]
@@ -77,5 +90,14 @@ mod tests {
         let unknown = accounts.numbers(&FileOwner::named("kube")).unwrap_err();
         assert!(unknown.contains("useradd --system --shell /usr/sbin/nologin kube"), "{unknown}");
         assert_eq!(Accounts::default().numbers(&FileOwner::root()), Ok((0, 0)));
+    }
+
+    #[test]
+    fn of_several_names_of_a_number_root_is_meant_or_the_one_in_front() {
+        let passwd = "admin:x:0:0:\nroot:x:0:0:\nzeta:x:7:7:\nalpha:x:7:7:\n";
+        let accounts = Accounts::parse(passwd, "admins:x:0:\nroot:x:0:\nzeta:x:7:\nalpha:x:7:\n");
+        assert_eq!(accounts.names(0, 0), "root:root");
+        assert_eq!(accounts.names(7, 7), "zeta:zeta");
+        assert_eq!(accounts.numbers(&FileOwner::named("alpha")), Ok((7, 7)));
     }
 }
