@@ -11,7 +11,7 @@ mod services;
 mod tree;
 
 use std::io::Write;
-use std::net::{IpAddr, UdpSocket};
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use daemon::terminal;
@@ -23,6 +23,8 @@ use plan::Plan;
 use record::Record;
 use services::Services;
 use tree::Tree;
+
+use crate::facts::is_own;
 
 /// What is asked for.
 #[derive(Debug, Clone)]
@@ -154,7 +156,7 @@ fn check_name(host: &str) -> Result<(), String> {
 
 /// Whether this machine has the address that the host is named by; what it calls itself is of no account then.
 fn has_address(host: &str) -> bool {
-    host.parse::<IpAddr>().is_ok_and(|address| UdpSocket::bind((address, 0)).is_ok())
+    host.parse::<IpAddr>().is_ok_and(is_own)
 }
 
 /// Whether a machine that calls itself `own` is the host; one of both names may lack the domain.

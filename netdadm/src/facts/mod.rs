@@ -6,6 +6,7 @@
 mod disks;
 mod features;
 mod network;
+mod own;
 mod resolver;
 mod rules;
 mod sockets;
@@ -16,6 +17,7 @@ use std::path::Path;
 use kernel::{Chain, KernelError};
 
 use crate::preflight::{Clock, Facts, Plan};
+pub(crate) use own::is_own;
 
 /// Reads them.
 pub(crate) fn gather(root: &Path, plan: Option<&Plan>) -> Facts {

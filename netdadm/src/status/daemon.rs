@@ -2,12 +2,11 @@
 //!
 //! Invariant: a page that is on loopback is asked only on its own host; that it is refused elsewhere says nothing.
 
-use std::net::UdpSocket;
-
 use cluster::problem::elided;
 
 use super::conversation::Peer;
 use super::row::{Place, Row, State};
+use crate::facts::is_own;
 
 const HEALTH: &str = "GET /healthz HTTP/1.0\r\nHost: netd\r\n\r\n";
 
@@ -22,8 +21,7 @@ pub(super) fn proxy(peer: &Peer, place: Place) -> Row {
 /// Asks netd, whose page is on loopback.
 pub(super) fn netd(peer: &Peer, place: Place) -> Row {
     let mut own = peer.clone();
-    // An address of this host can be bound.
-    if UdpSocket::bind((peer.at.ip(), 0)).is_ok() {
+    if is_own(peer.at.ip()) {
         own.at.set_ip(if peer.at.is_ipv4() { [127, 0, 0, 1].into() } else { std::net::Ipv6Addr::LOCALHOST.into() });
     }
     match own.ask(HEALTH) {
