@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use cluster::Problem;
 use cluster::etcd::{Administration, Client, Config, Limits, MemberEntry, MemberStatus, Store, TlsFiles, TlsMaterial};
-use cluster::{ClusterError, Problem};
 use tokio::runtime::{Builder, Runtime};
 use tokio::task::JoinSet;
 
@@ -30,8 +30,8 @@ pub(crate) struct Session {
 /// What one member answered, by where it is.
 struct Answer {
     client: String,
-    members: Result<Vec<MemberEntry>, ClusterError>,
-    status: Result<MemberStatus, ClusterError>,
+    members: Result<Vec<MemberEntry>, String>,
+    status: Result<MemberStatus, String>,
 }
 
 impl Session {
@@ -93,7 +93,9 @@ impl Session {
     /// # Errors
     /// When none of them knows the others: there is no quorum, or nobody answers.
     pub(crate) fn view(&self) -> Result<View, String> {
-        let known = self.ask(self.places.iter().map(|place| place.client.clone()))?;
+        // Certificates that are of no use are nobody's silence.
+        self.store()?;
+        let known = self.ask(self.places.iter().map(|place| place.client.clone()));
         let answered = known.iter().filter_map(|one| Some((one.status.as_ref().ok()?, one.members.as_ref().ok()?)));
         let Some((_, entries)) = answered.max_by_key(|(status, _)| status.applied) else {
             return Err(silence(&known));
@@ -103,7 +105,7 @@ impl Session {
         let mut found: BTreeMap<String, Answer> = known.into_iter().map(|one| (one.client.clone(), one)).collect();
         let others = members.iter().filter_map(|member| self.client(member)).filter(|url| !found.contains_key(url));
         let others: Vec<String> = others.collect();
-        found.extend(self.ask(others.into_iter())?.into_iter().map(|one| (one.client.clone(), one)));
+        found.extend(self.ask(others.into_iter()).into_iter().map(|one| (one.client.clone(), one)));
         for member in &mut members {
             let Some(answer) = self.client(member).and_then(|client| found.remove(&client)) else { continue };
             member.status = match answer.status {
@@ -111,7 +113,7 @@ impl Session {
                 Ok(status) if status.id != member.entry.id => {
                     Err(format!("a member with the id {:x} answers", status.id))
                 }
-                status => status.map_err(|error| error.message),
+                status => status,
             };
         }
         Ok(View { members })
@@ -123,20 +125,28 @@ impl Session {
         Member { entry: entry.clone(), host: place.map(|place| place.host.clone()), status }
     }
 
-    fn ask(&self, clients: impl Iterator<Item = String>) -> Result<Vec<Answer>, String> {
-        let members: Result<Vec<_>, String> =
-            clients.map(|client| Ok((self.administration(&client)?, client))).collect();
-        let members = members?;
-        Ok(self.wait(async move {
+    /// Asks all of them; one that cannot be asked by its URL is silent for that reason, and the others are asked.
+    fn ask(&self, clients: impl Iterator<Item = String>) -> Vec<Answer> {
+        let (mut answers, mut members) = (Vec::new(), Vec::new());
+        for client in clients {
+            match self.administration(&client) {
+                Ok(member) => members.push((member, client)),
+                Err(why) => answers.push(Answer { client, members: Err(why.clone()), status: Err(why) }),
+            }
+        }
+        answers.extend(self.wait(async move {
             let mut asked = JoinSet::new();
             for (member, client) in members {
                 asked.spawn(async move {
                     let (members, status) = tokio::join!(member.members(), member.status());
+                    let (members, status) =
+                        (members.map_err(|error| error.message), status.map_err(|error| error.message));
                     Answer { client, members, status }
                 });
             }
             asked.join_all().await
-        }))
+        }));
+        answers
     }
 }
 
@@ -148,7 +158,7 @@ fn said(problems: Vec<Problem>) -> String {
 fn silence(answers: &[Answer]) -> String {
     let mut said: Vec<String> = answers
         .iter()
-        .filter_map(|answer| Some(format!("{}: {}", answer.client, answer.status.as_ref().err()?.message)))
+        .filter_map(|answer| Some(format!("{}: {}", answer.client, answer.status.as_ref().err()?)))
         .collect();
     said.sort();
     let said = said.join("; ");
@@ -172,4 +182,26 @@ pub(crate) fn places(topology: &Topology) -> Vec<Place> {
         initial: render::initial_members(topology, host).map(|(_, peer)| peer).collect(),
     };
     members.map(place).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_member_with_an_odd_url_is_silent_by_itself() {
+        let runtime = Builder::new_current_thread().enable_all().build().unwrap();
+        let (tls, places) = (TlsFiles::default().read(), Vec::new());
+        let limits = Limits { operation: Duration::from_secs(1), ..Limits::default() };
+        let session = Session { runtime, tls, limits, places };
+        let urls = ["unix:///run/etcd", "https://127.0.0.1:1"];
+        let answers = session.ask(urls.iter().map(ToString::to_string));
+        let said = |url: &str| {
+            let answer = answers.iter().find(|answer| answer.client == url).unwrap();
+            assert!(answer.members.is_err());
+            answer.status.clone().unwrap_err()
+        };
+        assert!(said(urls[0]).contains("`unix` is not a scheme"), "{}", said(urls[0]));
+        assert!(said(urls[1]).contains("refused"), "{}", said(urls[1]));
+    }
 }
