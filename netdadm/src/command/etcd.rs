@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use super::args::{EtcdVerb, Membership};
 use super::{apply, said, verify};
-use crate::members::{Order, Place, Session, Step, carry, places, plan};
+use crate::members::{Order, Place, Session, Step, View, carry, places, plan};
 use crate::render::DATA;
 use crate::topology::Topology;
 
@@ -24,7 +24,9 @@ pub(super) fn run(asked: &EtcdVerb, out: &mut impl Write) -> Result<ExitCode, St
     let Some(topology) = verify::topology(&common.members.file, out)? else { return Ok(ExitCode::FAILURE) };
     let order = order(asked, &topology)?;
     let session = Session::open(&topology, &common.members.output, Duration::from_secs(common.members.timeout.into()))?;
-    let steps = plan(&session.view()?, &order)?;
+    let view = session.view()?;
+    let steps = plan(&view, &order)?;
+    said(out, &unknown(&order, &view).unwrap_or_default())?;
     if steps.is_empty() {
         let text = format!("{}: nothing is left to do\n", title(&order));
         return said(out, &(text + &afterwards(&order, &common.members.output)));
@@ -49,6 +51,18 @@ fn order(asked: &EtcdVerb, topology: &Topology) -> Result<Order, String> {
             Order::Replace(common.name.clone(), place(by.as_ref().unwrap_or(&common.name))?)
         }
     })
+}
+
+/// Of a member that goes: what is said where none is called so, which may be a mistake.
+fn unknown(order: &Order, view: &View) -> Option<String> {
+    let (Order::Remove(name) | Order::Replace(name, _)) = order else { return None };
+    let is_new = matches!(order, Order::Replace(old, place) if *old == place.host);
+    if is_new || view.member(name).is_some() {
+        return None;
+    }
+    let there = view.members.iter().map(|member| format!("{} ({:x})", member.name(), member.entry.id));
+    let there = there.collect::<Vec<_>>().join(", ");
+    Some(format!("no member is called {name}: it is gone already, or the name is another; there are {there}\n"))
 }
 
 fn title(order: &Order) -> String {
@@ -101,9 +115,12 @@ fn gone(name: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use cluster::etcd::MemberEntry;
+
     use super::super::args::Members;
     use super::*;
     use crate::command;
+    use crate::members::Member;
 
     #[test]
     fn a_step_may_take_ten_minutes_unless_somebody_says_otherwise() {
@@ -135,6 +152,19 @@ mod tests {
             assert_eq!(run(words), "the topology has no host hdss7-11 with the role etcd; write it there first");
         }
         assert!(run(&["remove", "hdss7-21"]).starts_with("/nowhere/pki/etcd/ca.crt is not there"));
+    }
+
+    #[test]
+    fn a_name_that_no_member_has_is_spoken_of_with_those_that_there_are() {
+        let entry = |id: u64, name: &str| MemberEntry { id, name: name.to_owned(), ..MemberEntry::default() };
+        let member = |id, name| Member { entry: entry(id, name), host: None, status: Err(String::new()) };
+        let view = View { members: vec![member(10, "a"), member(11, "b")] };
+        let remove = |name: &str| unknown(&Order::Remove(name.to_owned()), &view);
+        assert_eq!(
+            remove("x").as_deref(),
+            Some("no member is called x: it is gone already, or the name is another; there are a (a), b (b)\n")
+        );
+        assert_eq!((remove("a"), remove("b")), (None, None));
     }
 
     #[test]

@@ -65,12 +65,16 @@ impl Member {
 impl View {
     /// The member of a host, or of this name or id.
     pub(crate) fn member(&self, name: &str) -> Option<&Member> {
-        let is_it = |member: &&Member| {
+        self.called(name).next()
+    }
+
+    /// All that are called so: etcd takes a name twice, and a host that has another address has its former member still.
+    pub(crate) fn called(&self, name: &str) -> impl Iterator<Item = &Member> {
+        self.members.iter().filter(move |member| {
             member.host.as_deref() == Some(name)
                 || (member.host.is_none() && member.entry.name == name)
                 || format!("{:x}", member.entry.id) == name
-        };
-        self.members.iter().find(is_it)
+        })
     }
 
     /// Those that vote.

@@ -105,12 +105,30 @@ pub(crate) fn plan(view: &View, order: &Order) -> Result<Vec<Step>, String> {
     if view.leader().is_none() {
         return Err(format!("{}; {NOBODY}", view.leaderless()));
     }
+    one_of_a_name(view, order)?;
     match order {
         Order::Add(place) => add(view, place),
         Order::Remove(name) => remove(view, name),
         Order::Replace(old, place) if *old == place.host => renew(view, place),
         Order::Replace(old, place) => replace(view, old, place),
     }
+}
+
+/// Of several members that are called the same none is chosen.
+fn one_of_a_name(view: &View, order: &Order) -> Result<(), String> {
+    let names = match order {
+        Order::Add(place) => vec![&place.host],
+        Order::Remove(name) => vec![name],
+        Order::Replace(old, place) => vec![old, &place.host],
+    };
+    for name in names {
+        let ids: Vec<String> = view.called(name).map(|member| format!("{:x}", member.entry.id)).collect();
+        if ids.len() > 1 {
+            let ids = ids.join(", ");
+            return Err(format!("{name} is the name of the members {ids}: remove the one that is too much by its id"));
+        }
+    }
+    Ok(())
 }
 
 fn voters(view: &View) -> usize {

@@ -128,6 +128,26 @@ fn a_dead_member_is_removed_first_and_a_living_one_last() {
     assert_eq!(verbs("a! b* c!", &other), ["refused:"]);
 }
 
+#[test]
+fn of_members_that_are_called_the_same_none_is_chosen() {
+    let mut view = view("a* b c d");
+    for (member, host) in view.members[2..].iter_mut().zip([Some("c"), None]) {
+        (member.entry.name, member.host) = ("c".to_owned(), host.map(str::to_owned));
+    }
+    let refused = |order: &Order| plan(&view, order).unwrap_err();
+    let orders = [
+        Order::Remove("c".to_owned()),
+        Order::Replace("c".to_owned(), place("c", "a b c")),
+        Order::Replace("c".to_owned(), place("e", "a b c d e")),
+        Order::Add(place("c", "a b c d")),
+    ];
+    for order in &orders {
+        assert_eq!(refused(order), "c is the name of the members 3, 4: remove the one that is too much by its id");
+    }
+    let by_id = plan(&view, &Order::Remove("4".to_owned())).unwrap();
+    assert_eq!(by_id, [Step::Remove { name: "c".to_owned(), id: 4, voters: 3 }]);
+}
+
 /// Carries a plan out on a value, as etcd would, and asks for the rest after every step.
 #[test]
 fn no_step_of_any_plan_leaves_fewer_members_than_a_quorum() {
