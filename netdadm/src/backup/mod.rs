@@ -46,10 +46,15 @@ pub(crate) fn take(session: &Session, member: &Member, path: &Path) -> Result<Sn
 /// When it cannot be read, or is no whole snapshot.
 pub(crate) fn verify(path: &Path) -> Result<Snapshot, String> {
     let shown = path.display();
-    let file = File::open(path).map_err(|cause| format!("read {shown}: {cause}"))?;
+    let failed = |cause| format!("read {shown}: {cause}");
+    // A pipe has its writer waited for, and a device has no end.
+    if !path.metadata().map_err(failed)?.is_file() {
+        return Err(format!("{shown} is no file"));
+    }
+    let file = File::open(path).map_err(failed)?;
     let (mut file, mut reader, mut piece) = (BufReader::new(file), Reader::default(), vec![0; PIECE]);
     loop {
-        match file.read(&mut piece).map_err(|cause| format!("read {shown}: {cause}"))? {
+        match file.read(&mut piece).map_err(failed)? {
             0 => break,
             length => reader.push(piece.get(..length).unwrap_or_default()),
         }

@@ -126,6 +126,12 @@ mod tests {
         let run = |words: &[&str]| command::run(["netdadm"].iter().chain(words).map(Into::into), &mut Vec::new());
         let refused = run(&["restore", "-f", file, snapshot.to_str().unwrap()]).unwrap_err();
         assert!(refused.contains("etcd.db: 4 bytes are no whole snapshot"), "{refused}");
+        let pipe = folder.path().join("pipe");
+        nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        for other in [pipe.to_str().unwrap(), "/dev/zero", "/dev"] {
+            let refused = run(&["restore", "-f", file, other]).unwrap_err();
+            assert_eq!(refused, format!("{other} is no file"));
+        }
         let refused = run(&["backup", "-f", file, "-o", "/nowhere", "/nowhere/etcd.db"]).unwrap_err();
         assert_eq!(refused, "/nowhere/pki/etcd/ca.crt is not there; name the folder that `netdadm render` wrote by -o");
         let refused = plan(&View { members: vec![member(1, 1)] }, &snapshot).unwrap_err();

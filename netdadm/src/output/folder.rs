@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use cluster::problem::elided;
 use host::Manifest;
 use host::manifest::Digest;
+use nix::fcntl::OFlag;
 use serde::{Deserialize, Serialize};
 
 use super::assemble::{IDENTITY, Wanted};
@@ -253,7 +254,9 @@ impl Folder {
 /// The folder `path`, which no other call writes as long as the result lives.
 fn locked(path: &Path) -> Result<fs::File, String> {
     let shown = path.display();
-    let folder = fs::File::open(path).map_err(|cause| format!("read {shown}: {cause}"))?;
+    // A pipe would have its writer waited for.
+    let opened = OpenOptions::new().read(true).custom_flags(OFlag::O_DIRECTORY.bits()).open(path);
+    let folder = opened.map_err(|cause| format!("read {shown}: {cause}"))?;
     match folder.try_lock() {
         Err(TryLockError::WouldBlock) => {
             Err(format!("another `netdadm render` or `netdadm certs renew` is at work in {shown}; wait for its end"))

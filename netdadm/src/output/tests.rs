@@ -306,6 +306,18 @@ fn a_folder_with_something_of_ours_by_name_alone_is_foreign() {
 }
 
 #[test]
+fn what_is_no_folder_keeps_nobody_waiting() {
+    let top = tempfile::tempdir().unwrap();
+    let (pipe, file) = (top.path().join("pipe"), top.path().join("file"));
+    nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    fs::write(&file, "").unwrap();
+    for path in [pipe, file] {
+        let refused = Folder::open(&path, "reference").unwrap_err();
+        assert!(refused.starts_with(&format!("read {}: Not a directory", path.display())), "{refused}");
+    }
+}
+
+#[test]
 fn two_calls_do_not_write_one_folder() {
     let top = tempfile::tempdir().unwrap();
     let out = top.path().join("out");

@@ -6,8 +6,7 @@
 //! reason.
 
 use std::collections::BTreeMap;
-use std::fs;
-use std::io::{ErrorKind, Read as _};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use super::reason::{self, Files};
@@ -15,9 +14,6 @@ use super::{Authority, Ca, Fault, Flaw, Key, Reason, Request, Secret, Time};
 
 /// The folder of certificates on a host, kubeadm's.
 pub(crate) const FOLDER: &str = "/etc/kubernetes/pki";
-
-/// Bytes of a file: far more than any certificate has.
-const LARGEST: u64 = 1 << 20;
 
 /// A certificate and its key, the texts of their files.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -299,15 +295,10 @@ pub(crate) fn suffixed(place: &Path, suffix: &str) -> PathBuf {
 /// The bytes of a file, if it is there.
 pub(crate) fn read(file: &Path) -> Result<Option<Vec<u8>>, Fault> {
     let fault = |flaw: Flaw| Fault::new(file.display().to_string(), flaw);
-    let opened = match fs::File::open(file) {
-        Ok(opened) => opened,
-        Err(cause) if cause.kind() == ErrorKind::NotFound => return Ok(None),
-        Err(cause) => return Err(fault(Flaw::Unreadable(cause.to_string()))),
-    };
-    let mut bytes = Vec::new();
-    let count = opened.take(LARGEST + 1).read_to_end(&mut bytes);
-    match count.map_err(|cause| fault(Flaw::Unreadable(cause.to_string())))? {
-        count if count as u64 > LARGEST => Err(fault(Flaw::TooLarge(LARGEST))),
-        _ => Ok(Some(bytes)),
+    match bounded::read(file, bounded::SETTINGS) {
+        Ok(bytes) => Ok(Some(bytes)),
+        Err(cause) if cause.kind() == ErrorKind::NotFound => Ok(None),
+        Err(cause) if cause.kind() == ErrorKind::FileTooLarge => Err(fault(Flaw::TooLarge(bounded::SETTINGS))),
+        Err(cause) => Err(fault(Flaw::Unreadable(cause.to_string()))),
     }
 }

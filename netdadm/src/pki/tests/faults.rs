@@ -42,6 +42,17 @@ fn a_key_that_does_not_fit_and_half_a_pair_are_named() {
 }
 
 #[test]
+fn a_pipe_in_the_place_of_a_file_keeps_nobody_waiting() {
+    let said = wrong(|folder| {
+        fs::remove_file(folder.file("etcd/ca.key")).unwrap();
+        nix::unistd::mkfifo(&folder.file("etcd/ca.key"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+    });
+    assert!(said.starts_with("etcd/ca.key: it cannot be read: it is a pipe"), "{said}");
+    let said = wrong(|folder| fs::write(folder.file("ca.crt"), "x".repeat((1 << 20) + 1)).unwrap());
+    assert!(said.starts_with("ca.crt: ") && said.contains("1048576 bytes"), "{said}");
+}
+
+#[test]
 fn what_may_not_sign_is_no_authority() {
     let said = wrong(|folder| folder.root("ca", "/CN=a", &["basicConstraints=critical,CA:FALSE"]));
     assert!(said.starts_with("ca.crt: it is no CA: it does not say CA:TRUE"), "{said}");
