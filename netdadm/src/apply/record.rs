@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use cluster::problem::elided;
 use host::manifest::{Digest, Manifest};
 use host::{File, FilePath, Files};
 use serde::{Deserialize, Serialize};
@@ -122,7 +123,7 @@ impl Record {
             Ok(Form { format }) if format != FORMAT => {
                 Err(refused(format!("its format is {format}, which another version of netdadm wrote")))
             }
-            _ => serde_json::from_slice(&bytes).map_err(|cause| refused(cause.to_string())),
+            _ => serde_json::from_slice(&bytes).map_err(|cause| refused(elided(cause.to_string()))),
         }
     }
 

@@ -76,7 +76,7 @@ fn judged(place: Place, status: &Member, wanted: Option<Version>) -> Row {
         (.., true) => State::Waiting,
         _ => State::Ok,
     };
-    Row { version: Some(status.version.clone()), ..Row::new(place, state, elided(found.join(", "))) }
+    Row::new(place, state, found.join(", ")).of_version(status.version.clone())
 }
 
 /// `memberID:10276657743932975437 alarm:NOSPACE `, as a member says it of itself and of others; of others it is theirs to say.

@@ -10,6 +10,9 @@ use serde::Deserialize;
 use super::row::{Component, Place, Row, State};
 use crate::topology::{Host, Role, Topology};
 
+/// As far as clocks of a cluster may differ until a Lease says nothing any more.
+const AHEAD: Duration = Duration::from_secs(60);
+
 /// Where the Nodes are.
 pub(super) const NODES: &str = "/api/v1/nodes";
 
@@ -102,7 +105,7 @@ fn kubelet(topology: &Topology, host: &Host, nodes: &Nodes) -> Row {
     if let Some(wanted) = wanted.filter(|wanted| *wanted != version) {
         found = format!("{found}, the topology has {wanted}");
     }
-    Row { version: Some(version), ..Row::new(place, state, found) }
+    Row::new(place, state, found).of_version(version)
 }
 
 /// The row of the manager `component`, at this time since 1970.
@@ -131,6 +134,14 @@ fn leader(place: Place, holding: &Holding, now: Duration) -> Row {
             State::Failed,
             format!("none leads: {host} renewed its Lease last at {}", holding.renew_time),
         );
+    }
+    let ahead = cluster::time::rfc3339(now.saturating_add(AHEAD));
+    if ahead.get(..19).is_some_and(|ahead| renewed > ahead) {
+        let found = format!(
+            "{host} renewed its Lease at {}, which is yet to come: its clock or this one is wrong, so that nothing is known of it",
+            holding.renew_time
+        );
+        return Row::new(place, State::Unknown, found);
     }
     Row::new(place, State::Ok, format!("{host} leads"))
 }
@@ -173,5 +184,14 @@ mod tests {
         let old = held("hdss7-11_9f", "2000-02-28T23:59:40.123456Z");
         assert!(old.state == State::Failed && old.found.starts_with("none leads: hdss7-11 renewed"), "{old:?}");
         assert_eq!(held("", "").state, State::Failed);
+        // A clock that is a little ahead is nobody's fault; renewed by one that is far ahead it stands whoever has died.
+        assert_eq!(held("hdss7-11_9f", "2000-02-29T00:00:09.000000Z").state, State::Ok);
+        let ahead = held("hdss7-11_9f", "2000-02-29T01:00:00.000000Z");
+        assert_eq!(ahead.state, State::Unknown);
+        assert!(
+            ahead
+                .found
+                .starts_with("hdss7-11 renewed its Lease at 2000-02-29T01:00:00.000000Z, which is yet to come: ")
+        );
     }
 }

@@ -1,9 +1,10 @@
 //! `Row`: what one component of one host is like; the table of all of them.
 //!
-//! Pure. Invariant: each row is one line of the table, whatever its words are.
+//! Pure. Invariant: each row is one line of the table, of a bounded length, whatever its words are.
 
 use std::fmt;
 
+use cluster::problem::elided;
 use daemon::status::Lines;
 use serde::Serialize;
 
@@ -97,7 +98,12 @@ pub(crate) struct Row {
 impl Row {
     /// Without version and certificate.
     pub(crate) fn new(place: Place, state: State, found: impl Into<String>) -> Self {
-        Self { place, state, found: found.into(), version: None, days: None }
+        Self { place, state, found: elided(found.into()), version: None, days: None }
+    }
+
+    /// The same with the version that it says it has.
+    pub(crate) fn of_version(self, version: impl Into<String>) -> Self {
+        Self { version: Some(elided(version.into())), ..self }
     }
 
     /// Everything of a row in words: version, what was found, the certificate.
@@ -146,5 +152,13 @@ mod tests {
         assert!(text.contains(" 3.4.23, leads, 20 KiB, certificate 364 d\n"), "{text}");
         assert_eq!(text.lines().count(), 3, "{text}");
         assert!(text.contains("FAILED"), "{text}");
+    }
+
+    #[test]
+    fn what_others_say_has_a_length() {
+        let (place, long) = (Place { host: "a".into(), component: Component::Kubelet }, "x".repeat(1 << 20));
+        let row = Row::new(place, State::Failed, long.clone()).of_version(long);
+        assert!(row.found.len() < 1000 && row.version.as_ref().unwrap().len() < 1000);
+        assert!(table(&[row]).len() < 2000);
     }
 }

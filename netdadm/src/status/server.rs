@@ -31,7 +31,11 @@ pub(super) fn ask(peer: &Peer, place: Place, wanted: Option<Version>) -> Row {
         found = format!("{found}, the topology has {wanted}");
     }
     let days = certificate.and_then(|certificate| super::days(&certificate));
-    Row { version, days, ..Row::new(place, state, found) }
+    let row = Row { days, ..Row::new(place, state, found) };
+    match version {
+        Some(version) => row.of_version(version),
+        None => row,
+    }
 }
 
 /// The row of a server that has answered.
