@@ -3,8 +3,11 @@
 //! Invariant: a fault counts as the member's (`Reason::Unreachable`) only when another member may answer
 //! differently; a refusal by the cluster is never sent around.
 
+use std::io;
+
 use etcd_client::Error;
 
+use super::endpoints::Endpoint;
 use crate::error::{Class, ClusterError, Reason};
 
 /// gRPC status codes (grpc/doc/statuscodes.md); the client crate does not re-export them.
@@ -96,6 +99,35 @@ fn advice(words: &str) -> &'static str {
     }
 }
 
+/// What to ask about a member that has never answered and ends the connection: TLS may be on at one side alone, which neither side's words say.
+pub(super) fn other_scheme(endpoint: &Endpoint, error: &Error) -> &'static str {
+    let first: Option<&dyn std::error::Error> = match error {
+        Error::GRpcStatus(status) => std::error::Error::source(status),
+        Error::TransportError(transport) => Some(transport),
+        _ => None,
+    };
+    let is_ended = std::iter::successors(first, |error| error.source()).any(ends_the_connection);
+    match (is_ended, endpoint.is_tls()) {
+        (false, _) => "",
+        (_, true) => "; does the member speak TLS? without it its URL begins with http://",
+        (_, false) => "; does the member speak TLS? with it its URL begins with https://",
+    }
+}
+
+/// The connection was there and ended, or what came over it is no TLS.
+fn ends_the_connection(error: &(dyn std::error::Error + 'static)) -> bool {
+    let Some(error) = error.downcast_ref::<io::Error>() else {
+        // hyper's words for a connection that ended before its first answer.
+        return error.to_string() == "connection closed";
+    };
+    let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
+    let ends = matches!(
+        error.kind(),
+        io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe
+    );
+    ends || matches!(inner, Some(rustls::Error::InvalidMessage(_)))
+}
+
 /// The peer's words, followed by the chain of causes: `tcp connect error` alone says too little.
 fn message(error: &Error) -> String {
     let (mut text, mut cause) = match error {
@@ -140,6 +172,22 @@ mod tests {
         for (grpc, message, expected) in cases {
             assert_eq!(status_reason(grpc, message), expected, "{message}");
         }
+    }
+
+    #[test]
+    fn only_what_ends_a_connection_asks_about_tls() {
+        let io = |kind: io::ErrorKind| io::Error::from(kind);
+        for kind in [io::ErrorKind::UnexpectedEof, io::ErrorKind::ConnectionReset, io::ErrorKind::BrokenPipe] {
+            assert!(ends_the_connection(&io(kind)), "{kind}");
+        }
+        for kind in [io::ErrorKind::ConnectionRefused, io::ErrorKind::TimedOut, io::ErrorKind::HostUnreachable] {
+            assert!(!ends_the_connection(&io(kind)), "{kind}");
+        }
+        let tls = |error: rustls::Error| io::Error::new(io::ErrorKind::InvalidData, error);
+        assert!(ends_the_connection(&tls(rustls::Error::InvalidMessage(rustls::InvalidMessage::InvalidContentType))));
+        assert!(!ends_the_connection(&tls(rustls::Error::DecryptError)));
+        assert!(ends_the_connection(&*Box::<dyn std::error::Error>::from("connection closed")));
+        assert!(!ends_the_connection(&*Box::<dyn std::error::Error>::from("transport error")));
     }
 
     #[test]

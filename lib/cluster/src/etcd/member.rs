@@ -4,7 +4,7 @@
 //! made with TLS material that was renewed or a token that was refused since, is used for no further request.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use tokio::sync::Mutex;
 use tokio::time::timeout;
@@ -12,7 +12,7 @@ use tokio::time::timeout;
 use super::access::Access;
 use super::config::Limits;
 use super::endpoints::Endpoint;
-use super::fault::{fault, is_without_users, wants_another_token};
+use super::fault::{fault, is_without_users, other_scheme, wants_another_token};
 use crate::error::{Class, ClusterError, Reason};
 
 /// rustls' words for a certificate that is in order and of another name.
@@ -25,6 +25,8 @@ pub(super) struct Member {
     names: Vec<String>,
     name: AtomicUsize,
     access: Arc<Access>,
+    /// It has answered once, be it with a refusal: TLS is on at both sides or at neither.
+    has_answered: AtomicBool,
     session: Mutex<Session>,
 }
 
@@ -40,7 +42,8 @@ struct Session {
 impl Member {
     /// The member at `endpoint`, whose certificate bears that host or one of `names`.
     pub(super) fn new(endpoint: Endpoint, names: Vec<String>, access: Arc<Access>) -> Self {
-        Self { endpoint, names, name: AtomicUsize::new(0), access, session: Mutex::default() }
+        let (name, has_answered) = (AtomicUsize::new(0), AtomicBool::new(false));
+        Self { endpoint, names, name, access, has_answered, session: Mutex::default() }
     }
 
     /// True when the failure was the name in the certificate, and it is worth trying with the next one.
@@ -90,8 +93,11 @@ impl Member {
             }
         };
         let failure = match answer {
-            Ok(Ok(answer)) => return Ok(answer),
-            Ok(Err(error)) => fault(op, object, self.endpoint.as_str(), &error),
+            Ok(Ok(answer)) => {
+                self.has_answered.store(true, Ordering::Relaxed);
+                return Ok(answer);
+            }
+            Ok(Err(error)) => self.fault(op, object, &error),
             Err(_) => {
                 self.hang_up(used).await;
                 let message = format!("no answer within {:?}", limits.operation);
@@ -104,6 +110,16 @@ impl Member {
             let _gave_up = timeout(limits.operation, self.access.reload()).await;
         }
         Err(failure)
+    }
+
+    fn fault(&self, op: &'static str, object: &str, error: &etcd_client::Error) -> ClusterError {
+        let mut failure = fault(op, object, self.endpoint.as_str(), error);
+        if failure.reason != Reason::Unreachable {
+            self.has_answered.store(true, Ordering::Relaxed);
+        } else if !self.has_answered.load(Ordering::Relaxed) {
+            failure.message.push_str(other_scheme(&self.endpoint, error));
+        }
+        failure
     }
 
     /// With a user this asks etcd for a token, else it sends nothing. As Go's client does, a store that has no users is asked without.

@@ -7,7 +7,7 @@ use cluster::etcd::{Client, Config, Store, TlsFiles};
 use etcd_client::{Permission, PermissionType};
 
 use crate::consumer::{Consumer, eventually};
-use crate::server::{Server, read};
+use crate::server::{Server, free_addresses, read};
 use crate::{Case, block_on, subnets};
 
 pub(crate) const CASES: &[Case] = &[
@@ -15,6 +15,7 @@ pub(crate) const CASES: &[Case] = &[
     ("wrong_ca_is_reported_and_nothing_is_sent", wrong_ca),
     ("renewed_certificates_are_read_again_when_the_old_ones_are_refused", renewed),
     ("without_a_ca_the_systems_roots_are_asked", system_roots),
+    ("the_wrong_scheme_is_asked_about_in_either_direction", wrong_scheme),
     ("user_and_password_open_a_store_with_users", users),
     ("tokens_that_expire_within_seconds_cost_nothing", signed_tokens),
     ("user_is_none_until_the_store_has_users", users_later),
@@ -80,6 +81,31 @@ fn system_roots() {
         let refused = Store::new(Client::new(&config, 1).unwrap()).get("a").await.unwrap_err();
         assert_eq!(refused.class, Class::Retry);
         assert!(refused.message.contains("invalid peer certificate"), "{refused}");
+    });
+}
+
+/// TLS on one side alone.
+fn wrong_scheme() {
+    let (plain, encrypted) = (Server::single(), Server::with_client_certificates());
+    block_on(async {
+        let said = async |config: Config| {
+            let refused = Store::new(Client::new(&config, 1).unwrap()).get("a").await.unwrap_err();
+            assert_eq!(refused.class, Class::Retry, "somebody may mend the member: {refused}");
+            refused.message
+        };
+        let endpoints = plain.endpoints().replace("http:", "https:");
+        let tls = Config { endpoints, tls: encrypted.pki().client().read(), ..Config::default() };
+        let over = said(tls).await;
+        assert!(over.contains("does the member speak TLS? without it its URL begins with http://"), "{over}");
+        let endpoints = encrypted.endpoints().replace("https:", "http:");
+        let under = said(Config { endpoints, ..Config::default() }).await;
+        assert!(under.contains("does the member speak TLS? with it its URL begins with https://"), "{under}");
+        // Nobody who listens nowhere is asked so.
+        let nobody = format!("http://{}", free_addresses(1)[0]);
+        let silent = said(Config { endpoints: nobody.clone(), ..Config::default() }).await;
+        let nobody = nobody.replace("http:", "https:");
+        let tls = Config { endpoints: nobody, tls: encrypted.pki().client().read(), ..Config::default() };
+        assert!(![silent, said(tls).await].concat().contains("speak TLS"));
     });
 }
 
