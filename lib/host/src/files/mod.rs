@@ -252,6 +252,9 @@ impl Files {
                 Step::Create(..) | Step::Change(..) => {
                     if is_there {
                         place.hold_earlier()?;
+                    } else {
+                        // What was left there would come back in the place of nothing.
+                        place.remove_earlier()?;
                     }
                     place.publish()
                 }
