@@ -216,4 +216,66 @@ mod tests {
         }
         assert!(Manifest::parse(&vec![b' '; SIZE + 1]).is_err());
     }
+
+    #[test]
+    fn what_is_one_too_long_or_of_another_form_is_refused_and_the_longest_is_not() {
+        let accepts = |from: &str, to: &str| Manifest::parse(changed(from, to).as_bytes()).is_ok();
+        let (conf, url, digest) = ("/etc/etcd/etcd.conf", "https://127.0.0.1:2379/health", "0".repeat(64));
+        let of = |length: usize, begin: &str, end: &str| {
+            format!("{begin}{}{end}", "a".repeat(length - begin.len() - end.len()))
+        };
+        let lengths = [
+            ("hdss7-12", 253, "", ""),
+            ("reference", 253, "", ""),
+            (conf, 1024, "/", ""),
+            (url, 1024, "http://", ""),
+            ("etcd.service", 255, "", ".service"),
+            ("etcd:etcd", 32 + 5, "etcd:", ""),
+            ("etcd:etcd", 32 + 5, "", ":etcd"),
+        ];
+        for (from, longest, begin, end) in lengths {
+            assert!(accepts(from, &of(longest, begin, end)), "{from} of {longest}");
+            assert!(!accepts(from, &of(longest + 1, begin, end)), "{from} of {}", longest + 1);
+        }
+        for owner in ["kube-api_1:etcd", "etcd:0"] {
+            assert!(accepts("etcd:etcd", owner), "{owner}");
+        }
+        for owner in [":etcd", "etcd:", "-a:etcd", "etcd:-a", "Etcd:etcd", "a:b:c"] {
+            assert!(!accepts("etcd:etcd", owner), "{owner}");
+        }
+        for mode in ["0800", "00600", "06", "1644", "+600", "0o60"] {
+            assert!(!accepts("\"0600\"", &format!("{mode:?}")), "{mode}");
+        }
+        for wrong in ["F".repeat(64), "g".repeat(64), "0".repeat(63), "0".repeat(65)] {
+            assert!(!accepts(&digest, &wrong), "{wrong}");
+        }
+        assert!(accepts(&digest, &"9af".repeat(22)[..64]));
+        for wrong in ["https://", "https:///health", "http:/a"] {
+            assert!(!accepts(url, wrong), "{wrong}");
+        }
+        for (from, wrong) in
+            [("hdss7-12", ".."), ("hdss7-12", "a_b"), ("etcd.service", ".service"), ("etcd.service", "a.path")]
+        {
+            assert!(!accepts(from, wrong), "{wrong}");
+        }
+        for (seconds, is_accepted) in [("1", true), ("3600", true), ("3601", false)] {
+            assert_eq!(accepts("\"seconds\": 60", &format!("\"seconds\": {seconds}")), is_accepted, "{seconds}");
+        }
+        assert!(!accepts("\"reload\": []", "\"reload\": [\"../x\"]"));
+        let mut spaced = ETCD.as_bytes().to_vec();
+        spaced.resize(SIZE, b' ');
+        assert!(Manifest::parse(&spaced).is_ok());
+    }
+
+    #[test]
+    fn a_unit_stands_there_once() {
+        let mut manifest = Manifest::parse(ETCD.as_bytes()).unwrap();
+        let mut second = manifest.units[0].clone();
+        second.name = "kubelet.service".to_owned();
+        manifest.units.push(second);
+        assert_eq!(Manifest::parse(manifest.text().as_bytes()).as_ref(), Ok(&manifest));
+        manifest.units[1].name = "etcd.service".to_owned();
+        let refusal = Manifest::parse(manifest.text().as_bytes()).unwrap_err().to_string();
+        assert!(refusal.contains("unit etcd.service stands there twice"), "{refusal}");
+    }
 }
