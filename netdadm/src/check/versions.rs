@@ -119,9 +119,8 @@ fn skew(topology: &Topology, findings: &mut Findings) {
     let servers: Vec<Version> = topology.of(Role::ControlPlane).filter_map(|host| kubernetes(topology, host)).collect();
     let (Some(oldest), Some(newest)) = (servers.iter().min(), servers.iter().max()) else { return };
     if newest.minor.abs_diff(oldest.minor) > 1 {
-        let at =
-            topology.of(Role::ControlPlane).filter_map(|host| host.versions.kubernetes).max_by_key(|found| found.value);
-        if let Some(found) = at {
+        let all = topology.of(Role::ControlPlane).filter_map(|host| host.versions.or(&topology.versions).kubernetes);
+        if let Some(found) = all.max_by_key(|found| found.value) {
             let said = format!("{} beside an API server of {oldest}", found.value);
             findings.error(
                 found.at,
@@ -178,5 +177,126 @@ fn runtime(topology: &Topology, host: &Host, findings: &mut Findings) {
             findings.error(found.at, &field, said, "1.x");
         }
         _ => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    /// What is said of the reference cluster with these versions, and with those of single hosts.
+    fn said(kubernetes: &str, etcd: &str, containerd: &str, hosts: &[(&str, &str)]) -> String {
+        let mut text = include_str!("../../../configs/clusters/reference.yaml")
+            .replace("kubernetes: 1.20.2", &format!("kubernetes: {kubernetes}"))
+            .replace("etcd: 3.4.23", &format!("etcd: {etcd}"))
+            .replace("  containerd: 1.6.20\n", &format!("  {containerd}\n"));
+        for (host, versions) in hosts {
+            let begin = format!("  {host}: {{");
+            assert!(text.contains(&begin), "{text}");
+            text = text.replace(&begin, &format!("{begin}versions: {{{versions}}}, "));
+        }
+        let findings = crate::check::text(&text).findings;
+        findings.iter().map(|finding| finding.to_string() + "\n").filter(|said| said.contains("ersion")).collect()
+    }
+
+    #[test]
+    fn each_rule_of_versions_begins_and_ends_where_its_source_says() {
+        let docker = "";
+        // Kubernetes, etcd, containerd, and what is said at the first or the last version of a rule.
+        let cases = [
+            ("1.15.9", "3.4.0", "containerd: 1.5.0", "1.15.9: its flags are not known"),
+            ("1.16.0", "3.4.0", "containerd: 1.5.0", ""),
+            ("1.36.9", "3.6.0", "containerd: 2.0.0", ""),
+            (
+                "1.37.0",
+                "3.6.0",
+                "containerd: 2.0.0",
+                "warning: versions.kubernetes: 1.37.0 is newer than what is known",
+            ),
+            ("1.20.0", "3.3.99", docker, "3.3.99 has no learners"),
+            ("1.20.0", "3.6.9", docker, ""),
+            ("1.20.0", "3.7.0", docker, "warning: versions.etcd: 3.7.0 is newer than what is known"),
+            ("1.20.0", "3.5.0", docker, ""),
+            ("1.20.0", "3.5.1", docker, "3.5.1 does not keep the promotion"),
+            ("1.20.0", "3.5.19", docker, "3.5.19 does not keep the promotion"),
+            ("1.20.0", "3.5.20", docker, ""),
+            ("1.21.9", "3.4.9", docker, ""),
+            (
+                "1.22.0",
+                "3.4.9",
+                docker,
+                "warning: versions.etcd: 3.4.9 below a Kubernetes 1.22.0, which is tested with 3.5",
+            ),
+            ("1.22.0", "3.5.0", docker, ""),
+            ("1.33.9", "3.5.23", "containerd: 2.0.0", ""),
+            ("1.34.0", "3.5.23", "containerd: 2.0.0", "3.5.23 below a Kubernetes 1.34.0; accepted: 3.5.24 or newer"),
+            ("1.34.0", "3.5.24", "containerd: 2.0.0", ""),
+            ("1.23.9", "3.5.0", docker, ""),
+            ("1.24.0", "3.5.0", docker, "none, and a kubelet of 1.24.0 knows no docker"),
+            ("1.25.9", "3.5.0", "containerd: 1.5.9", ""),
+            ("1.26.0", "3.5.0", "containerd: 1.5.9", "1.5.9 has no CRI v1, which a kubelet of 1.26.0 needs"),
+            ("1.26.0", "3.5.0", "containerd: 1.6.0", ""),
+            ("1.22.9", "3.5.0", "containerd: 1.7.9", ""),
+            ("1.22.9", "3.5.0", "containerd: 2.0.0", "2.0.0 has no CRI v1alpha2, which a kubelet of 1.22.9 needs"),
+            ("1.23.0", "3.5.0", "containerd: 2.0.0", ""),
+        ];
+        for (kubernetes, etcd, containerd, wanted) in cases {
+            let found = said(kubernetes, etcd, containerd, &[]);
+            let case = format!("{kubernetes} {etcd} {containerd}: {found}");
+            assert!(found.contains(wanted) && found.is_empty() == wanted.is_empty(), "{case}");
+        }
+    }
+
+    #[test]
+    fn versions_of_single_hosts_are_held_against_the_others() {
+        let cases = [
+            ("1.24.0", "hdss7-21", "kubernetes: 1.22.0", ""),
+            ("1.24.0", "hdss7-21", "kubernetes: 1.21.0", "a kubelet of 1.21.0 below an API server of 1.24.0"),
+            ("1.28.0", "hdss7-21", "kubernetes: 1.25.0", ""),
+            ("1.27.0", "hdss7-21", "kubernetes: 1.24.0", "accepted: at most 2 minor versions older"),
+            ("1.29.0", "hdss7-21", "kubernetes: 1.25.0", "accepted: at most 3 minor versions older"),
+            ("1.24.0", "hdss7-21", "kubernetes: 1.25.0", "a kubelet of 1.25.0, newer than the API server of 1.24.0"),
+            ("1.24.0", "hdss7-21", "etcd: 3.6.0", ""),
+            ("1.24.0", "hdss7-21", "etcd: 3.7.0", "3.7.0 beside a member of 3.5.21"),
+            ("1.24.0", "hdss7-21", "etcd: 3.3.0", "hosts.hdss7-21.versions.etcd: 3.3.0 has no learners"),
+        ];
+        for (kubernetes, host, versions, wanted) in cases {
+            let found = said(kubernetes, "3.5.21", "containerd: 1.7.0", &[(host, versions)]);
+            assert!(
+                found.contains(wanted) && found.is_empty() == wanted.is_empty(),
+                "{kubernetes} {versions}: {found}"
+            );
+        }
+    }
+
+    #[test]
+    fn api_servers_are_named_with_the_newest_and_the_oldest() {
+        let text = include_str!("../../../configs/clusters/reference.yaml")
+            .replace("roles: etcd}", "roles: [etcd, control-plane]}");
+        let of = |older: &str| {
+            let text = text.replace("1.20.2", "1.24.0").replace("3.4.23", "3.5.21");
+            let text = ["hdss7-12", "hdss7-21", "hdss7-22"].iter().fold(text, |text, host| {
+                text.replace(&format!("  {host}: {{"), &format!("  {host}: {{versions: {{kubernetes: {older}}}, "))
+            });
+            crate::check::text(&text).findings.iter().map(|finding| finding.to_string() + "\n").collect::<String>()
+        };
+        let found = of("1.22.0");
+        assert!(found.contains("versions.kubernetes: 1.24.0 beside an API server of 1.22.0"), "{found}");
+        let found = of("1.23.0");
+        assert!(!found.contains("beside an API server"), "{found}");
+    }
+
+    #[test]
+    fn who_needs_a_version_has_one() {
+        let reference = include_str!("../../../configs/clusters/reference.yaml");
+        for (line, wanted) in [
+            ("  etcd: 3.4.23\n", ["versions.etcd: hdss7-12 has none, which has the role etcd"].as_slice()),
+            (
+                "  kubernetes: 1.20.2\n",
+                &["hdss7-11 has none, which has the role control-plane", "hdss7-21 has none, which has the role node"],
+            ),
+        ] {
+            let findings = crate::check::text(&reference.replace(line, "")).findings;
+            let found: String = findings.iter().map(|finding| finding.to_string() + "\n").collect();
+            assert!(wanted.iter().all(|wanted| found.contains(wanted)), "{found}");
+        }
     }
 }
