@@ -105,6 +105,13 @@ fn each_mistake_is_named_where_it_stands() {
         ("10.4.7.22,", "10.4.7.0,", "names the network 10.4.7.0/24"),
         ("10.4.7.22,", "10.4.7.255,", "the broadcast address of 10.4.7.0/24"),
         ("10.4.7.22,", "127.0.0.1,", "no other host reaches it"),
+        ("10.4.7.22,", "[10.4.7.22, 10.4.7.23],", "a second address of its family; accepted: one of each family"),
+        (
+            "roles: none}",
+            "roles: none}\n  a: {address: 10.4.7.1, roles: etcd}\n  b: {address: 10.4.7.2, roles: etcd}\n  c: {address: 10.4.7.3, roles: etcd}\n  \
+             d: {address: 10.4.7.4, roles: etcd}\n  e: {address: 10.4.7.5, roles: etcd}\n  f: {address: 10.4.7.6, roles: etcd}",
+            "9 members of etcd; accepted: at most 7",
+        ),
         (
             "10.4.7.12, roles: etcd",
             "10.4.7.12, roles: none",
@@ -293,4 +300,68 @@ fn a_topology_is_checked_as_a_whole_although_a_part_could_not_be_read() {
         found.iter().any(|finding| finding.contains("Pod network 172.7.0.0/16 lies inside Service network")),
         "{found:#?}"
     );
+}
+
+#[test]
+fn an_endpoint_that_is_one_of_several_servers_is_spoken_of() {
+    let warning = "warning: endpoint: 10.4.7.11 is hdss7-11 alone: without it no client finds the others";
+    let with = changed("domain: host.com", "endpoint: 10.4.7.11");
+    let spoken = |text: &str| said(text).iter().any(|finding| finding.contains(warning));
+    assert!(!spoken(&with), "{:#?}", said(&with));
+    assert!(spoken(&with.replacen("roles: etcd", "roles: [etcd, control-plane]", 1)));
+}
+
+#[test]
+fn networks_of_services_and_nodes_are_accepted_up_to_their_ends() {
+    let network = |from: &str, to: &str| said(&changed(from, to)).concat();
+    for (services, is_accepted) in [("192.168.0.0/28", true), ("192.168.0.0/29", false), ("10.64.0.0/12", true)] {
+        let found = network("services: 192.168.0.0/16", &format!("services: {services}"));
+        assert_eq!(found.contains("networks.services"), !is_accepted, "{services}: {found}");
+    }
+    let lacking = changed("10.4.7.0/24", "[10.4.7.0/24, 'fd00:10:4:7::/64']")
+        .replace("172.7.0.0/16", "[172.7.0.0/16, 'fd00:7::/48']");
+    assert!(said(&lacking).concat().contains("networks.services: no network of IPv6"), "{:#?}", said(&lacking));
+    // Neither of two addresses is the network's (RFC 3021), but of four.
+    let of = |network: &str, address: &str| {
+        said(&changed("10.4.7.0/24", &format!("[10.4.7.0/24, {network}]")).replace("10.4.7.200", address)).concat()
+    };
+    for address in ["10.4.8.0", "10.4.8.1"] {
+        assert!(!of("10.4.8.0/31", address).contains("hdss7-200.address"), "{address}");
+    }
+    assert!(of("10.4.8.0/30", "10.4.8.0").contains("10.4.8.0 names the network"));
+    assert!(of("10.4.8.0/30", "10.4.8.3").contains("10.4.8.3 is the broadcast address"));
+    assert!(!of("'fd00:10:4:7::/64'", "'fd00:10:4:7:ffff:ffff:ffff:ffff'").contains("broadcast"));
+}
+
+#[test]
+fn subnets_that_kubernetes_gives_are_as_many_as_nodes_and_no_more_than_it_counts() {
+    let of = |pods: &str, more: &str| {
+        let text = changed("versions:", &format!("pods: {{subnets: kubernetes{more}}}\nversions:"));
+        said(&text.replace("172.7.0.0/16", pods)).concat()
+    };
+    assert!(of("172.7.0.0/24", ", subnetLength: 24").contains("subnets of /24 do not fit"));
+    let three = |text: String| text.contains("172.7.0.0/23 has 2 subnets of /24 for");
+    assert!(!three(of("172.7.0.0/23", "")));
+    let node = changed("versions:", "pods: {subnets: kubernetes}\nversions:").replace("172.7.0.0/16", "172.7.0.0/23");
+    assert!(three(said(&node.replace("roles: none", "roles: node")).concat()));
+    let six = |pods: &str| {
+        let text = changed("versions:", "pods: {subnets: kubernetes}\nversions:").replace("172.7.0.0/16", pods);
+        said(&text).concat().contains("than the controller-manager counts; accepted: /48 or smaller")
+    };
+    assert_eq!([six("'fd00:7::/47'"), six("'fd00:7::/48'"), six("10.128.0.0/9")], [true, false, false]);
+}
+
+#[test]
+fn ports_clash_where_one_host_serves_both_over_one_transport() {
+    let of = |ports: &str| said(&changed("domain: host.com", ports)).concat();
+    let clashes = |ports: &str| of(ports).contains("is taken by");
+    assert!(!clashes("ports: {vxlan: 2379}"), "one is of UDP");
+    assert!(!clashes("ports: {etcdClient: 6443}"), "no host has both");
+    assert!(clashes("ports: {etcdClient: 10250}"), "two hosts have both");
+    assert!(!clashes("ports: {wireguard: 8472}"), "the network is no WireGuard");
+    assert!(!of("ports: {wireguard: 30000}").contains("node ports"));
+    assert!(of("ports: {vxlan: 30000}").contains("30000 is where node ports"));
+    assert!(of("ports: {vxlan: 32767}").contains("32767 is where node ports"));
+    assert!(!of("ports: {vxlan: 32768}").contains("node ports"));
+    assert!(of("pods: {backend: wireguard}\nports: {wireguard: 30000}").contains("30000 is where node ports"));
 }
