@@ -62,7 +62,7 @@ impl Act<'_> {
         let started = self.plan.units.iter().map(|unit| &unit.name);
         let new: Vec<String> = started.filter(|name| !self.record.units.contains(name)).cloned().collect();
         self.record.units.extend(new);
-        self.record.calls += 1;
+        self.record.calls = self.record.calls.saturating_add(1);
         self.record.underway = Some(Underway { changes: self.plan.changes(), folders: folders.into_iter().collect() });
         self.record.write(self.files)
     }
