@@ -209,7 +209,7 @@ fn files_of_one_folder_are_drafted_beside_each_other() {
 }
 
 #[test]
-fn what_is_recalled_is_looked_at_without_being_offered() {
+fn what_is_recalled_is_read_without_being_offered() {
     let (_folder, mut files) = root();
     put(&mut files, "/etc/x", b"x", 0o644);
     files.watched.clear();
