@@ -68,7 +68,7 @@ impl View {
         self.called(name).next()
     }
 
-    /// All that are called so: etcd takes a name twice, and a host that has another address has its former member still.
+    /// All that are called so: etcd takes a name twice, and a host that has another address has its earlier member still.
     pub(crate) fn called(&self, name: &str) -> impl Iterator<Item = &Member> {
         self.members.iter().filter(move |member| {
             member.host.as_deref() == Some(name)
