@@ -161,6 +161,19 @@ mod tests {
     }
 
     #[test]
+    fn nodes_are_restarted_last_with_what_runs_there_and_3_5_0_raises_revisions() {
+        let text = instructed("3.5.0");
+        assert!(text.contains("Revisions are raised") && text.contains("etcdutl"), "{text}");
+        assert!(instructed("3.4.99").contains("cannot raise its revision"));
+        let last = text.split("6. Have nodes forget").nth(1).unwrap();
+        assert!(
+            last.contains("hdss7-21# systemctl restart kubelet.service netd.service ipvs-proxy.service\n"),
+            "{last}"
+        );
+        assert!(last.contains("hdss7-11# systemctl restart netd.service\n"), "{last}");
+    }
+
+    #[test]
     fn a_file_of_any_name_is_one_word_of_the_commands() {
         let cases = [
             ("/root/etcd-1.2.db", "/root/etcd-1.2.db"),

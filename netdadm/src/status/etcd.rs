@@ -130,6 +130,18 @@ mod tests {
     }
 
     #[test]
+    fn an_answer_of_another_kind_is_no_status() {
+        let said = |code: u16, body: &str| {
+            let answer = Answer { code, body: body.to_owned() };
+            let row = answered(Place { host: "a".into(), component: Component::Etcd }, &answer, None);
+            assert_eq!(row.state, State::Failed);
+            row.found
+        };
+        assert_eq!(said(503, "{\"leader\":\"7\"}"), "it answers 503: {\"leader\":\"7\"}");
+        assert!(said(200, "<html>").starts_with("it answers no status: "));
+    }
+
+    #[test]
     fn an_alarm_is_of_the_member_that_raised_it() {
         let errors = r#"{"header":{"member_id":"7"},"leader":"7","errors":["memberID:7 alarm:NOSPACE ","memberID:8 alarm:CORRUPT "]}"#;
         let full = row(errors, None);

@@ -173,6 +173,27 @@ mod tests {
     }
 
     #[test]
+    fn conditions_are_known_by_their_kind_and_their_status() {
+        let of = |conditions: &str| {
+            let node = format!(
+                r#"{{"items":[{{"metadata":{{"name":"other"}}}},{{"metadata":{{"name":"hdss7-21"}},"status":{{"conditions":[{conditions}]}}}}]}}"#
+            );
+            let row = kubelets(&topology(), &serde_json::from_str(&node).unwrap()).remove(0);
+            (row.state, row.found.split(", the topology").next().unwrap().to_owned())
+        };
+        let other = r#"{"type":"DiskPressure","status":"True"}"#;
+        let condition =
+            |kind: &str, status: &str| format!(r#"{other},{{"type":"{kind}","status":"{status}","message":"why"}}"#);
+        assert_eq!(of(&condition("Ready", "False")), (State::Failed, "Node not Ready: why".to_owned()));
+        let unknown = "Node unknown, the kubelet says nothing: why".to_owned();
+        assert_eq!(of(&condition("Ready", "Unknown")), (State::Failed, unknown));
+        assert_eq!(of(other), (State::Waiting, "Node without a condition yet".to_owned()));
+        let without = condition("NetworkUnavailable", "False");
+        assert_eq!(of(&without).1, "Node without a condition yet");
+        assert!(of(&condition("NetworkUnavailable", "True")).1.ends_with("its network is not there: why"));
+    }
+
+    #[test]
     fn a_lease_that_is_not_renewed_leads_nowhere() {
         let now = Duration::from_secs(951_782_399);
         let held = |identity: &str, renewed: &str| {
@@ -184,6 +205,14 @@ mod tests {
         let old = held("hdss7-11_9f", "2000-02-28T23:59:40.123456Z");
         assert!(old.state == State::Failed && old.found.starts_with("none leads: hdss7-11 renewed"), "{old:?}");
         assert_eq!(held("", "").state, State::Failed);
+        for (second, state) in [(44, State::Ok), (43, State::Failed)] {
+            let renewed = format!("2000-02-28T23:59:{second}.000000Z");
+            assert_eq!(held("a", &renewed).state, state, "{renewed}");
+        }
+        for (second, state) in [(59, State::Ok), (60, State::Unknown)] {
+            let renewed = format!("2000-02-29T00:00:{second}.000000Z");
+            assert_eq!(held("a", &renewed).state, state, "{renewed}");
+        }
         // A clock that is a little ahead is nobody's fault; renewed by one that is far ahead it stands whoever has died.
         assert_eq!(held("hdss7-11_9f", "2000-02-29T00:00:09.000000Z").state, State::Ok);
         let ahead = held("hdss7-11_9f", "2000-02-29T01:00:00.000000Z");

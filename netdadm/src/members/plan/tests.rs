@@ -134,7 +134,6 @@ fn of_members_that_are_called_the_same_none_is_chosen() {
     for (member, host) in view.members[2..].iter_mut().zip([Some("c"), None]) {
         (member.entry.name, member.host) = ("c".to_owned(), host.map(str::to_owned));
     }
-    let refused = |order: &Order| plan(&view, order).unwrap_err();
     let orders = [
         Order::Remove("c".to_owned()),
         Order::Replace("c".to_owned(), place("c", "a b c")),
@@ -142,8 +141,13 @@ fn of_members_that_are_called_the_same_none_is_chosen() {
         Order::Add(place("c", "a b c d")),
     ];
     for order in &orders {
-        assert_eq!(refused(order), "c is the name of the members 3, 4: remove the one that is too much by its id");
+        let refused = plan(&view, order).unwrap_err();
+        assert_eq!(refused, "c is the name of the members 3, 4: remove the one that is too much by its id");
     }
+    // A host's member is called as the host is, and one of no host by its own name alone.
+    view.members[0].entry.name = "c".to_owned();
+    assert_eq!(view.called("c").count(), 2);
+    assert_eq!((view.called("a").count(), view.called("d").count(), view.called("3").count()), (1, 0, 1));
     let by_id = plan(&view, &Order::Remove("4".to_owned())).unwrap();
     assert_eq!(by_id, [Step::Remove { name: "c".to_owned(), id: 4, voters: 3 }]);
 }
