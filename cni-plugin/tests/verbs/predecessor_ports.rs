@@ -61,7 +61,11 @@ fn firewall() -> Vec<String> {
         output("ip6tables-save", &["-t", "nat"]),
         output("nft", &["-s", "list", "ruleset"]),
     ];
-    texts.iter().flat_map(|text| text.lines()).filter(|line| !line.starts_with('#')).map(str::to_owned).collect()
+    let lines = texts.iter().flat_map(|text| text.lines()).filter(|line| !line.starts_with('#'));
+    // iptables counts the packets of a built-in chain since 1.8.11.
+    lines
+        .map(|line| if line.starts_with(':') { line.split(" [").next().unwrap_or(line) } else { line }.to_owned())
+        .collect()
 }
 
 fn bridge() -> Value {
