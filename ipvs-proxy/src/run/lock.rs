@@ -33,7 +33,7 @@ impl Lock {
             Taken::Own(name) => Ok(Self { _name: Some(name) }),
             Taken::Other => bail!(
                 "another ipvs-proxy{} works in this network namespace: two of them would undo each other's rows",
-                text(&processes(NAME))
+                whose(&processes(NAME))
             ),
             Taken::Stranger(uid) => {
                 tracing::warn!(
@@ -87,6 +87,12 @@ fn namespace(process: &Path) -> Option<std::path::PathBuf> {
     fs::read_link(process.join("ns/net")).ok()
 }
 
+/// Who holds the lock: a container sees none of the processes of others.
+fn whose(processes: &[u32]) -> String {
+    let unseen = " (of a container that is not seen from here: `ss -xlp` on the host names its process)";
+    if processes.is_empty() { unseen.to_owned() } else { text(processes) }
+}
+
 fn text(processes: &[u32]) -> String {
     let ids: Vec<_> = processes.iter().map(ToString::to_string).collect();
     if ids.is_empty() { String::new() } else { format!(" (process {})", ids.join(", ")) }
@@ -100,5 +106,7 @@ mod tests {
     fn processes_are_named_and_none_is_no_word() {
         assert_eq!(text(&[]), "");
         assert_eq!(text(&[7, 12]), " (process 7, 12)");
+        assert_eq!(whose(&[7]), " (process 7)");
+        assert!(whose(&[]).contains("`ss -xlp` on the host"));
     }
 }

@@ -95,9 +95,10 @@ impl fmt::Display for Conflict {
         match &self.other {
             Some(other) => write!(
                 f,
-                "{} belongs to the netd with process {} already (subnet file {}, run-time folder {})",
+                "{} belongs to the netd with process {} already ({}subnet file {}, run-time folder {})",
                 self.what,
                 other.process,
+                place(other.process),
                 other.subnet_file.display(),
                 other.run_dir.display()
             ),
@@ -109,6 +110,13 @@ impl fmt::Display for Conflict {
             ),
         }
     }
+}
+
+/// Where a process has its number, if not here: in a container each begins with 1.
+fn place(process: u32) -> &'static str {
+    let name = fs::read_to_string(format!("/proc/{process}/comm")).unwrap_or_default();
+    let is_seen = name == "netd\n" && process != std::process::id();
+    if is_seen { "" } else { "in a container: `ss -xlp` on the host names its process; " }
 }
 
 /// The claim of this daemon; it ends when this is dropped.
@@ -354,9 +362,9 @@ mod tests {
         assert_eq!(first.write().unwrap(), None, "again, with more");
         let conflict = claimed("b").write().unwrap().unwrap();
         assert_eq!(conflict.other.as_ref().map(|other| other.subnet_file.as_path()), Some(Path::new("a")));
-        assert!(
-            conflict.to_string().starts_with("Pod network 172.7.0.0/16 belongs to the netd with process 1 already")
-        );
+        let said = conflict.to_string();
+        assert!(said.starts_with("Pod network 172.7.0.0/16 belongs to the netd with process 1 already"), "{said}");
+        assert!(said.contains("in a container: `ss -xlp` on the host names its process"), "that is no netd: {said}");
         drop(first);
         let mut second = claimed("b");
         assert_eq!(second.write().unwrap(), None);
