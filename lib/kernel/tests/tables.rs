@@ -686,6 +686,8 @@ fn route_metrics_read_back_as_desired_and_are_repaired() {
 fn parameters_are_written_when_they_differ_and_wait_for_their_link() {
     let key = |text: &str| text.parse::<SysctlKey>().unwrap();
     let (forward, later) = (key("net/ipv4/ip_forward"), key("net/ipv6/conf/late0/accept_ra"));
+    // A new namespace begins with the values of the machine, which may forward.
+    kernel::sysctl::write(&forward, "0").unwrap();
     let mut table = Reconciler::new("sysctl", Sysctls::new([forward.clone(), later.clone()]));
     table.want(forward.clone(), Some("1".to_owned()));
     table.want(later, Some("0".to_owned()));
