@@ -118,7 +118,7 @@ impl Containerd {
         let mut rows = tasks.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
         let row = rows.find(|row| row.first() == Some(&name)).with_context(|| format!("no task {name}: {tasks}"))?;
         let number = row.get(1).with_context(|| format!("no process of {name}: {tasks}"))?;
-        self.host.run(&["kill", "-KILL", number]).map(drop)
+        self.host.run(&["sh", "-c", &format!("kill -KILL {number}")]).map(drop)
     }
 
     /// Kills a container and waits until `ctr` has cleaned up after it.
