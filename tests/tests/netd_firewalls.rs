@@ -7,8 +7,8 @@ mod netd_node;
 use std::process::ExitCode;
 use std::time::Instant;
 
-use anyhow::{Context, Result, ensure};
-use lab::{Host, Need, Pod, Process, allowing_for_load, eventually};
+use anyhow::{Context, Result, bail, ensure};
+use lab::{Absent, Host, Need, Pod, Process, allowing_for_load, eventually};
 use netd_node::dual::{self, DUAL};
 use netd_node::entrance::{closed_entrance, open_as_doctor_says};
 use netd_node::{A_SECOND, HOST_GW, Net, SOON, VXLAN, pod};
@@ -116,8 +116,18 @@ fn ipv6_passes_firewalld_and_again_after_its_reload() -> Result<()> {
 /// A bus and firewalld on it, as systemd starts them.
 struct Firewalld(#[allow(dead_code, reason = "kept for their drop")] [Process; 2]);
 
+/// By which firewalld 2.1 and later keeps its table for itself, unless an operator says no.
+const OWNER: &str = "NftablesTableOwner=yes";
+
 impl Firewalld {
+    /// With a table that others may write.
     fn start(host: &Host) -> Result<Self> {
+        let shared = OWNER.replace("yes", "no");
+        host.run(&["sed", "-i", &format!("s/^{OWNER}/{shared}/"), "/etc/firewalld/firewalld.conf"])?;
+        Self::start_as_it_comes(host)
+    }
+
+    fn start_as_it_comes(host: &Host) -> Result<Self> {
         host.run(&["mkdir", "-p", "/run/dbus"])?;
         let bus = host.command("dbus-daemon").args(["--system", "--nofork", "--nopidfile"]).start("dbus-daemon")?;
         let socket = host.path("/run/dbus/system_bus_socket");
@@ -153,6 +163,27 @@ fn pods_pass_firewalld_and_again_after_its_reload() -> Result<()> {
     let rules = host.run(&["nft", "list", "table", "inet", "firewalld"])?.stdout;
     ensure!(rules.matches("netd: Pod network").count() == 2, "{rules}");
     Ok(())
+}
+
+fn pods_pass_a_firewalld_that_keeps_its_table_for_itself_as_netd_advises() -> Result<()> {
+    let net = Net::start(VXLAN)?;
+    let host = net.host(NODE)?;
+    if !host.read("/etc/firewalld/firewalld.conf")?.lines().any(|line| line == OWNER) {
+        return Err(Absent::CannotBeHad(format!("this firewalld has no {OWNER}, as 2.1 and later")).into());
+    }
+    let _firewalld = Firewalld::start_as_it_comes(host)?;
+    let nodes = [NODE, "hdss7-22"].map(|node| net.launch(node, &[]));
+    let [Ok(netd), Ok(other)] = &nodes else { bail!("{nodes:?}") };
+    netd.wait_for_line("ready: rows that the kernel refused are missing", SOON)?;
+    other.wait_for_line("ready: every lease", SOON)?;
+    let advice = "firewall-cmd --permanent --zone=trusted --add-source=NETWORK";
+    netd.wait_for_line(advice, SOON)?;
+    let (web, server) = pods(&net)?;
+    host.run(&["sh", "-ec", &advice.replace("NETWORK", "172.7.0.0/16")])?;
+    host.run(&["firewall-cmd", "--permanent", "--zone=public", "--add-port=8472/udp"])?;
+    host.run(&["firewall-cmd", "--reload"])?;
+    eventually_pass(&web, &server)?;
+    pass_again_after(host, &["firewall-cmd", "--complete-reload"], &web, &server)
 }
 
 fn denials_of_firewalld_deny_beside_netd() -> Result<()> {
@@ -284,6 +315,7 @@ fn main() -> ExitCode {
         lab::tests![
             pods_pass_firewalld_and_again_after_its_reload,
             denials_of_firewalld_deny_beside_netd,
+            pods_pass_a_firewalld_that_keeps_its_table_for_itself_as_netd_advises,
             pods_pass_ufw_and_again_after_its_reload,
             pods_pass_docker_and_again_after_its_restart,
             pods_pass_nftables_conf_and_again_after_its_reload,

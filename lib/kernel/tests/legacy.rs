@@ -13,7 +13,9 @@ use kernel::nft::arrival::Arrival;
 use netstate::IpFamily;
 
 fn run(program: &str, args: &str) {
-    sh(program, &args.split_whitespace().collect::<Vec<_>>());
+    // All machines of the tests share the lock of iptables.
+    let words = ["-w"].into_iter().chain(args.split_whitespace());
+    sh(program, &words.collect::<Vec<_>>());
 }
 
 /// What denies, and whether the network passes.

@@ -62,7 +62,7 @@ fn made_vxlan_device_reads_back_as_desired() {
     assert_eq!(converge(&mut table).upserted, 1);
     let shown = ip("-d link show flannel.1");
     for part in
-        ["mtu 1450", "vxlan id 1 local 10.4.7.21 dev eth0", "dstport 8472 nolearning", "02:00:00:00:00:21", "UP"]
+        ["mtu 1450", "vxlan id 1 local 10.4.7.21 dev eth0", "dstport 8472", "nolearning", "02:00:00:00:00:21", "UP"]
     {
         assert!(shown.contains(part), "{part} in {shown}");
     }
