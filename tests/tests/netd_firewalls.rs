@@ -174,7 +174,6 @@ fn pods_pass_a_firewalld_that_keeps_its_table_for_itself_as_netd_advises() -> Re
     let _firewalld = Firewalld::start_as_it_comes(host)?;
     let nodes = [NODE, "hdss7-22"].map(|node| net.launch(node, &[]));
     let [Ok(netd), Ok(other)] = &nodes else { bail!("{nodes:?}") };
-    netd.wait_for_line("ready: rows that the kernel refused are missing", SOON)?;
     other.wait_for_line("ready: every lease", SOON)?;
     let advice = "firewall-cmd --permanent --zone=trusted --add-source=NETWORK";
     netd.wait_for_line(advice, SOON)?;
@@ -183,6 +182,8 @@ fn pods_pass_a_firewalld_that_keeps_its_table_for_itself_as_netd_advises() -> Re
     host.run(&["firewall-cmd", "--permanent", "--zone=public", "--add-port=8472/udp"])?;
     host.run(&["firewall-cmd", "--reload"])?;
     eventually_pass(&web, &server)?;
+    // Until then no packet of a Pod was forwarded.
+    netd.wait_for_line("ready: every lease", SOON)?;
     pass_again_after(host, &["firewall-cmd", "--complete-reload"], &web, &server)
 }
 
