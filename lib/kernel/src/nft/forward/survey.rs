@@ -139,7 +139,7 @@ impl Accepts {
 
 /// What is to be done about a table that nobody else may change.
 const OWNER: &str = "its table belongs to one process alone: accept the Pod network there, in firewalld with \
-    firewall-cmd --permanent --zone=trusted --add-source=NETWORK, or set NftablesTableOwner=no in firewalld.conf";
+    firewall-cmd --permanent --zone=trusted --add-source=NETWORK";
 
 /// What is to be done about a chain that others lead to.
 fn shared(base: &Name, spot: &Spot) -> String {
