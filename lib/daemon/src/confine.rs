@@ -201,18 +201,20 @@ fn calls() -> Result<(), String> {
     let mut rules: BTreeMap<_, _> = REFUSED.iter().map(|call| (*call, Vec::new())).collect();
     let namespaces = NAMESPACES.iter().map(|flag| with_flag(*flag)).collect::<Result<_, _>>();
     rules.insert(libc::SYS_clone, namespaces.map_err(|error| error.to_string())?);
-    // Of two answers the kernel gives that of the later filter.
-    refuse([(libc::SYS_clone3, Vec::new())].into(), libc::ENOSYS)?;
-    refuse(rules, libc::EPERM)
+    let refusal = SeccompAction::Errno(libc::EPERM.cast_unsigned());
+    refuse(
+        BpfProgram::new(),
+        [(libc::SYS_clone3, Vec::new())].into(),
+        SeccompAction::Errno(libc::ENOSYS.cast_unsigned()),
+    )?;
+    refuse(second_numbers(refusal.clone()), rules, refusal)
 }
 
-/// Has the kernel answer what `rules` say of calls, and their second numbers, with `errno`.
-fn refuse(rules: BTreeMap<i64, Vec<SeccompRule>>, errno: i32) -> Result<(), String> {
-    let refusal = SeccompAction::Errno(errno.cast_unsigned());
+/// Has the kernel judge calls by `first`, and then answer those of `rules` with `refusal`.
+fn refuse(first: BpfProgram, rules: BTreeMap<i64, Vec<SeccompRule>>, refusal: SeccompAction) -> Result<(), String> {
     let arch = std::env::consts::ARCH.try_into().map_err(|error: BackendError| error.to_string())?;
-    let filter =
-        SeccompFilter::new(rules, SeccompAction::Allow, refusal.clone(), arch).map_err(|error| error.to_string())?;
-    let mut program = second_numbers(refusal);
+    let filter = SeccompFilter::new(rules, SeccompAction::Allow, refusal, arch).map_err(|error| error.to_string())?;
+    let mut program = first;
     program.extend(BpfProgram::try_from(filter).map_err(|error| error.to_string())?);
     seccompiler::apply_filter(&program).map_err(|error| error.to_string())
 }

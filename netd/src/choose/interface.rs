@@ -77,6 +77,11 @@ pub(crate) const fn is_link_local_v6(addr: &IpAddr) -> bool {
     matches!(addr, IpAddr::V6(addr) if addr.is_unicast_link_local())
 }
 
+/// The address for everybody in an IPv4 network that has more than two.
+pub(crate) fn broadcast(network: &Prefix) -> Option<IpAddr> {
+    (network.is_ipv4() && network.len() <= 30).then(|| network.last())
+}
+
 /// Why no node is reached at `addr`, whatever network it is in, if so.
 pub(crate) fn no_host(addr: IpAddr) -> Option<&'static str> {
     let broadcast = addr == IpFamily::V4.any().last();

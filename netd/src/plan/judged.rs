@@ -87,15 +87,13 @@ impl Planner {
         let family = subnet.family();
         let backends = [Some(&self.network.backend), self.moving.retiring.as_ref()].into_iter().flatten();
         let over = backends.map(|backend| backend.over(&self.local, attrs, family)).filter(|over| *over != family);
-        let addresses = std::iter::once(family).chain(over).filter_map(|family| *attrs.public_ips.get(family));
-        addresses
-            .filter_map(|addr| {
-                let own = self.local.ways.own.get(&addr);
-                let own = own.map(|link| format!("{subnet} names {addr}, an address of this node's own {link}"));
-                let place = self.local.places.get(IpFamily::of(addr)).as_ref();
-                own.or_else(|| peers::no_node(&self.network, place, subnet, addr))
-            })
-            .next()
+        let mut addresses = std::iter::once(family).chain(over).filter_map(|family| *attrs.public_ips.get(family));
+        addresses.find_map(|addr| {
+            let own = self.local.ways.own.get(&addr);
+            let own = own.map(|link| format!("{subnet} names {addr}, an address of this node's own {link}"));
+            let place = self.local.places.get(IpFamily::of(addr)).as_ref();
+            own.or_else(|| peers::no_node(&self.network, place, subnet, addr))
+        })
     }
 }
 

@@ -16,7 +16,7 @@ use netstate::{IpFamily, Prefix};
 
 use super::Place;
 use super::backend::TunnelEnd;
-use crate::choose::interface::no_host;
+use crate::choose::interface::{broadcast, no_host};
 use crate::format::lease::{PUBLIC, StoredLease, SubnetKey};
 use crate::format::net_conf::Network;
 
@@ -342,11 +342,6 @@ pub(super) fn no_node(network: &Network, place: Option<&Place>, subnet: Prefix, 
     }
     // The kernel refuses it as a gateway, but a tunnel would send every packet to the whole link.
     let tunnelled = network.backend.device(IpFamily::of(public_ip)).is_some();
-    let link = place.filter(|place| tunnelled && is_broadcast(&place.node_network, public_ip))?;
+    let link = place.filter(|place| tunnelled && broadcast(&place.node_network) == Some(public_ip))?;
     Some(format!("PublicIP {public_ip} is the broadcast address of {}", link.node_network))
-}
-
-/// True for the last address of an IPv4 network that has more than two.
-fn is_broadcast(network: &Prefix, addr: IpAddr) -> bool {
-    network.is_ipv4() && network.len() <= 30 && addr == network.last()
 }

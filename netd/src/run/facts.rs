@@ -12,7 +12,7 @@ use kernel::{Chain, KernelError, Rtnl};
 use netstate::family::{IpFamily, PerFamily};
 use netstate::{IfName, InterfaceAddress, MacAddr, Prefix, Release, Route, RouteKey, SysctlKey};
 
-use crate::choose::interface::{Facts, Interface, Wanted};
+use crate::choose::interface::{Facts, Interface, Wanted, broadcast};
 use crate::format::net_conf::Network;
 use crate::plan::backend::{Backend, known_fault};
 use crate::plan::{Flowtables, Ownership};
@@ -71,16 +71,12 @@ pub(super) async fn interfaces() -> Result<Vec<Interface>, KernelError> {
 /// `towards`, whose network is known to the plan.
 pub(super) fn addresses(interfaces: &[Interface], towards: &IfName) -> BTreeMap<IpAddr, IfName> {
     let others = interfaces.iter().filter(|found| found.name != *towards);
+    let everybody_of =
+        |own: &InterfaceAddress| Prefix::new(own.addr, own.len).ok().and_then(|network| broadcast(&network));
     let everybody =
-        others.flat_map(|found| found.addresses.iter().filter_map(move |own| Some((broadcast(own)?, found))));
+        others.flat_map(|found| found.addresses.iter().filter_map(move |own| Some((everybody_of(own)?, found))));
     let own = interfaces.iter().flat_map(|found| found.addresses.iter().map(move |own| (own.addr, found)));
     everybody.chain(own).map(|(addr, found)| (addr, found.name.clone())).collect()
-}
-
-/// The address for everybody in the network of an IPv4 address, if that has one.
-fn broadcast(own: &InterfaceAddress) -> Option<IpAddr> {
-    let network = Prefix::new(own.addr, own.len).ok().filter(|network| network.is_ipv4() && network.len() <= 30)?;
-    Some(network.last())
 }
 
 async fn interfaces_by(query: &Query) -> Result<Vec<Interface>, KernelError> {
