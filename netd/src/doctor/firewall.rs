@@ -54,7 +54,9 @@ fn opening(closed: &Closed) -> String {
             Some(port) => format!(r#"port port="{port}" protocol="udp""#),
             None => r#"protocol value="4""#.to_owned(),
         };
-        let zone = zone(denied.chain.as_str()).map(|zone| format!(" --zone={zone}")).unwrap_or_default();
+        let chains = [Some(&denied.chain), denied.undecided.as_ref()];
+        let zone = chains.into_iter().flatten().find_map(|chain| zone(chain.as_str()));
+        let zone = zone.map(|zone| format!(" --zone={zone}")).unwrap_or_default();
         return format!(
             "firewall-cmd --permanent{zone} --add-rich-rule='rule family=\"{family}\" source address=\"{network}\" {what} accept' \
              && firewall-cmd --reload"
@@ -88,7 +90,8 @@ fn opening(closed: &Closed) -> String {
 
 const SAVE: &str = ", and the same where your rules are loaded from at boot";
 
-/// The zone of one of firewalld's chains for what is for the host: `filter_IN_public`, `filter_IN_public_deny`.
+/// The zone of one of firewalld's chains for what is for the host: `filter_IN_public`, `filter_IN_public_deny`. As of 2.3 a
+/// zone's last denial stands behind the jump to the zone's chain.
 fn zone(chain: &str) -> Option<&str> {
     let zone = chain.strip_prefix("filter_IN_").filter(|rest| !rest.starts_with("policy_"))?;
     let parts = ["_pre", "_log", "_deny", "_allow", "_post"];
@@ -106,7 +109,9 @@ mod tests {
     fn closed(table: (Family, &str), chain: &str, entrance: Entrance) -> Closed {
         let table = TableKey { family: table.0, name: Name::new(table.1).unwrap() };
         let base = Name::new(if chain.starts_with("filter_IN_") { "filter_INPUT" } else { chain }).unwrap();
-        let denied = Denied { table, base, chain: Name::new(chain).unwrap(), rule: None };
+        let (chain, undecided) = chain.split_once(' ').map_or((chain, None), |(chain, zone)| (chain, Some(zone)));
+        let undecided = undecided.map(|zone| Name::new(zone).unwrap());
+        let denied = Denied { table, base, chain: Name::new(chain).unwrap(), undecided, rule: None };
         let denied = Denier::Nft(denied);
         let network = "10.4.7.0/24".parse().unwrap();
         let device = "flannel.1".parse().unwrap();
@@ -120,6 +125,10 @@ mod tests {
             (
                 closed((Family::Inet, "firewalld"), "filter_IN_drop", udp),
                 r#"firewall-cmd --permanent --zone=drop --add-rich-rule='rule family="ipv4" source address="10.4.7.0/24" port port="8472" protocol="udp" accept' && firewall-cmd --reload"#,
+            ),
+            (
+                closed((Family::Inet, "firewalld"), "filter_INPUT_POLICIES filter_IN_work", udp),
+                r#"firewall-cmd --permanent --zone=work --add-rich-rule='rule family="ipv4" source address="10.4.7.0/24" port port="8472" protocol="udp" accept' && firewall-cmd --reload"#,
             ),
             (
                 closed((Family::Inet, "firewalld"), "filter_IN_public_deny", Entrance::Ipip),

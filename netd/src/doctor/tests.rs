@@ -45,7 +45,8 @@ fn interface(name: &str, address: [u8; 4], len: u8) -> Interface {
 fn closed(entrance: Entrance, device: &str) -> Closed {
     let name = |text: &'static str| netstate::nft::Name::new(text).unwrap();
     let table = netstate::nft::TableKey { family: netstate::nft::Family::Inet, name: name("filter") };
-    let denied = kernel::nft::arrival::Denied { table, base: name("input"), chain: name("input"), rule: None };
+    let denied =
+        kernel::nft::arrival::Denied { table, base: name("input"), chain: name("input"), undecided: None, rule: None };
     let denied = super::entrance::Denier::Nft(denied);
     let (nodes, network) = ([[10, 4, 7, 22].into()].into(), "10.4.7.0/24".parse().unwrap());
     Closed { entrance, denied, ufw: false, device: device.parse().unwrap(), nodes, network }

@@ -19,7 +19,7 @@ use netstate::nft::{ChainKind, Family, Hook, Name, Policy, TableKey};
 use self::elements::Elements;
 use self::machine::Rule;
 use self::packet::Tracking;
-use self::walk::{Source, Walk};
+use self::walk::{Denial, Source, Walk};
 use super::listing::base_chain;
 use super::wire::{kind, message, name, number, payload};
 use super::{Nft, chain, rule, table};
@@ -49,6 +49,8 @@ pub struct Denied {
     pub base: Name,
     /// The chain with the rule that denies: the same one, or one behind it.
     pub chain: Name,
+    /// The chain that it last went to from there and came back from undecided, if there is one.
+    pub undecided: Option<Name>,
     /// The rule's handle and comment; `None` for the policy.
     pub rule: Option<(u64, Option<String>)>,
 }
@@ -131,12 +133,12 @@ impl Arrivals {
             if ways.accepts || (ways.falls && !by_policy) {
                 continue;
             }
-            let (within, rule) = match ways.denied {
-                _ if by_policy => (chain.clone(), None),
-                Some((within, handle, comment)) => (within, Some((handle, comment))),
+            let (within, undecided, rule) = match ways.denied {
+                _ if by_policy => (chain.clone(), None, None),
+                Some(Denial { chain, undecided, handle, comment }) => (chain, undecided, Some((handle, comment))),
                 None => continue,
             };
-            return Ok(Some(Denied { table, base: chain, chain: within, rule }));
+            return Ok(Some(Denied { table, base: chain, chain: within, undecided, rule }));
         }
         Ok(None)
     }

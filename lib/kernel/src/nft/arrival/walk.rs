@@ -34,8 +34,20 @@ pub(super) struct Ways {
     pub(super) accepts: bool,
     /// It may leave the chain by its end.
     pub(super) falls: bool,
-    /// The last rule that may deny it: its chain, handle and comment.
-    pub(super) denied: Option<(Name, u64, Option<String>)>,
+    /// The last rule that may deny it.
+    pub(super) denied: Option<Denial>,
+    /// The chain that it last came back from to this one.
+    undecided: Option<Name>,
+}
+
+/// A rule that may deny a packet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Denial {
+    pub(super) chain: Name,
+    /// The chain that the packet came back from last before.
+    pub(super) undecided: Option<Name>,
+    pub(super) handle: u64,
+    pub(super) comment: Option<String>,
 }
 
 /// A packet on its way through a table.
@@ -126,7 +138,8 @@ impl<'a> Walk<'a> {
                 return Ok(false);
             }
             Verdict::Drop => {
-                ways.denied = Some((chain.clone(), rule.handle, rule.comment.clone()));
+                let (handle, comment) = (rule.handle, rule.comment.clone());
+                ways.denied = Some(Denial { chain: chain.clone(), undecided: ways.undecided.clone(), handle, comment });
                 return Ok(false);
             }
             Verdict::Return => {
@@ -141,6 +154,8 @@ impl<'a> Walk<'a> {
         ways.denied = behind.denied.or_else(|| ways.denied.take());
         if !comes_back {
             ways.falls |= behind.falls;
+        } else if behind.falls {
+            ways.undecided = Some(target.clone());
         }
         Ok(comes_back && behind.falls)
     }
@@ -204,9 +219,11 @@ mod tests {
             port: Some(8472),
         };
         let mut source = Words(chains, 0);
-        let Ways { accepts, falls, denied } =
+        let Ways { accepts, falls, denied, .. } =
             Walk::new(&mut source, &arrival, Tracking::Tracked).chain(&Name::literal("base")).unwrap();
-        let denied = denied.map(|(chain, handle, _)| format!("{chain} {handle}")).unwrap_or_default();
+        let undecided = |chain: Option<Name>| chain.map(|chain| format!(" behind {chain}")).unwrap_or_default();
+        let say = |denial: Denial| format!("{} {}{}", denial.chain, denial.handle, undecided(denial.undecided));
+        let denied = denied.map(say).unwrap_or_default();
         format!("{}{}{denied}", if accepts { "a" } else { "" }, if falls { "f" } else { "" })
     }
 
@@ -222,11 +239,13 @@ mod tests {
             ("maybe: drop; drop", "base 2"),
             ("return; drop", "f"),
             ("queue; drop", "abase 2"),
-            ("jump empty; drop", "base 2"),
+            ("jump empty; drop", "base 2 behind empty"),
+            ("jump empty; maybe: jump back; drop", "base 3 behind back"),
+            ("jump empty; no: jump back; drop", "base 3 behind empty"),
             ("goto empty; drop", "f"),
             ("jump denies; accept", "denies 2"),
             ("maybe: jump denies; accept", "adenies 2"),
-            ("jump back; drop", "base 2"),
+            ("jump back; drop", "base 2 behind back"),
             ("jump through; accept", "adenies 2"),
             ("goto through", "fdenies 2"),
         ] {
@@ -247,6 +266,6 @@ mod tests {
         let mut chains: Vec<(&str, &str)> =
             names.iter().map(String::as_str).zip(rules.iter().map(String::as_str)).collect();
         chains.extend([("base", "jump c0; jump c0; drop"), ("c16", "maybe: jump c0")]);
-        assert_eq!(ways(&chains), "abase 3", "a loop, which the kernel refuses, passes");
+        assert_eq!(ways(&chains), "abase 3 behind c0", "a loop, which the kernel refuses, passes");
     }
 }
