@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use ::daemon::doctor::{Finding, Severity, text};
 use kernel::listener::Listener;
-use kernel::nft::forward::Denying;
+use kernel::nft::forward::{Denier, Denying};
 use kernel::query::Interface;
 use netstate::nft::{ChainKey, Family, Name, TableKey};
 use netstate::{InterfaceAddress, IpFamily, Protocol, Route, RouteKey};
@@ -81,7 +81,7 @@ fn a_node_that_is_well_has_no_finding_but_one_line_for_each_check() {
 fn each_fault_of_the_host_is_found_once_by_its_check_with_what_to_do() {
     let chain = |obstructed| {
         let table = TableKey { family: Family::Ip, name: Name::literal("filter") };
-        Denying { key: ChainKey { table, chain: Name::literal("FORWARD") }, by_policy: true, within: None, obstructed }
+        Denying { key: ChainKey { table, chain: Name::literal("FORWARD") }, by: Denier::Policy, obstructed }
     };
     let bridge = Interface {
         index: 9,

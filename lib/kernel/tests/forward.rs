@@ -13,8 +13,8 @@ use std::time::{Duration, Instant};
 use common::{cases, ip, sh};
 use kernel::nft::Nft;
 use kernel::nft::forward::{Accept, Forward};
-use netstate::Prefix;
 use netstate::nft::{Family, Name, TableKey};
+use netstate::{IfName, Prefix};
 use reconcile::{Pass, Stage};
 
 const MARKER: &str = "netd: Pod network";
@@ -452,6 +452,115 @@ fn accept_stands_in_the_zone_that_denies_and_follows_the_default_zone() {
     assert!(!nft("list table inet firewalld").contains(MARKER));
 }
 
+/// A denial behind the jump to each zone, told from others by interfaces, as firewalld 2.3 makes them.
+const PAIRS: &str = "table inet firewalld {
+    chain filter_FORWARD {
+        type filter hook forward priority 10; policy accept;
+        ct state { established, related } accept
+        jump filter_FORWARD_POLICIES
+        reject with icmpx admin-prohibited
+    }
+    chain filter_FORWARD_POLICIES {
+        iifname \"lan\" oifname \"UPLINK\" jump filter_FWD_lan
+        iifname \"lan\" oifname \"UPLINK\" log prefix \"filter_FWD_lan_REJECT: \"
+        iifname \"lan\" oifname \"UPLINK\" reject with icmpx admin-prohibited
+        iifname \"POD\" jump filter_FWD_policy
+        iifname \"POD\" jump filter_FWD_work
+        iifname \"POD\" drop
+        oifname \"UPLINK\" jump filter_FWD_policy
+        oifname \"UPLINK\" jump filter_FWD_public
+        oifname \"UPLINK\" log prefix \"filter_FWD_public_REJECT: \"
+        oifname \"UPLINK\" reject with icmpx admin-prohibited
+        jump filter_FWD_public
+        reject with icmpx admin-prohibited
+    }
+    chain filter_FWD_policy {
+        ip daddr 10.9.0.3 drop
+    }
+    chain filter_FWD_lan {
+    }
+    chain filter_FWD_work {
+        jump filter_FWD_work_deny
+    }
+    chain filter_FWD_work_deny {
+    }
+    chain filter_FWD_public {
+        jump filter_FWD_policy
+    }
+}
+";
+
+/// The link of the Pod in zone `work`, or in none; the server's link is in a zone, so that pairs with it stand first.
+fn exception_stands_before_the_denial_of_each_zone_and_has_its_conditions() {
+    let (pod, _server) = pod_and_server();
+    let links: BTreeSet<IfName> = [IfName::new("pod").unwrap()].into();
+    for (zone, links, rules) in [("pod", links, 6), ("other", BTreeSet::new(), 4)] {
+        load("nft", &["-f", "-"], &PAIRS.replace("POD", zone).replace("UPLINK", "server"));
+        assert!(!pod.reaches("10.9.0.2"), "denied by default");
+        let mut forward = forward(MARKER, both_ways(&["172.7.0.0/16"]));
+        forward.entered_by(links);
+        settle(&mut forward);
+        let all = nft("list table inet firewalld");
+        assert!(pod.reaches("10.9.0.2"), "{all}");
+        assert!(!pod.reaches("10.9.0.3"), "the owner's denial denies: {all}");
+        let policies = nft("list chain inet firewalld filter_FORWARD_POLICIES");
+        let ours: Vec<&str> = policies.lines().filter(|line| line.contains(MARKER)).collect();
+        assert!(ours.iter().all(|line| !line.contains("lan")), "strangers may pass: {all}");
+        assert_eq!((ours.len(), all.matches(MARKER).count()), (rules, rules), "{all}");
+        // What is accepted is not logged as denied.
+        let before_log = "oifname \"server\" ip daddr 172.7.0.0/16 accept";
+        let (accepted, logged) = (policies.find(before_log), policies.find("filter_FWD_public_REJECT"));
+        assert!(accepted.is_some() && accepted < logged, "{policies}");
+        let denying: Vec<String> = forward.denying().iter().map(ToString::to_string).collect();
+        assert_eq!(
+            denying,
+            [
+                "foreign chain inet firewalld filter_FORWARD drops forwarded packets in its chain filter_FORWARD_POLICIES"
+            ]
+        );
+        settle(&mut self::forward(MARKER, BTreeSet::new()));
+        assert!(!nft("list table inet firewalld").contains(MARKER));
+        nft("delete table inet firewalld");
+    }
+}
+
+/// The zone of a link denies, everything else passes.
+fn denial_of_a_zone_alone_is_accepted_in_or_a_row_that_says_why_not() {
+    let (pod, _server) = pod_and_server();
+    let closed = "iifname \"pod\" jump filter_FWD_work\n        iifname \"pod\" drop";
+    let rules = format!(
+        "table inet strict {{
+    chain filter_FWD_work {{
+        tcp dport 22 accept
+    }}
+    chain f {{
+        type filter hook forward priority 10; policy accept;
+        {closed}
+    }}
+}}
+"
+    );
+    load("nft", &["-f", "-"], &rules);
+    assert!(!pod.reaches("10.9.0.2"));
+    let mut forward = forward(MARKER, both_ways(&["172.7.0.0/16"]));
+    forward.entered_by([IfName::new("pod").unwrap()].into());
+    settle(&mut forward);
+    assert!(pod.reaches("10.9.0.2"), "{}", nft("list table inet strict"));
+    let denying: Vec<String> = forward.denying().iter().map(ToString::to_string).collect();
+    assert_eq!(denying, ["foreign chain inet strict f drops forwarded packets by a rule for some interfaces"]);
+    nft("delete table inet strict");
+    // The zone's chain is that of another hook as well.
+    let zone = "chain work { tcp dport 22 accept; drop; }";
+    let hooks = ["forward", "input"].map(|hook| {
+        format!("chain {hook} {{ type filter hook {hook} priority 10; policy accept; iifname \"pod\" goto work; }}")
+    });
+    load("nft", &["-f", "-"], &format!("table inet strict {{ {zone}; {}; }}\n", hooks.join("; ")));
+    let pass = run(&mut forward);
+    assert_eq!((pass.upserted, pass.failed), (0, 1), "{pass:?}");
+    assert!(pass.errors[0].to_string().contains("denied at the end of chain work"), "{pass:?}");
+    assert!(forward.denying()[0].obstructed, "{:?}", forward.denying());
+}
+
 fn chain_that_denies_in_one_of_several_hooks_is_a_row_that_fails_and_says_why() {
     let shared = "add chain inet firewalld filter_INPUT { type filter hook input priority 10; policy accept; }\n\
                   add rule inet firewalld filter_INPUT iifname dmz goto filter_FWD_public\n";
@@ -507,6 +616,21 @@ fn table_that_one_process_keeps_for_itself_is_a_row_that_fails_and_says_what_hel
     assert!(forward.denying()[0].obstructed);
 }
 
+/// Only packets of one link are denied, as in firewalld's zone `drop` with another default zone.
+fn zone_of_a_table_that_one_process_keeps_for_itself_is_a_row_that_fails() {
+    let rules = "iifname eth0 jump zone; iifname eth0 drop;";
+    let _owner = OwnerOfTable::start(&format!(
+        "add table inet owned {{ flags owner; chain zone {{ }}; \
+         chain f {{ type filter hook forward priority 10; policy accept; {rules} }}; }}\n"
+    ));
+    let mut forward = forward(MARKER, both_ways(&["172.7.0.0/16"]));
+    assert_eq!(run(&mut forward).failed, 0, "packets come in by another link");
+    forward.entered_by([IfName::new("eth0").unwrap()].into());
+    let pass = run(&mut forward);
+    assert_eq!((pass.upserted, pass.failed), (0, 1), "{pass:?}");
+    assert!(pass.errors[0].to_string().contains("--zone=trusted --add-source"), "{pass:?}");
+}
+
 /// Tried in a namespace of its own: since Linux 5.12 (NFT_TABLE_F_OWNER).
 fn tables_have_owners() -> bool {
     let tried = Command::new("unshare").args(["-n", "nft", "add table inet owned { flags owner; }"]).output();
@@ -523,8 +647,13 @@ fn main() -> ExitCode {
         each_program_has_its_own_rules,
         flushed_chain_and_changed_rules_are_put_right,
         accept_stands_in_the_zone_that_denies_and_follows_the_default_zone,
+        exception_stands_before_the_denial_of_each_zone_and_has_its_conditions,
+        denial_of_a_zone_alone_is_accepted_in_or_a_row_that_says_why_not,
         chain_that_denies_in_one_of_several_hooks_is_a_row_that_fails_and_says_why,
     ];
-    let of_owners = cases![table_that_one_process_keeps_for_itself_is_a_row_that_fails_and_says_what_helps];
+    let of_owners = cases![
+        table_that_one_process_keeps_for_itself_is_a_row_that_fails_and_says_what_helps,
+        zone_of_a_table_that_one_process_keeps_for_itself_is_a_row_that_fails,
+    ];
     common::main_with(cases, "tables of nftables with an owner", tables_have_owners(), of_owners)
 }

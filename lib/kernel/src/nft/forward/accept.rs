@@ -1,4 +1,4 @@
-//! `Accept`: packets that shall pass a foreign chain, and the rule that lets them.
+//! `Accept`: packets that shall pass a foreign chain; `Exception`: the rule that lets them, in front of one denial.
 //!
 //! A chain of iptables-nft has to stay one that iptables reads: it knows conditions on addresses and marks as the nft
 //! tool writes them, but connection states only as its own match.
@@ -35,6 +35,28 @@ impl fmt::Display for Accept {
             Self::Marked(bits) => write!(f, "mark {bits:#x}"),
             Self::Established => f.write_str("established"),
         }
+    }
+}
+
+/// What a rule of ours accepts, and of which denial it is an exception.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Exception {
+    /// Packets that pass.
+    pub accept: Accept,
+    /// The conditions of the denial; none for that of everything.
+    pub of: Vec<Match>,
+}
+
+impl fmt::Display for Exception {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let by = |condition: &Match| match condition {
+            Match::Iifname(_, name) => format!(" in by {name}"),
+            Match::IifnamePrefix(_, name) => format!(" in by {name}*"),
+            Match::Oifname(_, name) => format!(" out by {name}"),
+            Match::Daddr(_, network) => format!(" to {network}"),
+            other => format!(" of {other:?}"),
+        };
+        write!(f, "{}{}", self.accept, self.of.iter().map(by).collect::<String>())
     }
 }
 
@@ -76,13 +98,36 @@ impl Accept {
             _ => true,
         }
     }
+}
+
+impl Exception {
+    /// Of the denial of everything.
+    #[cfg(test)]
+    pub(super) const fn to_all(accept: Accept) -> Self {
+        Self { accept, of: Vec::new() }
+    }
+
+    /// What a rule with these conditions accepts.
+    pub(super) fn read(conditions: &[Match]) -> Option<Self> {
+        // States as iptables writes them are known before what the nft tool writes; else ours is the last one.
+        let states = conditions.iter().position(|condition| matches!(condition, Match::CtState(_)));
+        let at = states.unwrap_or(conditions.len().checked_sub(1)?);
+        let mut of = conditions.to_vec();
+        let accept = Accept::of(&of.remove(at))?;
+        Some(Self { accept, of })
+    }
+
+    /// The family of all these packets, if they have one.
+    pub(super) fn family(&self) -> Option<IpFamily> {
+        self.accept.family()
+    }
 
     /// Writes the rule's instructions and its comment.
     pub(super) fn write(&self, body: &mut Writer, table: &TableKey, comment: &str) -> Result<(), Unwritable> {
-        let mut rule = Rule::new();
-        let compat = *self == Self::Established && is_of_iptables(table);
+        let mut rule = self.of.iter().fold(Rule::new(), |rule, condition| rule.when(condition.clone()));
+        let compat = self.accept == Accept::Established && is_of_iptables(table);
         if !compat {
-            rule = rule.when(self.condition());
+            rule = rule.when(self.accept.condition());
         }
         let program = compile::rule(table.family, &rule.then(Verdict::Accept))?;
         body.nest(rule::EXPRESSIONS, |list| {

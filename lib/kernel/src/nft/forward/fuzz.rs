@@ -32,7 +32,7 @@ pub(in crate::nft) fn chains(frames: &[Frame]) {
             Ok::<_, Infallible>(chains.get(name).cloned().unwrap_or_default())
         });
         let Ok(ends) = ends;
-        let (_, in_place) = judge::accepted(lines, &ends);
+        let (_, in_place) = judge::accepted(lines, &ends, &[]);
         let ours = lines.iter().any(|line| line.ours);
         assert!(in_place || ours, "a chain without rules of ours has none in a wrong place");
     }

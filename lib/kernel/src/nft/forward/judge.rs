@@ -9,7 +9,7 @@ use netstate::IfName;
 use netstate::family::{IpFamily, PerFamily};
 use netstate::nft::{Family, Match, Name, Op, Policy};
 
-use super::accept::Accept;
+use super::accept::{Accept, Exception};
 use super::line::{Effect, Line};
 
 /// What becomes of a packet that no rule with a condition has decided.
@@ -81,6 +81,43 @@ impl Spot {
     }
 }
 
+/// What some packets meet that have interfaces or networks of their own, when nothing has decided about them before.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Zone {
+    /// Where they are denied; with no chains on the way in the base chain itself.
+    pub(super) spot: Spot,
+    /// The conditions of the rule that denies, where it stands in a chain that others come by.
+    pub(super) of: Vec<Match>,
+}
+
+impl Zone {
+    fn through(self, chain: &Name) -> Self {
+        Self { spot: self.spot.through(chain), ..self }
+    }
+}
+
+/// A denial of packets with these interfaces or networks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Part {
+    /// Index of the rule.
+    pub(super) at: usize,
+    /// Its conditions.
+    pub(super) of: Vec<Match>,
+}
+
+impl Part {
+    /// True when there may be such packets among those of `accept`.
+    pub(super) fn may_concern(&self, accept: &Accept) -> bool {
+        let of_family = |condition: &Match| match condition {
+            Match::Nfproto(Op::Is, family) => Some(*family),
+            Match::Saddr(Op::Is, network) | Match::Daddr(Op::Is, network) => Some(network.family()),
+            _ => None,
+        };
+        let family = accept.family();
+        self.of.iter().filter_map(of_family).all(|own| family.is_none_or(|family| family == own))
+    }
+}
+
 /// How a chain that is jumped to ends.
 #[derive(Clone)]
 enum Fate {
@@ -144,13 +181,14 @@ fn end<E>(policy: Policy, lines: &[Line], chain: &mut dyn FnMut(&Name) -> Result
     Ok(by_policy(End::Denied(lines.len())))
 }
 
-/// Where packets that come in by one of `links` are denied in a chain of their own, as that of a zone of firewalld. `chain`
-/// reads another chain of its table, each once. A chain that does nothing but deny is meant so.
+/// Where packets that come in by one of `links` are denied in a zone of their own, as firewalld has them: in a chain, or by a
+/// rule with the same conditions behind the jump there, as of version 2.3. That denies as well what comes in by no zone's
+/// interface and leaves by one. `chain` reads another chain of its table, each once. A zone that does nothing but deny is meant so.
 pub(super) fn zones<E>(
     lines: &[Line],
     links: &BTreeSet<IfName>,
     chain: &mut dyn FnMut(&Name) -> Result<Vec<Line>, E>,
-) -> Result<Vec<Spot>, E> {
+) -> Result<Vec<Zone>, E> {
     let mut chains = Chains { read: chain, fates: BTreeMap::new() };
     chains.zones(lines, links, &mut BTreeSet::new())
 }
@@ -176,30 +214,65 @@ impl<E> Chains<'_, E> {
     }
 
     /// The zones of `links` that `lines` lead to; chains in `seen` have been followed.
-    fn zones(&mut self, lines: &[Line], links: &BTreeSet<IfName>, seen: &mut BTreeSet<Name>) -> Result<Vec<Spot>, E> {
-        let by_link = |condition: &Match| matches!(condition, Match::Iifname(Op::Is, name) if links.contains(name));
-        let mut found = Vec::new();
-        for line in lines {
+    fn zones(&mut self, lines: &[Line], links: &BTreeSet<IfName>, seen: &mut BTreeSet<Name>) -> Result<Vec<Zone>, E> {
+        let mut found: Vec<Zone> = Vec::new();
+        for (at, line) in lines.iter().enumerate() {
             let (name, leaves) = match &line.effect {
                 Effect::Jump(name) => (name, false),
                 Effect::Goto(name) => (name, true),
                 Effect::Accept | Effect::Deny | Effect::Return if !line.conditional => break,
+                Effect::Deny if line.dispatches && self.ends_zone(lines, at, links)? => {
+                    let zone = Zone { spot: Spot::here(at), of: line.conditions.clone() };
+                    // A second rule with these conditions is met by no packet.
+                    if found.iter().all(|other| !other.spot.path.is_empty() || other.of != zone.of) {
+                        found.push(zone);
+                    }
+                    continue;
+                }
                 _ => continue,
             };
-            if line.conditional && line.dispatches && line.conditions.iter().any(by_link) {
+            if line.conditional && line.dispatches && line.conditions.iter().any(|condition| enters(condition, links)) {
                 if let Fate::DeniesRest(spot) = self.fate(name)? {
-                    found.push(spot.through(name));
+                    found.push(Zone { spot, of: Vec::new() }.through(name));
                 }
             } else if !line.conditional && seen.insert(name.clone()) {
                 let lines = (self.read)(name)?;
                 let inside = self.zones(&lines, links, seen)?;
-                found.extend(inside.into_iter().map(|spot| spot.through(name)));
+                found.extend(inside.into_iter().map(|zone| zone.through(name)));
                 if leaves {
                     break;
                 }
             }
         }
         Ok(found)
+    }
+
+    /// True when the denial at `at` is that of a zone that packets of ours come by: behind a jump with the same conditions, from
+    /// which some come back. Without an interface that they come in by, it is that of the chain's own last zone.
+    fn ends_zone(&mut self, lines: &[Line], at: usize, links: &BTreeSet<IfName>) -> Result<bool, E> {
+        let (before, behind) = lines.split_at(at);
+        let Some(Line { conditions: of, .. }) = behind.first() else { return Ok(false) };
+        let chooses = |condition: &Match| {
+            enters(condition, links) || matches!(condition, Match::Oifname(Op::Is, _) | Match::Daddr(Op::Is, _))
+        };
+        if !of.iter().all(|condition| chooses(condition) || matches!(condition, Match::Nfproto(..))) {
+            return Ok(false);
+        }
+        let mut zone = None;
+        for line in before.iter().rev() {
+            match &line.effect {
+                Effect::Jump(name) if line.conditions == *of && line.dispatches => match self.fate(name)? {
+                    Fate::Passes(_) | Fate::Leaves(_) => zone = zone.or(Some(name)),
+                    Fate::Accepts | Fate::Denies | Fate::DeniesRest(_) => return Ok(false),
+                },
+                Effect::Nothing => {}
+                Effect::Accept if line.ours => {}
+                _ => break,
+            }
+        }
+        let Some(zone) = zone else { return Ok(false) };
+        let last = |line: &Line| !line.conditional && line.effect == Effect::Jump(zone.clone());
+        Ok(of.iter().any(|condition| enters(condition, links)) || behind.iter().any(last))
     }
 
     fn fate_of(&mut self, lines: &[Line]) -> Result<Fate, E> {
@@ -233,6 +306,15 @@ impl<E> Chains<'_, E> {
     }
 }
 
+/// True for a condition that packets which come in by one of `links` fulfil.
+fn enters(condition: &Match, links: &BTreeSet<IfName>) -> bool {
+    match condition {
+        Match::Iifname(Op::Is, name) => links.contains(name),
+        Match::IifnamePrefix(Op::Is, start) => links.iter().any(|link| link.as_str().starts_with(start.as_str())),
+        _ => false,
+    }
+}
+
 /// True when packets reach `path` only by way of `base` and its chains, and by no other conditions than networks and
 /// interfaces, as a zone is chosen: then what is accepted at its end is denied by nothing else, at no other hook.
 /// `lines` are those of the whole table.
@@ -254,13 +336,21 @@ pub(super) fn place(lines: &[Line], denied: usize) -> usize {
     before.len() - logs
 }
 
+/// Index of the rule that denies what `exception` is of, or behind the last one.
+pub(super) fn denied(exception: &Exception, ends: &Ends, parts: &[Part]) -> Option<usize> {
+    if !exception.of.is_empty() {
+        return parts.iter().find(|part| part.of == exception.of).map(|part| part.at);
+    }
+    if let End::Denied(at) = ends.of(Some(&exception.accept)) { Some(*at) } else { None }
+}
+
 /// What our rules accept, if they stand where they belong: behind everything that may deny, each once.
-pub(super) fn accepted(lines: &[Line], ends: &Ends) -> (BTreeSet<Accept>, bool) {
+pub(super) fn accepted(lines: &[Line], ends: &Ends, parts: &[Part]) -> (BTreeSet<Exception>, bool) {
     let ours = || lines.iter().enumerate().filter(|(_, line)| line.ours);
-    let accepts: BTreeSet<Accept> = ours().filter_map(|(_, line)| line.accepts.clone()).collect();
+    let accepts: BTreeSet<Exception> = ours().filter_map(|(_, line)| line.accepts.clone()).collect();
     let is_behind = |(at, line): (usize, &Line)| {
-        let denied = if let End::Denied(at) = ends.of(line.accepts.as_ref()) { *at } else { lines.len() };
-        let family = line.accepts.as_ref().and_then(Accept::family);
+        let denied = line.accepts.as_ref().and_then(|exception| denied(exception, ends, parts)).unwrap_or(lines.len());
+        let family = line.accepts.as_ref().and_then(Exception::family);
         let harmless =
             |line: &Line| line.is_harmless() || family.is_some_and(|own| line.clone().met_by(own).is_harmless());
         at < denied && lines.get(at..denied).unwrap_or_default().iter().all(harmless)
@@ -295,7 +385,7 @@ mod tests {
         };
         let network = "172.7.0.0/16".parse().unwrap();
         let conditions = if conditional { vec![Match::Saddr(Op::Is, network)] } else { Vec::new() };
-        let accepts = (conditional && effect == Effect::Accept).then_some(Accept::From(network));
+        let accepts = (conditional && effect == Effect::Accept).then_some(Exception::to_all(Accept::From(network)));
         let dispatches = !rest.ends_with('?');
         Line { chain: name("c"), handle: Vec::new(), ours, conditional, dispatches, effect, conditions, accepts }
     }
@@ -365,8 +455,8 @@ mod tests {
             let mut chain =
                 |name: &Name| Ok::<_, Infallible>(read(chains.get(name.as_str()).copied().unwrap_or_default()));
             let Ok(found) = super::zones(&read(text), &eth0, &mut chain);
-            let path = |spot: &Spot| spot.path.iter().map(Name::as_str).collect::<Vec<_>>().join(" ");
-            found.iter().map(|spot| format!("{} {}", path(spot), spot.at)).collect::<Vec<_>>()
+            let path = |zone: &Zone| zone.spot.path.iter().map(Name::as_str).collect::<Vec<_>>().join(" ");
+            found.iter().map(|zone| format!("{} {}", path(zone), zone.spot.at)).collect::<Vec<_>>()
         };
         let rest = ("for-eth0", "if accept; jump empty; deny");
         assert_eq!(zones("jump all; deny", &[("all", "if goto for-eth1; if goto for-eth0"), rest]), ["all for-eth0 2"]);
@@ -376,6 +466,88 @@ mod tests {
         assert!(zones("if goto for-eth0", &[("for-eth0", "if deny; accept")]).is_empty(), "it passes");
         assert!(zones("accept; if goto for-eth0", &[rest]).is_empty(), "no packet comes there");
         assert_eq!(zones("jump a; jump a", &[("a", "jump a; if goto for-eth0"), rest]), ["a for-eth0 2"], "once");
+    }
+
+    /// `CONDITIONS EFFECT`, the conditions being `i:LINK`, `o:LINK`, `s:NETWORK` and `d:NETWORK`.
+    fn placed(text: &str) -> Line {
+        let condition = |word: &str| {
+            let link = |name: &str| IfName::new(name).unwrap();
+            match word.split_once(':')? {
+                ("i", name) if name.ends_with('*') => {
+                    Some(Match::IifnamePrefix(Op::Is, link(name.trim_end_matches('*'))))
+                }
+                ("i", name) => Some(Match::Iifname(Op::Is, link(name))),
+                ("o", name) => Some(Match::Oifname(Op::Is, link(name))),
+                ("s", network) => Some(Match::Saddr(Op::Is, network.parse().unwrap())),
+                ("d", network) => Some(Match::Daddr(Op::Is, network.parse().unwrap())),
+                _ => None,
+            }
+        };
+        let conditions: Vec<Match> = text.split(' ').map_while(condition).collect();
+        let rest: Vec<&str> = text.split(' ').skip(conditions.len()).collect();
+        Line { conditional: !conditions.is_empty() || rest[0] == "if", conditions, ..line(&rest.join(" ")) }
+    }
+
+    #[test]
+    fn zone_whose_denial_stands_behind_the_jump_is_found_by_that() {
+        let zone: &[(&str, &str)] =
+            &[("public", "jump deny"), ("drop", "if deny"), ("deny", ""), ("all", "log; accept")];
+        let links = ["eth0", "wg1"].map(|name| IfName::new(name).unwrap()).into();
+        let zones = |text: &str| {
+            let placed = |text: &str| text.split("; ").map(placed).collect::<Vec<_>>();
+            let read = &mut |name: &Name| {
+                let text = zone.iter().find(|(chain, _)| *chain == name.as_str()).map_or("", |(_, text)| text);
+                Ok::<_, Infallible>(lines(text))
+            };
+            let Ok(found) = super::zones(&placed(text), &links, read);
+            assert!(found.iter().all(|zone| zone.spot.path.is_empty() && !zone.of.is_empty()), "{found:?}");
+            found.iter().map(|zone| zone.spot.at).collect::<Vec<_>>()
+        };
+        let all = "jump public; deny";
+        assert_eq!(zones(&format!("i:eth0 jump drop; i:eth0 deny; {all}")), [1]);
+        assert_eq!(zones(&format!("i:eth0 jump drop; if log; i:eth0 deny; {all}")), [2], "denials are logged");
+        assert_eq!(zones(&format!("i:eth* jump drop; i:eth* deny; {all}")), [1]);
+        assert_eq!(zones(&format!("o:eth0 jump public; o:eth0 deny; {all}")), [1], "in by the last zone");
+        assert_eq!(zones(&format!("d:10.0.0.0/8 jump public; d:10.0.0.0/8 deny; {all}")), [1]);
+        assert_eq!(
+            zones(&format!("i:eth0 o:lan jump drop; i:eth0 o:lan deny; i:eth0 jump drop; i:eth0 deny; {all}")),
+            [1, 3],
+        );
+        assert_eq!(zones(&format!("i:wg1 jump drop; i:wg1 deny; i:wg1 jump drop; i:wg1 deny; {all}")), [1]);
+        for (text, why) in [
+            ("i:lan jump drop; i:lan deny", "of strangers"),
+            ("i:lan o:eth0 jump drop; i:lan o:eth0 deny", "of strangers"),
+            ("s:10.0.0.0/8 jump drop; s:10.0.0.0/8 deny", "chosen by its source"),
+            ("i:eth0 s:10.0.0.0/8 jump drop; i:eth0 s:10.0.0.0/8 deny", "chosen by its source"),
+            ("i:eth0 deny", "it is meant so"),
+            ("i:eth0 jump all; i:eth0 deny", "no packet comes there"),
+            ("i:eth0 jump drop; o:lan deny", "another condition"),
+            ("i:eth0 jump drop; i:wg1 accept; i:eth0 deny", "something stands between"),
+            ("o:eth0 jump drop; o:eth0 deny", "not the last zone's"),
+        ] {
+            assert!(zones(&format!("{text}; {all}")).is_empty(), "{text}: {why}");
+        }
+        assert!(zones("o:eth0 jump public; o:eth0 deny").is_empty(), "there is no last zone");
+    }
+
+    #[test]
+    fn exception_stands_before_its_own_denial_only() {
+        let eth0 = || vec![Match::Iifname(Op::Is, IfName::literal("eth0"))];
+        let network = "172.7.0.0/16".parse().unwrap();
+        let ours =
+            || Line { accepts: Some(Exception { accept: Accept::From(network), of: eth0() }), ..line("if our accept") };
+        let parts = [Part { at: 2, of: eth0() }];
+        let read = |mut lines: Vec<Line>, at: usize| {
+            lines.insert(at, ours());
+            accepted(&lines, &Ends::same(End::Passes), &parts).1
+        };
+        let chain = || lines("if jump zone; if deny; log");
+        assert!(read(chain(), 1), "the denial with its conditions comes behind it");
+        assert!(!read(chain(), 0), "what the zone denies is passed by");
+        assert!(!read(chain(), 2), "no packet of the zone comes there");
+        assert!(parts[0].may_concern(&Accept::From(network)) && parts[0].may_concern(&Accept::Established));
+        let six = Part { at: 0, of: vec![Match::Daddr(Op::Is, "fd00::/64".parse().unwrap())] };
+        assert!(!six.may_concern(&Accept::From(network)) && six.may_concern(&Accept::Established));
     }
 
     #[test]
@@ -399,7 +571,7 @@ mod tests {
         let one = found(Family::Ip, Policy::Accept, "if accept; v4 deny");
         assert_eq!(one, [passes(), passes(), passes()], "a table of one family has no such condition");
         let ends = Ends { any: passes(), of: PerFamily::new(denied(), End::Denied(3)) };
-        let ours = |text: &str| accepted(&lines(text), &ends).1;
+        let ours = |text: &str| accepted(&lines(text), &ends, &[]).1;
         assert!(ours("if our accept; v4 deny") && !ours("v4 deny; if our accept"));
     }
 
@@ -459,11 +631,11 @@ mod tests {
             ("if our deny", false),
         ] {
             let read = lines(text);
-            assert_eq!(accepted(&read, &Ends::same(End::Denied(read.len()))).1, wanted, "{text}");
+            assert_eq!(accepted(&read, &Ends::same(End::Denied(read.len())), &[]).1, wanted, "{text}");
         }
         let read = lines("if our accept; deny");
-        assert!(accepted(&read, &Ends::same(End::Denied(1))).1, "the last denial of everything stays behind");
+        assert!(accepted(&read, &Ends::same(End::Denied(1)), &[]).1, "the last denial of everything stays behind");
         let read = lines("if deny; deny; if our accept");
-        assert!(!accepted(&read, &Ends::same(End::Denied(1))).1, "behind it no packet comes by");
+        assert!(!accepted(&read, &Ends::same(End::Denied(1)), &[]).1, "behind it no packet comes by");
     }
 }

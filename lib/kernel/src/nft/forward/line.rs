@@ -6,7 +6,7 @@
 use netstate::IpFamily;
 use netstate::nft::{Family, Match, Name, Op, Statement, Verdict};
 
-use super::accept::{Accept, CONNTRACK, MATCH_INFO, MATCH_NAME, conntrack};
+use super::accept::{CONNTRACK, Exception, MATCH_INFO, MATCH_NAME, conntrack};
 use crate::attribute;
 use crate::nft::expression::{Expression, Found};
 use crate::nft::foreign::match_comment;
@@ -44,7 +44,7 @@ pub(super) struct Line {
     /// The conditions that are understood.
     pub(super) conditions: Vec<Match>,
     /// What it accepts, when it is nothing but that.
-    pub(super) accepts: Option<Accept>,
+    pub(super) accepts: Option<Exception>,
 }
 
 impl Line {
@@ -76,10 +76,7 @@ impl Line {
             Statement::Match(condition) => Some(condition),
             _ => None,
         }));
-        let accepts = match conditions.as_slice() {
-            [condition] if understood && effect == Effect::Accept => Accept::of(condition),
-            _ => None,
-        };
+        let accepts = (understood && effect == Effect::Accept).then(|| Exception::read(&conditions)).flatten();
         Some(Self {
             chain: name(attributes, rule::CHAIN)?,
             handle: attribute::find(attributes, rule::HANDLE)?.to_vec(),

@@ -6,7 +6,8 @@
 //! the links that the caller names.
 //!
 //! Invariants. An accept stands behind every rule that may deny, and before nothing but the denial of everything: a
-//! denial of the chain's owner still denies. Rules with our marker are ours in either form, the nft tool's comment or
+//! denial of the chain's owner still denies. It accepts no more than what is denied there: where packets are told apart by
+//! interfaces and networks, it has the denial's conditions. Rules with our marker are ours in either form, the nft tool's comment or
 //! the match that `iptables-save | iptables-restore` makes of it, and are taken back from every chain of the hook that
 //! needs none. Nothing else in a foreign table is touched. Each program has a marker of its own.
 //!
@@ -30,7 +31,7 @@ use netstate::IfName;
 use netstate::nft::{ChainKey, Match, Name, Policy, TableKey};
 use reconcile::{Observed, Owner, Rows, Step, Target};
 
-use self::judge::{End, Ends};
+use self::judge::{End, Ends, Part};
 use self::line::Line;
 use super::tables::unwritable;
 use super::transaction::{Refusal, commit};
@@ -40,7 +41,7 @@ use crate::error::{Cause, KernelError, SocketError};
 use crate::socket::Message;
 use crate::writer::{Subject, Writers};
 
-pub use self::accept::Accept;
+pub use self::accept::{Accept, Exception};
 pub use self::stage::Forward;
 
 /// Attempts on a ruleset that others change at the same time.
@@ -53,7 +54,7 @@ const POSITION: u16 = 6;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Accepted {
     /// Packets that pass.
-    pub accepts: BTreeSet<Accept>,
+    pub accepts: BTreeSet<Exception>,
     /// Each rule is there once, behind all denials.
     pub in_place: bool,
     /// Why no rule can stand behind all denials.
@@ -77,21 +78,33 @@ impl fmt::Display for Accepted {
 pub struct Denying {
     /// The chain.
     pub key: ChainKey,
-    /// Denied by the chain's policy, not by a rule.
-    pub by_policy: bool,
-    /// Where it denies, when that is another chain.
-    pub within: Option<Name>,
+    /// What in it denies.
+    pub by: Denier,
     /// Nothing can be accepted there, so as not to be denied.
     pub obstructed: bool,
+}
+
+/// What denies packets that no rule of a chain accepts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Denier {
+    /// The chain's policy.
+    Policy,
+    /// Its last rule.
+    LastRule,
+    /// A rule for interfaces or networks.
+    Rule,
+    /// Another chain behind it.
+    Chain(Name),
 }
 
 impl fmt::Display for Denying {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "foreign chain {} drops forwarded packets ", self.key)?;
-        match &self.within {
-            Some(name) => write!(f, "in its chain {name}"),
-            None if self.by_policy => f.write_str("by policy"),
-            None => f.write_str("by its last rule"),
+        match &self.by {
+            Denier::Policy => f.write_str("by policy"),
+            Denier::LastRule => f.write_str("by its last rule"),
+            Denier::Rule => f.write_str("by a rule for some interfaces"),
+            Denier::Chain(name) => write!(f, "in its chain {name}"),
         }
     }
 }
@@ -120,6 +133,7 @@ struct Chain {
     policy: Policy,
     lines: Vec<Line>,
     ends: Ends,
+    parts: Vec<Part>,
     /// Why no rule of ours can stand in it.
     obstacle: Option<String>,
     /// Every condition of the table that lets packets go on, when there is an obstacle.
@@ -135,7 +149,7 @@ impl Accepts {
     }
 
     /// Makes a chain's rules of ours accept exactly `wanted`.
-    fn settle(&mut self, key: &ChainKey, wanted: &BTreeSet<Accept>) -> Result<(), Cause> {
+    fn settle(&mut self, key: &ChainKey, wanted: &BTreeSet<Exception>) -> Result<(), Cause> {
         for _ in 0..TRIES {
             let generation = self.nft.generation().map_err(|error| error.cause)?;
             let chain = self.read().map_err(|error| error.cause)?.into_iter().find(|chain| chain.key == *key);
@@ -155,7 +169,7 @@ impl Accepts {
 }
 
 /// What takes our rules out of a chain and puts those for `wanted` where they belong.
-fn plan(chain: &Chain, wanted: &BTreeSet<Accept>, marker: &str) -> Result<Vec<Message>, Cause> {
+fn plan(chain: &Chain, wanted: &BTreeSet<Exception>, marker: &str) -> Result<Vec<Message>, Cause> {
     let key = &chain.key;
     let about = |kind, flags| {
         let family = key.table.family.number();
@@ -171,8 +185,8 @@ fn plan(chain: &Chain, wanted: &BTreeSet<Accept>, marker: &str) -> Result<Vec<Me
         });
         messages.push(removal);
     }
-    for accept in wanted {
-        let End::Denied(denied) = *chain.ends.of(Some(accept)) else { continue };
+    for exception in wanted {
+        let Some(denied) = judge::denied(exception, &chain.ends, &chain.parts) else { continue };
         let before = chain.lines.get(judge::place(&chain.lines, denied));
         let mut addition = about(kind::NEWRULE, NLM_F_CREATE | if before.is_none() { NLM_F_APPEND } else { 0 });
         let mut written = Ok(());
@@ -180,7 +194,7 @@ fn plan(chain: &Chain, wanted: &BTreeSet<Accept>, marker: &str) -> Result<Vec<Me
             if let Some(line) = before {
                 body.put(POSITION, &line.handle);
             }
-            written = accept.write(body, &key.table, marker);
+            written = exception.write(body, &key.table, marker);
         });
         written.map_err(unwritable)?;
         messages.push(addition);
@@ -191,14 +205,20 @@ fn plan(chain: &Chain, wanted: &BTreeSet<Accept>, marker: &str) -> Result<Vec<Me
 impl Chain {
     /// The row that makes `accepts` pass, if the chain denies any of it by default.
     fn desired(&self, accepts: &BTreeSet<Accept>) -> Option<Accepted> {
-        let denied = |accept: &&Accept| *self.ends.of(Some(accept)) != End::Passes;
-        let concerned = accepts.iter().filter(|accept| accept.concerns(self.key.table.family)).filter(denied);
-        let wanted: BTreeSet<Accept> = match &self.obstacle {
-            None => concerned.cloned().collect(),
-            Some(_) => concerned.filter(|accept| !self.is_seen_to(accept)).cloned().collect(),
-        };
+        let concerned = accepts.iter().filter(|accept| accept.concerns(self.key.table.family));
+        let wanted: BTreeSet<Exception> = concerned
+            .filter(|accept| self.obstacle.is_none() || !self.is_seen_to(accept))
+            .flat_map(|accept| self.exceptions(accept))
+            .collect();
         let obstacle = self.obstacle.clone();
         (!wanted.is_empty()).then_some(Accepted { accepts: wanted, in_place: true, obstacle })
+    }
+
+    /// One for every denial here of what `accept` lets pass.
+    fn exceptions(&self, accept: &Accept) -> Vec<Exception> {
+        let all = (*self.ends.of(Some(accept)) != End::Passes).then(Vec::new);
+        let parts = self.parts.iter().filter(|part| part.may_concern(accept)).map(|part| part.of.clone());
+        all.into_iter().chain(parts).map(|of| Exception { accept: accept.clone(), of }).collect()
     }
 
     /// True when a rule of the table's owner concerns these packets and accepts them or leads them elsewhere.
@@ -211,18 +231,19 @@ impl Chain {
     }
 
     fn denying(&self) -> Option<Denying> {
-        let (at, within) = match self.ends.iter().find(|end| **end != End::Passes)? {
-            End::Passes => return None,
-            End::Denied(at) => (*at, (self.key != self.base).then(|| self.key.chain.clone())),
-            End::DeniedIn(spot) => (spot.at, spot.path.last().cloned()),
+        let by = match self.ends.iter().find(|end| **end != End::Passes) {
+            Some(End::DeniedIn(spot)) => spot.path.last().map_or(Denier::Rule, |chain| Denier::Chain(chain.clone())),
+            None if self.parts.is_empty() => return None,
+            _ if self.key != self.base => Denier::Chain(self.key.chain.clone()),
+            Some(End::Denied(at)) if self.policy == Policy::Drop && *at == self.lines.len() => Denier::Policy,
+            Some(_) => Denier::LastRule,
+            None => Denier::Rule,
         };
-        let by_policy = self.policy == Policy::Drop && within.is_none() && at == self.lines.len();
-        let obstructed = self.obstacle.is_some();
-        Some(Denying { key: self.base.clone(), by_policy, within, obstructed })
+        Some(Denying { key: self.base.clone(), by, obstructed: self.obstacle.is_some() })
     }
 
     fn observed(&self) -> Option<Observed<Accepted>> {
-        let (accepts, in_place) = judge::accepted(&self.lines, &self.ends);
+        let (accepts, in_place) = judge::accepted(&self.lines, &self.ends, &self.parts);
         self.has_ours()
             .then_some(Observed { value: Accepted { accepts, in_place, obstacle: None }, owner: Owner::Ours })
     }

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use netstate::nft::{ChainKind, Family, Hook, Match, Name, Policy, TableKey};
 
-use super::judge::{self, End, Ends, Spot};
+use super::judge::{self, End, Ends, Part, Spot, Zone};
 use super::line::{Effect, Line};
 use super::{Accepts, Chain, ChainKey, TRIES};
 use crate::error::{KernelError, SocketError};
@@ -71,36 +71,43 @@ impl Accepts {
             let zones = judge::zones(&lines, &links, &mut |name| self.lines(table, Some(name)))?;
             read.push((base, *policy, lines, zones, ends));
         }
-        let denies = |ends: &Ends, zones: &[Spot]| ends.iter().any(|end| *end != End::Passes) || !zones.is_empty();
+        let denies = |ends: &Ends, zones: &[Zone]| ends.iter().any(|end| *end != End::Passes) || !zones.is_empty();
         let owned = read.iter().any(|(.., zones, ends)| denies(ends, zones)) && self.is_owned(table)?;
         let before = self.inside.as_ref().is_none_or(|inside| inside.contains(table));
         let behind = read.iter().any(|(.., zones, ends)| ends.spot().is_some() || !zones.is_empty());
         let all = if owned || before || behind { self.lines(table, None)? } else { Vec::new() };
         let mut chains: BTreeMap<Name, Chain> = BTreeMap::new();
         for (base, policy, lines, zones, ends) in read {
-            for spot in zones.iter().filter(|spot| !owned && judge::is_private(base, &spot.path, &all)) {
-                chains.extend(behind_base(table, (base, policy), spot, &all));
-            }
+            let place = Place { table, base, policy, all: &all };
             let chain = Chain::new(table, base, policy, lines);
+            if owned && denies(&ends, &zones) {
+                let parts = zones.into_iter().map(|zone| Part { at: zone.spot.at, of: zone.of }).collect();
+                let (obstacle, mentioned) = (Some(OWNER.to_owned()), mentioned(&all));
+                chains.insert(base.clone(), Chain { ends, parts, obstacle, mentioned, ..chain });
+                continue;
+            }
+            chains.insert(base.clone(), chain);
+            for zone in zones {
+                let there = place.chain(&mut chains, &zone.spot);
+                match zone.of.is_empty() {
+                    true => there.ends = Ends::same(End::Denied(zone.spot.at)),
+                    false => there.parts.push(Part { at: zone.spot.at, of: zone.of }),
+                }
+            }
+            let mut here = ends.clone();
             if let End::DeniedIn(spot) = ends.any()
-                && !owned
                 && judge::is_private(base, &spot.path, &all)
             {
                 // A family that is denied elsewhere is nobody's there.
                 let there = ends.map(|end| if end == ends.any() { End::Denied(spot.at) } else { End::Passes });
-                let here = ends.map(|end| if end == ends.any() { End::Passes } else { end.clone() });
-                let behind = behind_base(table, (base, policy), spot, &all);
-                chains.extend(behind.map(|(name, chain)| (name, Chain { ends: there, ..chain })));
-                let obstacle = here.spot().map(|spot| shared(base, spot));
-                chains.insert(base.clone(), Chain { ends: here, obstacle, ..chain });
-                continue;
+                place.chain(&mut chains, spot).ends = there;
+                here = ends.map(|end| if end == ends.any() { End::Passes } else { end.clone() });
             }
-            let obstacle = match owned && denies(&ends, &[]) {
-                true => Some(OWNER.to_owned()),
-                false => ends.spot().map(|spot| shared(base, spot)),
-            };
-            let mentioned = if obstacle.is_some() { mentioned(&all) } else { Vec::new() };
-            chains.insert(base.clone(), Chain { ends, obstacle, mentioned, ..chain });
+            if let Some(chain) = chains.get_mut(base) {
+                chain.obstacle = here.spot().map(|spot| shared(base, spot));
+                chain.mentioned = chain.obstacle.iter().flat_map(|_| mentioned(&all)).collect();
+                chain.ends = here;
+            }
         }
         for line in all.iter().filter(|line| line.ours) {
             let left = || Chain::new(table, &line.chain, Policy::Accept, of_chain(&all, &line.chain));
@@ -159,13 +166,29 @@ pub(super) fn chain_of_hook(family: u8, attributes: &[u8]) -> Option<(ChainKey, 
     (base.kind == ChainKind::Filter && base.hook == Hook::Forward).then_some((key, base.policy))
 }
 
-/// The chain of `spot`, which denies for the chain `base` of the hook.
-fn behind_base(table: &TableKey, base: (&Name, Policy), spot: &Spot, all: &[Line]) -> Option<(Name, Chain)> {
-    let last = spot.path.last()?.clone();
-    let key = ChainKey { table: table.clone(), chain: last.clone() };
-    let lines = of_chain(all, &last);
-    let ends = Ends::same(End::Denied(spot.at));
-    Some((last, Chain { key, lines, ends, ..Chain::new(table, base.0, base.1, Vec::new()) }))
+/// A chain of the hook, with all rules of its table.
+struct Place<'a> {
+    table: &'a TableKey,
+    base: &'a Name,
+    policy: Policy,
+    all: &'a [Line],
+}
+
+impl Place<'_> {
+    /// The chain of `spot` among `chains`, which denies for the base chain, or is it; not one that others lead to.
+    fn chain<'a>(&self, chains: &'a mut BTreeMap<Name, Chain>, spot: &Spot) -> &'a mut Chain {
+        let last = spot.path.last().unwrap_or(self.base);
+        chains.entry(last.clone()).or_insert_with(|| {
+            let obstructed = !judge::is_private(self.base, &spot.path, self.all);
+            let (obstacle, mentioned) = match obstructed {
+                true => (Some(shared(self.base, spot)), mentioned(self.all)),
+                false => (None, Vec::new()),
+            };
+            let key = ChainKey { table: self.table.clone(), chain: last.clone() };
+            let lines = of_chain(self.all, last);
+            Chain { key, lines, obstacle, mentioned, ..Chain::new(self.table, self.base, self.policy, Vec::new()) }
+        })
+    }
 }
 
 fn of_chain(lines: &[Line], chain: &Name) -> Vec<Line> {
@@ -182,8 +205,8 @@ impl Chain {
     /// A chain that denies nothing.
     pub(super) fn new(table: &TableKey, chain: &Name, policy: Policy, lines: Vec<Line>) -> Self {
         let key = ChainKey { table: table.clone(), chain: chain.clone() };
-        let (base, ends, obstacle, mentioned) = (key.clone(), Ends::same(End::Passes), None, Vec::new());
-        Self { key, base, policy, lines, ends, obstacle, mentioned }
+        let (base, ends) = (key.clone(), Ends::same(End::Passes));
+        Self { key, base, policy, lines, ends, parts: Vec::new(), obstacle: None, mentioned: Vec::new() }
     }
 
     pub(super) fn has_ours(&self) -> bool {

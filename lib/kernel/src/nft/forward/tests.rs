@@ -66,7 +66,7 @@ fn comment_match(list: &mut Writer, text: &str) {
 fn own_rule_is_known_in_both_forms() {
     let ours = line(Some(MARKER), |list| compiled(list, &from("172.7.0.0/16").then(Verdict::Accept)));
     assert!(ours.ours && ours.conditional && ours.is_harmless());
-    assert_eq!(ours.accepts, Some(Accept::From("172.7.0.0/16".parse().unwrap())));
+    assert_eq!(ours.accepts, Some(Exception::to_all(Accept::From("172.7.0.0/16".parse().unwrap()))));
     let restored = line(None, |list| {
         compiled(list, &from("172.7.0.0/16"));
         comment_match(list, MARKER);
@@ -133,12 +133,9 @@ fn effect_of_a_rule_is_what_it_does_with_a_packet() {
 #[test]
 fn states_as_iptables_writes_them_are_a_condition_we_know() {
     let native = Rule::new().when(Match::CtState(CtState::ESTABLISHED | CtState::RELATED)).then(Verdict::Accept);
-    assert_eq!(line(None, |list| compiled(list, &native)).accepts, Some(Accept::Established));
-    let mut body = Writer::default();
-    body.put_str(table::NAME, "filter").put_str(rule::CHAIN, "FORWARD").put(rule::HANDLE, &[9; 8]);
-    Accept::Established.write(&mut body, &filter(), MARKER).unwrap();
-    let ours = Line::read(Family::Ip, &body.finish(), MARKER).unwrap();
-    assert_eq!((ours.ours, ours.accepts), (true, Some(Accept::Established)));
+    assert_eq!(line(None, |list| compiled(list, &native)).accepts, Some(Exception::to_all(Accept::Established)));
+    let ours = written(&Exception::to_all(Accept::Established));
+    assert_eq!((ours.ours, ours.accepts), (true, Some(Exception::to_all(Accept::Established))));
     // States and something else besides: another condition.
     let mut info = vec![0; 168];
     info[146] = 1;
@@ -151,11 +148,37 @@ fn states_as_iptables_writes_them_are_a_condition_we_know() {
     assert_eq!((other.conditional, other.accepts), (true, None));
 }
 
+/// A rule of ours as it is read again.
+fn written(exception: &Exception) -> Line {
+    let mut body = Writer::default();
+    body.put_str(table::NAME, "filter").put_str(rule::CHAIN, "FORWARD").put(rule::HANDLE, &[9; 8]);
+    exception.write(&mut body, &filter(), MARKER).unwrap();
+    Line::read(Family::Ip, &body.finish(), MARKER).unwrap()
+}
+
+#[test]
+fn exception_is_read_as_it_was_written_whatever_conditions_the_denial_has() {
+    let eth0 = netstate::IfName::literal("eth0");
+    let conditions = [
+        Match::Iifname(Op::Is, eth0.clone()),
+        Match::Oifname(Op::Is, eth0),
+        Match::Daddr(Op::Is, "10.4.7.0/24".parse().unwrap()),
+    ];
+    let network: netstate::Prefix = "172.7.0.0/16".parse().unwrap();
+    for accept in [Accept::From(network), Accept::To(network), Accept::Marked(0x4000), Accept::Established] {
+        for of in [&conditions[..0], &conditions[..1], &conditions[1..2], &conditions[2..], &conditions[..]] {
+            let exception = Exception { accept: accept.clone(), of: of.to_vec() };
+            assert_eq!(written(&exception).accepts.as_ref(), Some(&exception), "{exception}");
+        }
+    }
+    assert_eq!(Exception::read(&[]), None);
+}
+
 #[test]
 fn accepts_are_written_as_each_kind_of_table_can_read_them() {
     let written = |accept: Accept, table: &TableKey| {
         let mut body = Writer::default();
-        accept.write(&mut body, table, "m").unwrap();
+        Exception::to_all(accept).write(&mut body, table, "m").unwrap();
         golden::tree(&body.finish())
     };
     let from = Accept::From("172.7.0.0/16".parse().unwrap());
@@ -235,7 +258,8 @@ fn planned(chain: &Chain, wanted: &BTreeSet<Accept>) -> Vec<String> {
             other => panic!("message {other}"),
         }
     };
-    plan(chain, wanted, MARKER).unwrap().iter().map(describe).collect()
+    let wanted: BTreeSet<Exception> = wanted.iter().cloned().map(Exception::to_all).collect();
+    plan(chain, &wanted, MARKER).unwrap().iter().map(describe).collect()
 }
 
 #[test]
@@ -279,7 +303,8 @@ fn chain_is_desired_only_for_what_it_denies() {
     assert!(zones.denying().unwrap().to_string().ends_with("in its chain zones"));
     // Its owner sees to a wider network, in one direction, then in both.
     zones.mentioned.push(Match::Saddr(Op::Is, "172.0.0.0/8".parse().unwrap()));
-    assert_eq!(zones.desired(&wanted).unwrap().accepts, [Accept::To("172.7.0.0/16".parse().unwrap())].into());
+    let left = Exception::to_all(Accept::To("172.7.0.0/16".parse().unwrap()));
+    assert_eq!(zones.desired(&wanted).unwrap().accepts, [left].into());
     zones.mentioned.push(Match::Daddr(Op::Is, "172.7.0.0/16".parse().unwrap()));
     assert_eq!(zones.desired(&wanted), None);
     let last = chain(vec![line(None, |list| bare(list, "reject"))], Policy::Accept, End::Denied(0));
