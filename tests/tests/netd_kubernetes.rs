@@ -320,6 +320,24 @@ fn nodes_of_one_two_and_reversed_families_are_served_in_what_they_have() -> Resu
     Ok(())
 }
 
+/// A controller-manager with two networks gives podCIDRs of both to every Node.
+fn node_with_an_address_of_one_family_holds_its_podcidrs_of_both() -> Result<()> {
+    let net = Net::start(Release::Modern, DUAL)?;
+    for (node, n) in NODES.iter().zip(["21", "22"]) {
+        net.put_node(node, &[&format!("172.7.{n}.0/24"), &format!("fd00:7:0:{n}::/64")])?;
+    }
+    let _daemons = [net.launch(NODES[0], &[])?, net.launch(NODES[1], &[])?];
+    for (node, other) in [(NODES[0], "22"), (NODES[1], "21")] {
+        net.eventually_routes(node, &[&format!("172.7.{other}.0/24")])?;
+        net.eventually_status(node, "in sync")?;
+    }
+    let status = net.status(NODES[0])?;
+    ensure!(!status.contains("skipped 172.7.21.0/24"), "{status}");
+    // Of the other node IPv4 is served, and why not IPv6 is said.
+    ensure!(status.contains("skipped 172.7.22.0/24,fd00:7:0:22::/64"), "{status}");
+    Ok(())
+}
+
 fn network_is_unavailable_while_the_data_path_is_broken() -> Result<()> {
     let net = Net::start(Release::V1_20, VXLAN)?;
     let (node, host) = (NODES[0], net.host(NODES[0])?);
@@ -480,6 +498,7 @@ fn main() -> ExitCode {
         doctor_and_trace_know_the_nodes,
         an_operators_annotations_name_other_addresses,
         nodes_of_one_two_and_reversed_families_are_served_in_what_they_have,
+        node_with_an_address_of_one_family_holds_its_podcidrs_of_both,
         network_is_unavailable_while_the_data_path_is_broken,
         a_configuration_that_cannot_be_used_is_an_event_of_the_node,
         the_node_is_that_of_the_pod_and_annotations_have_the_prefix,

@@ -17,6 +17,8 @@ use crate::choose::interface::NodeAddress;
 pub(crate) struct LocalNode {
     /// Its place in each family that both it and the network have; at least one.
     pub places: PerFamily<Option<Place>>,
+    /// Subnets of its lease in the families that it has no place in: somebody else gave them to it.
+    pub unserved: PerFamily<Option<Prefix>>,
     /// The interface towards the other nodes.
     pub interface: IfName,
     /// That interface's MTU in bytes.
@@ -67,6 +69,7 @@ impl LocalNode {
     pub(crate) fn plain(places: PerFamily<Option<Place>>, interface: IfName) -> Self {
         Self {
             places,
+            unserved: PerFamily::default(),
             interface,
             mtu: 1500,
             has_ipv6: false,

@@ -339,7 +339,8 @@ impl Planner {
     }
 
     fn own_key(&self) -> Option<SubnetKey> {
-        SubnetKey::new(self.local.places.map(|_, place| place.map(|place| place.subnet)))
+        let leased = |_, (place, unserved): (Option<Place>, _)| place.map(|place| place.subnet).or(unserved);
+        SubnetKey::new(self.local.places.zip(self.local.unserved).map(leased))
     }
 
     fn is_own(&self, lease: &Lease) -> bool {

@@ -206,8 +206,13 @@ impl<S: LeaseSource> Daemon<S> {
                 None => lease.is_none().then_some(place),
             }
         };
+        let unserved = |family, own: Option<NodeAddress>| match own {
+            Some(_) => None,
+            None => held.and_then(|held| held.key.get(family)),
+        };
         LocalNode {
             places: external.addresses.map(place),
+            unserved: external.addresses.map(unserved),
             interface: external.interface.clone(),
             mtu: external.mtu,
             has_ipv6: known.has_ipv6,

@@ -214,6 +214,7 @@ fn local(external: &External, network: &Network, known: &Known) -> LocalNode {
     };
     LocalNode {
         places: external.addresses.map(place),
+        unserved: PerFamily::default(),
         interface: external.interface.clone(),
         mtu: external.mtu,
         has_ipv6: facts::has_ipv6(),

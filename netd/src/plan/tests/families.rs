@@ -114,6 +114,23 @@ fn peer_is_served_in_the_families_that_both_nodes_have() {
 }
 
 #[test]
+fn own_lease_with_a_family_that_this_node_has_no_address_of_is_no_other_nodes() {
+    // A Node of Kubernetes has podCIDRs of both families, whatever addresses it has.
+    let mut own = vxlan_of(21);
+    own.attrs.public_ips.v6 = None;
+    let unserved = PerFamily::new(None, own.key.subnets().v6);
+    let local = LocalNode { unserved, ..local() };
+    let mut planner = Planner::new(network(DUAL, r#"{"Type":"vxlan"}"#), Masquerade::MASQ, local.clone());
+    let alone = planner.tables();
+    planner.update([put(&own, 1)]);
+    assert_eq!((planner.tables(), planner.used_count(), planner.used().count()), (alone, 0, 0));
+    assert!(planner.refused().is_empty(), "{:?}", planner.refused());
+    // Another node's is served in the family that both have.
+    planner.update([put(&vxlan_of(22), 2)]);
+    assert_eq!((planner.used_count(), planner.tables().routes.len()), (1, 1));
+}
+
+#[test]
 fn ipv6_leases_that_cannot_be_used_are_left_out_alone_and_named() {
     let good = vxlan_of(22);
     let named = |key: &str, holder: &str| {
