@@ -10,6 +10,9 @@ use anyhow::{Result, ensure};
 use lab::{Need, allowing_for_load, echo, eventually};
 use netd_node::{A_SECOND, HOST_GW, Net, SOON, kernel_state, pod};
 
+/// Plain routes to nodes on the link.
+const DIRECT: &str = r#"{"Network":"172.7.0.0/16","Backend":{"Type":"vxlan","DirectRouting":true}}"#;
+
 fn pods_on_two_nodes_talk_with_their_own_addresses() -> Result<()> {
     let net = Net::start(HOST_GW)?;
     let _netd = net.both()?;
@@ -20,6 +23,20 @@ fn pods_on_two_nodes_talk_with_their_own_addresses() -> Result<()> {
     ensure!(answer.client.ip().to_string() == "172.7.21.2", "the server saw {}", answer.client);
     let links = net.host("hdss7-21")?.run(&["ip", "-br", "link"])?.stdout;
     ensure!(!links.contains("flannel"), "{links}");
+    Ok(())
+}
+
+/// As some hardening guides set it, and as an interface has it that was made after `net.ipv4.conf.default.forwarding=0`.
+fn pods_talk_over_an_interface_that_was_not_to_forward() -> Result<()> {
+    for config in [HOST_GW, DIRECT] {
+        let net = Net::start(config)?;
+        let host = net.host("hdss7-21")?;
+        host.run(&["sysctl", "-qw", "net.ipv4.ip_forward=1"])?;
+        host.run(&["sysctl", "-qw", "net/ipv4/conf/eth0/forwarding=0"])?;
+        let _netd = net.both()?;
+        let (first, _second) = (pod(host, "172.7.21")?, pod(net.host("hdss7-22")?, "172.7.22")?);
+        first.run(&["ping", "-c1", "-W5", "172.7.22.2"])?;
+    }
     Ok(())
 }
 
@@ -90,6 +107,7 @@ fn main() -> ExitCode {
         &[Need::Nftables],
         lab::tests![
             pods_on_two_nodes_talk_with_their_own_addresses,
+            pods_talk_over_an_interface_that_was_not_to_forward,
             routes_come_back_after_the_interface_was_down,
             routes_of_flannel_are_replaced_without_a_gap_and_leftovers_go,
             public_address_behind_nat_is_refused_with_the_reason,

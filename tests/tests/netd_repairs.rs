@@ -21,7 +21,7 @@ fn state(host: &Host) -> Result<String> {
           ip neigh show dev $dev nud permanent | sort; ip -6 neigh show dev $dev nud permanent | sort; bridge fdb show dev $dev | sort
         done
         ip -4 route show proto 121; ip -6 route show proto 121; nft -s list table ip netd; nft -s list table ip6 netd
-        cat /proc/sys/net/ipv4/ip_forward /proc/sys/net/ipv6/conf/all/forwarding";
+        cat /proc/sys/net/ipv4/ip_forward /proc/sys/net/ipv4/conf/eth0/forwarding /proc/sys/net/ipv6/conf/all/forwarding";
     Ok(host.run(&["sh", "-c", script])?.stdout)
 }
 
@@ -85,6 +85,7 @@ fn direct_routes_of_both_families_are_repaired() -> Result<()> {
     each_is_repaired(
         host,
         &[
+            "sysctl -qw net/ipv4/conf/eth0/forwarding=0",
             "ip link set eth0 down; ip link set eth0 up; ip -6 address add fd00:10:4:7::21/64 dev eth0 nodad",
             "ip address del 10.4.7.21/24 dev eth0; ip address add 10.4.7.21/24 dev eth0",
         ],

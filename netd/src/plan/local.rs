@@ -144,6 +144,9 @@ impl Planner {
             tables.routes.extend(blackhole::row(place).filter(|_| self.masquerade.blackhole));
             // Pods reach the other nodes through this host: without forwarding every packet ends here.
             tables.sysctls.insert(forwarding(family), "1".to_owned());
+            // Each link of IPv4 has a switch of its own, which an interface that came later has from the default.
+            let entered = family.is_v4() && self.backends().any(Backend::enters_plainly);
+            tables.sysctls.extend(entered.then(|| carries(family, &self.local.interface)));
         }
         // A host that forwards takes no announced routes unless it says so: its default route would run out.
         if self.local.places.v6.is_some() && self.local.accepts_routers {
@@ -154,7 +157,7 @@ impl Planner {
     }
 }
 
-/// What lets a tunnel device carry packets of `family`: a new device has what `default` says, which a host may have changed.
+/// What lets a link carry packets of `family`: a new one has what `default` says, which a host may have changed.
 fn carries(family: IpFamily, device: &IfName) -> (SysctlKey, String) {
     match family {
         IpFamily::V4 => (SysctlKey::of_link(family, device, "forwarding"), "1".to_owned()),

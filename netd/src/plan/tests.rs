@@ -118,7 +118,8 @@ fn host_gw_takes_one_route_per_node() {
     let plan = plan(&network(r#"{"Type":"host-gw"}"#), &local(), Masquerade::MASQ, &leases);
     assert_eq!(
         text(&plan.tables),
-        "sysctl net/ipv4/ip_forward 1\nroute 172.7.22.0/24 metric 1790 via 10.4.7.22 dev eth0 proto 121"
+        "sysctl net/ipv4/conf/eth0/forwarding 1\nsysctl net/ipv4/ip_forward 1\n\
+         route 172.7.22.0/24 metric 1790 via 10.4.7.22 dev eth0 proto 121"
     );
 }
 
@@ -548,7 +549,8 @@ fn both_data_paths_stand_until_every_node_has_moved() {
     let rows = text(&planner.tables());
     assert_eq!(
         rows,
-        "sysctl net/ipv4/ip_forward 1\nroute 172.7.22.0/24 metric 1790 via 10.4.7.22 dev eth0 proto 121\n\
+        "sysctl net/ipv4/conf/eth0/forwarding 1\nsysctl net/ipv4/ip_forward 1\n\
+         route 172.7.22.0/24 metric 1790 via 10.4.7.22 dev eth0 proto 121\n\
          route 172.7.23.0/24 metric 1791 via 10.4.7.23 dev eth0 proto 121"
     );
     assert_eq!(planner.pod_mtu(), 1500);

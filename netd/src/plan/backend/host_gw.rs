@@ -7,7 +7,7 @@ use std::net::IpAddr;
 
 use netstate::{Prefix, Route, RouteKey};
 
-use super::BackendAttrs;
+use super::{Backend, BackendAttrs};
 use crate::format::lease::LeaseAttrs;
 use crate::plan::{LocalNode, PeerRows, route};
 
@@ -16,6 +16,14 @@ pub(super) const NAME: &str = "host-gw";
 /// What it loses over an interface in a VRF.
 pub(super) const IN_VRF: &str = "packets from other nodes meet the VRF's routing table first, and a default route there takes them away from \
      this node's Pods; use backend vxlan, or add a route to them there (ip route add SUBNET dev BRIDGE vrf VRF)";
+
+impl Backend {
+    /// True when packets of Pods come in by the interface towards the other nodes as they are, from some of these at least.
+    #[must_use]
+    pub(crate) const fn enters_plainly(&self) -> bool {
+        matches!(self, Self::HostGw) || self.routes_directly()
+    }
+}
 
 pub(super) fn refuses(local: &LocalNode) -> Option<String> {
     let mut behind_nat = local.places.present().filter(|(_, place)| place.public_ip != place.address);

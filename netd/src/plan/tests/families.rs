@@ -84,6 +84,7 @@ fn both_families_are_the_two_of_them_side_by_side() {
 fn host_gw_takes_one_route_per_node_and_family() {
     let plan = plan(&network(DUAL, r#"{"Type":"host-gw"}"#), &dual(), Masquerade::MASQ, &[host_gw_of(22)]);
     let expected = "\
+sysctl net/ipv4/conf/eth0/forwarding 1
 sysctl net/ipv4/ip_forward 1
 sysctl net/ipv6/conf/all/forwarding 1
 route 172.7.22.0/24 metric 1790 via 10.4.7.22 dev eth0 proto 121
