@@ -400,9 +400,14 @@ mod tests {
                 br#"{"PublicIP":"10.4.7.21","BackendType":"vxlan","BackendData":{"VtepMAC":"ff:ff:ff:ff:ff:ff"}}"#,
                 "BackendData.VtepMAC",
             ),
+            (
+                br#"{"PublicIP":"10.4.7.21","BackendType":"vxlan","BackendData":{"VtepMAC":"00:00:00:00:00:00"}}"#,
+                "BackendData.VtepMAC",
+            ),
         ] {
             let problems = parse(value).unwrap_err();
             assert_eq!(problems[0].field, field, "{}", String::from_utf8_lossy(value));
+            assert_eq!(problems.len(), 1, "said once: {problems:?}");
         }
     }
 

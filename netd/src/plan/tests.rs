@@ -3,6 +3,7 @@
 use super::backend::vxlan::generated_mac;
 use super::backend::{BackendAttrs, Vtep};
 use super::*;
+use crate::choose::interface::NodeAddress;
 use crate::format::lease::LeaseAttrs;
 use crate::format::net_conf::NetConf;
 use netstate::nft::Row;
@@ -121,6 +122,51 @@ fn host_gw_takes_one_route_per_node() {
         "sysctl net/ipv4/conf/eth0/forwarding 1\nsysctl net/ipv4/ip_forward 1\n\
          route 172.7.22.0/24 metric 1790 via 10.4.7.22 dev eth0 proto 121"
     );
+}
+
+#[test]
+fn parameters_that_a_device_does_not_have_are_not_asked_for() {
+    let sysctls = |local: &LocalNode| -> Vec<String> {
+        let tables = Planner::new(network(r#"{"Type":"vxlan"}"#), Masquerade::MASQ, local.clone()).tables();
+        tables.sysctls.keys().map(ToString::to_string).collect()
+    };
+    let accept_ra = "net/ipv6/conf/flannel.1/accept_ra".to_owned();
+    // A link of less than 1,280 bytes has no parameters of IPv6.
+    for (has_ipv6, mtu, asked) in [(true, 1500, true), (true, 1330, true), (true, 1329, false), (false, 1500, false)] {
+        let local = LocalNode { has_ipv6, mtu, ..local() };
+        assert_eq!(sysctls(&local).contains(&accept_ra), asked, "{has_ipv6} {mtu}");
+    }
+}
+
+#[test]
+fn flags_add_their_rows_and_no_others() {
+    let plan = |masquerade| Planner::new(network(r#"{"Type":"vxlan"}"#), masquerade, local()).tables();
+    let plain = plan(Masquerade::MASQ);
+    let links: Vec<String> = plain.forward.links.iter().map(ToString::to_string).collect();
+    assert_eq!((plain.forward.networks.len(), links), (1, ["eth0", "flannel.1"].map(str::to_owned).to_vec()));
+    let silent = plan(Masquerade { forward: false, ..Masquerade::MASQ });
+    assert!(silent.forward.networks.is_empty() && silent.forward.links.is_empty());
+    let blackhole = plan(Masquerade { blackhole: true, ..Masquerade::MASQ });
+    let routes: Vec<String> = blackhole.routes.iter().map(|(key, route)| format!("{key} {route}")).collect();
+    assert!(
+        matches!(routes.as_slice(), [one] if one.contains("blackhole") && one.contains("172.7.21.0/24")),
+        "{routes:?}"
+    );
+    assert!(plain.routes.is_empty());
+    // Before it holds a lease a node has no subnet of which packets could be dropped.
+    let own = NodeAddress { address: place().address, network: place().node_network, public_ip: place().public_ip };
+    let waiting = LocalNode { places: PerFamily::new(Some(Place::new(&own, place().mac)), None), ..local() };
+    let wanted = Masquerade { blackhole: true, ..Masquerade::MASQ };
+    assert!(Planner::new(network(r#"{"Type":"vxlan"}"#), wanted, waiting).tables().routes.is_empty());
+}
+
+#[test]
+fn mtu_that_is_left_is_refused_below_the_smallest_of_the_families() {
+    let refused = |local: &LocalNode, mtu| local.refuses_mtu(mtu).is_some();
+    assert!(refused(&local(), 67) && !refused(&local(), 68));
+    let six = Place { subnet: "fd00:7:0:21::/64".parse().unwrap(), ..place() };
+    let dual = LocalNode { places: PerFamily::new(Some(place()), Some(six)), ..local() };
+    assert!(refused(&dual, 1279) && !refused(&dual, 1280));
 }
 
 #[test]

@@ -159,6 +159,10 @@ fn wireguard_chooses_the_address_that_is_likelier_to_be_reached() {
     assert!(endpoint("2001:db8::21", "192.0.2.22", "2001:db8::22").contains("endpoint 192.0.2.22"), "not private");
     assert!(endpoint("fd00::21", "10.4.7.22", "2001:db8::22").contains("endpoint 10.4.7.22"), "own IPv6 is private");
     assert!(endpoint("2001:db8::21", "10.4.7.22", "fd00::22").contains("endpoint 10.4.7.22"), "its IPv6 is private");
+    assert!(
+        endpoint("2001:db8::21", "169.254.7.22", "2001:db8::22").contains("endpoint [2001:db8::22]"),
+        "of one link"
+    );
 }
 
 #[test]
@@ -211,8 +215,11 @@ fn lease_of_wireguard_is_flannels_to_the_byte() {
 #[test]
 fn lease_without_port_has_the_port_of_this_node() {
     let old = wireguard("10.4.7.22", PEER).replace(r#","Port":51820"#, "");
-    let rows = plan(&network(r#"{"Type":"wireguard","ListenPort":7777}"#), &[("172.7.22.0-24", &old)]);
-    assert!(rows.contains("endpoint 10.4.7.22:7777"), "{rows}");
+    let zero = old.replace(&format!("{PEER}\""), &format!(r#"{PEER}","Port":0"#));
+    for value in [&old, &zero] {
+        let rows = plan(&network(r#"{"Type":"wireguard","ListenPort":7777}"#), &[("172.7.22.0-24", value)]);
+        assert!(rows.contains("endpoint 10.4.7.22:7777"), "{value}: {rows}");
+    }
 }
 
 #[test]
@@ -225,6 +232,12 @@ fn wireguard_leases_that_cannot_be_used_say_why() {
     let junk = wireguard("10.4.7.22", "secret");
     let error = read_lease("172.7.22.0-24", junk.as_bytes()).unwrap_err();
     assert!(error.contains("BackendData.PublicKey: \"secret\" is not a key"), "{error}");
+    let bare = r#"{"PublicIP":"10.4.7.22","BackendType":"wireguard"}"#;
+    let error = read_lease("172.7.22.0-24", bare.as_bytes()).unwrap_err();
+    assert!(error.starts_with("BackendData: missing") && !error.contains(", "), "{error}");
+    let text = r#"{"PublicIP":"10.4.7.22","BackendType":"wireguard","BackendData":7}"#;
+    let error = read_lease("172.7.22.0-24", text.as_bytes()).unwrap_err();
+    assert!(error.starts_with("BackendData: 7") && !error.contains("missing"), "{error}");
 }
 
 #[test]
@@ -295,6 +308,15 @@ fn wireguard_options_are_checked_and_secrets_not_repeated() {
     }
     let planner = planner(&network(r#"{"Type":"wireguard","MTU":1400,"PSK":""}"#), &[]);
     assert_eq!((planner.pod_mtu(), planner.remark()), (1320, None));
+    let as_large = self::planner(&network(r#"{"Type":"wireguard","MTU":1500}"#), &[]);
+    assert_eq!((as_large.pod_mtu(), as_large.remark()), (1420, None));
+    // One device has one port, whatever the other one is.
+    network(r#"{"Type":"wireguard","Mode":"auto","ListenPortV6":51820}"#);
+    let default = network(r#"{"Type":"wireguard"}"#);
+    assert_eq!(network(r#"{"Type":"wireguard","ListenPort":0,"ListenPortV6":0,"MTU":0}"#), default);
+    let shared = network(&format!(r#"{{"Type":"wireguard","PSK":"{PSK}"}}"#)).backend;
+    assert_eq!(shared.interruption(&default.backend), Some("PSK"));
+    assert_eq!(shared.interruption(&shared.clone()), None);
     let large = self::planner(&network(r#"{"Type":"wireguard","MTU":9000}"#), &[]);
     assert!(large.remark().unwrap().contains("Pods get an MTU of 1420"));
 }
@@ -528,6 +550,9 @@ fn data_paths_stand_side_by_side_where_kind_or_device_differs() {
         assert_eq!(vxlan.stands_beside(&backend(other)), beside, "{other}");
         assert_eq!(backend(other).stands_beside(&vxlan), beside, "{other}");
     }
+    // Neither has a device, and each has its own way.
+    assert!(backend(r#"{"Type":"host-gw"}"#).stands_beside(&backend(r#"{"Type":"alloc"}"#)));
+    assert!(!backend(r#"{"Type":"host-gw"}"#).stands_beside(&backend(r#"{"Type":"host-gw"}"#)));
 }
 
 #[test]

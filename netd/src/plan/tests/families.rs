@@ -66,6 +66,25 @@ fn ipv6_takes_a_device_and_three_rows_per_node_of_its_own() {
 }
 
 #[test]
+fn interface_that_takes_what_routers_announce_goes_on_taking_it_where_pods_have_ipv6() {
+    let asked = |local: LocalNode| {
+        let local = LocalNode { accepts_routers: true, ..local };
+        let tables = Planner::new(network(DUAL, r#"{"Type":"vxlan"}"#), Masquerade::MASQ, local).tables();
+        tables.sysctls.get(&"net/ipv6/conf/eth0/accept_ra".parse().unwrap()).cloned()
+    };
+    assert_eq!((asked(dual()), asked(v6_only()), asked(local())), (Some("2".to_owned()), Some("2".to_owned()), None));
+    let tables = Planner::new(network(DUAL, r#"{"Type":"vxlan"}"#), Masquerade::MASQ, dual()).tables();
+    assert!(!tables.sysctls.contains_key(&"net/ipv6/conf/eth0/accept_ra".parse().unwrap()), "it took nothing before");
+    // A device of less than 1,280 bytes has no parameters of IPv6.
+    for (mtu, there) in [(1350, true), (1349, false)] {
+        let local = LocalNode { mtu, ..v6_only() };
+        let tables = Planner::new(network(V6, r#"{"Type":"vxlan"}"#), Masquerade::MASQ, local).tables();
+        let key = "net/ipv6/conf/flannel-v6.1/disable_ipv6".parse().unwrap();
+        assert_eq!(tables.sysctls.contains_key(&key), there, "{mtu}");
+    }
+}
+
+#[test]
 fn both_families_are_the_two_of_them_side_by_side() {
     let conf = network(DUAL, r#"{"Type":"vxlan"}"#);
     let both = plan(&conf, &dual(), Masquerade::MASQ, &[vxlan_of(22)]).tables;
