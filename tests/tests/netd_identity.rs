@@ -285,6 +285,34 @@ fn nodes_with_one_public_address_have_devices_of_their_own_and_the_second_is_ref
     Ok(())
 }
 
+fn second_node_with_one_public_address_is_refused_although_no_device_tells_them_apart() -> Result<()> {
+    for backend in ["alloc", "extension"] {
+        let net = Net::start(&format!(r#"{{"Network":"172.7.0.0/16","Backend":{{"Type":"{backend}"}}}}"#))?;
+        let shared = ["--public-ip=10.4.7.99", "--lease-policy=first-free"];
+        let first = net.launch("hdss7-21", &shared)?;
+        first.wait_for_line("ready: every lease is in the kernel", SOON)?;
+        let subnets = net.subnets()?;
+        let second = net.launch("hdss7-22", &shared)?;
+        let line = second.wait_for_line("is leased to another node, which lives", SOON)?;
+        ensure!(line.contains("10.4.7.99"), "{line}");
+        throughout(Duration::from_secs(5), || {
+            ensure!(net.subnets()? == subnets, "{:?}", net.subnets()?);
+            Ok::<_, anyhow::Error>(())
+        })?;
+        ensure!(!net.host("hdss7-22")?.path("/run/flannel/subnet.env").exists(), "{backend}: the second has a subnet");
+        first.wait_for_line("does a second node have this address?", SOON)?;
+        // A node that was started again knows its lease by nothing but its address: nobody objects.
+        second.terminate(SOON)?;
+        first.terminate(SOON)?;
+        let host = net.host("hdss7-21")?;
+        host.run(&["rm", "/run/netd/leases", "/run/flannel/subnet.env"])?;
+        let again = net.launch("hdss7-21", &shared)?;
+        again.wait_for_line("ready: every lease is in the kernel", SOON)?;
+        ensure!(net.subnets()? == subnets, "{:?}", net.subnets()?);
+    }
+    Ok(())
+}
+
 fn node_that_lost_all_but_its_address_takes_its_lease_over() -> Result<()> {
     let net = Net::start(VXLAN)?;
     // As flannel left it before the node was started again: a hardware address that nothing has any more.
@@ -317,6 +345,7 @@ fn main() -> ExitCode {
             fresh_node_takes_its_reservation_beside_a_lease_and_a_key_of_another_length,
             own_key_deleted_in_one_transaction_with_others_is_claimed_again,
             nodes_with_one_public_address_have_devices_of_their_own_and_the_second_is_refused,
+            second_node_with_one_public_address_is_refused_although_no_device_tells_them_apart,
             node_that_lost_all_but_its_address_takes_its_lease_over,
         ],
     )

@@ -113,15 +113,20 @@ impl<S: LeaseSource> Daemon<S> {
     /// Writes the own lease again when another program has written other details into it: if that is a second node with
     /// this address, it learns that this one lives. Not for ever: whoever goes on is only reported.
     fn object(&mut self) {
-        let (Some(other), Some(held)) = (self.witness.view.contested(), &self.held) else { return };
-        let revision = self.witness.view.get(&held.key).map(|stored| stored.revision);
-        let text = format!("another program writes this node's lease: {}", other.render());
+        let view = &self.witness.view;
+        let revision = self.held.as_ref().and_then(|held| view.get(&held.key)).map(|stored| stored.revision);
+        let (text, revision) = match (view.contested(), view.asked()) {
+            (Some(other), _) => (format!("another program writes this node's lease: {}", other.render()), revision),
+            (None, asked @ Some(_)) => ("another program wrote this node's lease as it was".to_owned(), asked),
+            (None, None) => return,
+        };
+        let Some(revision) = revision else { return };
         self.reporter.complain(text, |text| tracing::error!("{text}: does a second node have this address?"));
         let now = tokio::time::Instant::now();
         self.objections.retain(|at| now.duration_since(*at) < OBJECTIONS_FOR);
         if self.objections.len() < OBJECTIONS {
             self.objections.push(now);
-            self.keeper.report_loss("another program wrote other details into it".to_owned(), revision);
+            self.keeper.object("another program wrote it".to_owned(), revision);
         }
     }
 

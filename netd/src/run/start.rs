@@ -178,6 +178,7 @@ fn request(
         node,
         record: record.clone(),
         rival: None,
+        objects: false,
     }
 }
 

@@ -259,6 +259,7 @@ fn daemon(fakes: &Fakes, source: &FakeLeases, folder: &std::path::Path) -> (Daem
         adopts_mac: false,
         record: LeaseRecord::default(),
         rival: None,
+        objects: false,
     };
     let external = External::new(config.interface.clone(), vec![IpFamily::V4], external, Vec::new());
     let fakes = fakes.clone();

@@ -126,10 +126,12 @@ impl EtcdLeases {
             how: how.to_owned(),
             others: Vec::new(),
         };
-        if lease.attrs == kept.attrs {
+        if lease.attrs == kept.attrs && !request.objects {
             return Ok(Some(held("it names this node already", read.shown.origin.revision)));
         }
-        let how = if lease.attrs.public_ips == kept.attrs.public_ips {
+        let how = if lease.attrs == kept.attrs {
+            "it names this node already, and was written again for whoever else has its address"
+        } else if lease.attrs.public_ips == kept.attrs.public_ips {
             "it named this node already, with other details"
         } else {
             "it is this node's, from before its address changed"
@@ -152,12 +154,12 @@ impl EtcdLeases {
         if request.rival.as_ref() == Some(kept) {
             return Err(AcquireError::Rival(Box::new(kept.clone())));
         }
-        let request = LeaseRequest { adopts_mac: false, ..request.clone() };
+        let request = LeaseRequest { adopts_mac: false, objects: true, ..request.clone() };
         let Some(held) = self.keep_own(&request, kept, read).await? else { return Ok(None) };
         tokio::time::sleep(OBJECTION).await;
         let Some(now) = self.store.get(&self.key(kept.key)).await? else { return Ok(None) };
         match read_lease(&kept.key.to_string(), &now.value) {
-            Ok(lease) if lease.attrs.backend != held.lease.attrs.backend => Err(AcquireError::Rival(Box::new(lease))),
+            Ok(lease) if now.mod_revision > held.revision => Err(AcquireError::Rival(Box::new(lease))),
             _ => Ok(Some(held)),
         }
     }

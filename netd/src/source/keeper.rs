@@ -43,6 +43,8 @@ struct Loss {
     reason: String,
     /// Since this revision of the store if that is known.
     revision: Option<i64>,
+    /// It is there, and is written again for whoever else wrote it.
+    objects: bool,
 }
 
 impl Loss {
@@ -147,7 +149,15 @@ impl Keeper {
 
     /// Reports that the own key is gone or not ours any more: acquire again, unless the claim is newer than `revision`.
     pub(crate) fn report_loss(&self, reason: String, revision: Option<i64>) {
-        let loss = Loss { reason, revision };
+        self.lose(Loss { reason, revision, objects: false });
+    }
+
+    /// Writes the own key again, whatever it says: another program has written it in `revision`.
+    pub(crate) fn object(&self, reason: String, revision: i64) {
+        self.lose(Loss { reason, revision: Some(revision), objects: true });
+    }
+
+    fn lose(&self, loss: Loss) {
         self.orders.merge(|waiting| {
             let Orders { lost, moved } = waiting.unwrap_or_default();
             Orders { lost: Some(loss.or(lost)), moved }
@@ -267,6 +277,7 @@ impl<S: LeaseSource> Task<S> {
     /// Why what is held since `revision` is acquired once more, if it is.
     fn end(&mut self, revision: i64) -> Option<End> {
         if let Some(loss) = self.lost.take().filter(|loss| loss.concerns(revision)) {
+            self.request.objects = loss.objects;
             return Some(End::Lost(loss.reason));
         }
         self.moved.take().map(End::Moved)

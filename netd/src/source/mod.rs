@@ -251,6 +251,8 @@ pub(crate) struct LeaseRequest {
     pub record: LeaseRecord,
     /// The lease of another node that lives and has this node's address as well.
     pub rival: Option<Lease>,
+    /// Its lease is written again although it says what it shall, so that whoever wrote it learns that this node lives.
+    pub objects: bool,
 }
 
 /// What changes about a node that moves to other addresses, or to another backend.
@@ -268,7 +270,7 @@ impl LeaseRequest {
     /// True when nothing but its address says that `claim` is this node's: what reaches its node is somebody else's.
     fn doubts(&self, claim: &Claim) -> bool {
         let (theirs, own) = (&claim.lease().attrs.backend, &self.attrs.backend);
-        self.node.doubts(claim) && theirs.name() == own.name() && theirs != own
+        self.node.doubts(claim) && theirs.name() == own.name() && (theirs != own || own.is_common())
     }
 
     /// What to write into the lease that is kept.
@@ -283,7 +285,7 @@ impl LeaseRequest {
     fn holds(&mut self, held: &Held) {
         self.node.held = held.lease.key.subnets();
         self.attrs = held.lease.attrs.clone();
-        self.adopts_mac = false;
+        (self.adopts_mac, self.objects) = (false, false);
         self.record.add(held);
     }
 

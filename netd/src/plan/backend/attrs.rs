@@ -123,6 +123,13 @@ impl BackendAttrs {
         }
     }
 
+    /// True when other nodes say the same of themselves, so that nothing but its address tells two of them apart. With host-gw
+    /// that is the address of an interface, which two hosts on a link cannot both have.
+    #[must_use]
+    pub(crate) const fn is_common(&self) -> bool {
+        matches!(self, Self::Ipip | Self::Alloc | Self::Extension(_))
+    }
+
     /// True when devices can be made such that a lease with `self` is true of them as `other` is.
     #[must_use]
     pub(crate) fn can_be(&self, other: &Self) -> bool {

@@ -556,6 +556,21 @@ fn data_paths_stand_side_by_side_where_kind_or_device_differs() {
 }
 
 #[test]
+fn nodes_whose_leases_name_no_device_are_told_apart_by_nothing_but_their_address() {
+    for (backend, is_common) in [
+        (r#"{"Type":"vxlan"}"#, false),
+        (r#"{"Type":"wireguard"}"#, false),
+        (r#"{"Type":"host-gw"}"#, false),
+        (r#"{"Type":"ipip"}"#, true),
+        (r#"{"Type":"alloc"}"#, true),
+        (r#"{"Type":"extension"}"#, true),
+    ] {
+        let network = network(backend);
+        assert_eq!(network.backend.attrs(&local(&network)).is_common(), is_common, "{backend}");
+    }
+}
+
+#[test]
 fn devices_of_every_tunnel_are_known_and_nothing_else_is() {
     use crate::plan::backend::Backend;
     for (name, is) in [

@@ -93,6 +93,7 @@ fn keeper(source: &Gate) -> Keeper {
         adopts_mac: false,
         record: LeaseRecord::default(),
         rival: None,
+        objects: false,
     };
     Keeper::start(source.clone(), request, 1)
 }
@@ -177,7 +178,7 @@ async fn loss_that_the_claim_knows_of_is_ignored_and_a_later_one_is_acted_on() {
 
 #[test]
 fn of_two_losses_the_one_that_concerns_more_claims_waits() {
-    let loss = |revision| Loss { reason: String::new(), revision };
+    let loss = |revision| Loss { reason: String::new(), revision, objects: false };
     let waiting = |first, then| loss(then).or(Some(loss(first))).revision;
     assert_eq!(waiting(Some(5), Some(7)), Some(7));
     assert_eq!(waiting(Some(7), Some(5)), Some(7));

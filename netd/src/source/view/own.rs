@@ -89,6 +89,16 @@ impl View {
         }
     }
 
+    /// The revision in which somebody else has written under the own key what stood there before: a second node with the
+    /// same address and nothing else that tells them apart, which asks in this way whether the first one lives.
+    #[must_use]
+    pub(crate) fn asked(&self) -> Option<i64> {
+        let own = self.own.as_ref().filter(|own| own.next.is_none() && own.gone.is_none())?;
+        let stored = self.leases.get(&own.lease.key).filter(|stored| stored.revision > own.revision)?;
+        let same = stored.lease.attrs == own.lease.attrs && stored.token.is_some() && stored.token == own.token;
+        (same && own.lease.attrs.backend.is_common()).then_some(stored.revision)
+    }
+
     /// The value under the own key when it names this node's address but is not what this node wrote: a second node
     /// with the same address.
     #[must_use]

@@ -385,3 +385,29 @@ fn cluster_error() -> cluster::ClusterError {
     assert_eq!(error.class, Class::Retry);
     error
 }
+
+#[test]
+fn own_lease_that_somebody_else_writes_as_it_was_is_a_question_where_only_an_address_tells_nodes_apart() {
+    let lease = |kind: &str| {
+        let value = String::from_utf8(value("10.4.7.21")).unwrap().replace("host-gw", kind);
+        read_lease("172.7.21.0-24", value.as_bytes()).unwrap()
+    };
+    let asked = |kind: &str, token: Option<i64>, revision: i64| {
+        let mut view = View::new(BTreeSet::new());
+        view.hold(lease(kind), Some(1), 5);
+        apply(&mut view, LeaseEvent::Put(Arc::new(StoredLease { lease: lease(kind), created: 1, revision, token })));
+        view
+    };
+    let mut view = asked("ipip", Some(1), 6);
+    assert_eq!((view.asked(), view.contested()), (Some(6), None));
+    assert_eq!(asked("ipip", Some(1), 5).asked(), None, "this node's own");
+    assert_eq!(asked("ipip", Some(2), 6).asked(), None, "bound to another end, which is a loss");
+    assert_eq!(asked("host-gw", Some(1), 6).asked(), None, "the address of an interface");
+    // It is answered by writing it once more.
+    view.hold(lease("ipip"), Some(1), 7);
+    assert_eq!(view.asked(), None);
+    // What this node itself is about to write is no question.
+    let mut view = asked("ipip", Some(1), 6);
+    view.await_own(lease("host-gw").attrs);
+    assert_eq!(view.asked(), None);
+}
