@@ -35,8 +35,11 @@ impl Planner {
     /// Plans anew for another network, with the backend `retiring` beside that of the network.
     pub(crate) fn set_network(&mut self, network: Network, retiring: Option<Backend>, local: LocalNode) -> Changes {
         let before = self.tables();
+        // While the same backend retires, nodes that have left it may send that way still.
+        if self.moving.retiring != retiring {
+            self.moving.earlier.clear();
+        }
         (self.network, self.moving.retiring, self.local) = (network, retiring, local);
-        self.moving.earlier.clear();
         // WireGuard takes packets only from nodes that it knows.
         self.moving.holding = self.moving.retiring.is_some() && self.network.backend.needs_key();
         self.plan_anew(before)

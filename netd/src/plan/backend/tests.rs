@@ -556,6 +556,36 @@ fn data_paths_stand_side_by_side_where_kind_or_device_differs() {
 }
 
 #[test]
+fn node_that_has_left_wireguard_stays_known_until_that_retires_whatever_else_changes() {
+    let (before, after) = (network(r#"{"Type":"wireguard"}"#), network(r#"{"Type":"vxlan"}"#));
+    let mut planner = planner(&before, &[("172.7.22.0-24", &wireguard("10.4.7.22", PEER))]);
+    planner.set_network(after.clone(), Some(before.backend.clone()), local(&after));
+    let moved =
+        r#"{"PublicIP":"10.4.7.22","BackendType":"vxlan","BackendData":{"VNI":1,"VtepMAC":"02:00:00:00:00:22"}}"#;
+    let lease = read_lease("172.7.22.0-24", moved.as_bytes()).unwrap();
+    let put = (lease.key, Some(Arc::new(StoredLease { lease, created: 1, revision: 2, token: None })));
+    planner.update([put.clone()]);
+    let known = |planner: &Planner| text(&planner.tables()).contains(&format!("flannel-wg peer {PEER}"));
+    let by = |planner: &Planner| planner.tables().routes.values().filter_map(|route| route.link.clone()).next();
+    assert_eq!((known(&planner), by(&planner)), (true, "flannel.1".parse().ok()), "it may send the old way still");
+    // Another change of the configuration, while nodes are on their way.
+    let further = network(r#"{"Type":"vxlan","MTU":1400}"#);
+    planner.set_network(further.clone(), Some(before.backend.clone()), local(&further));
+    planner.update([put.clone()]);
+    assert!(known(&planner), "{}", text(&planner.tables()));
+    // A lease that goes takes what it said before along.
+    let mut gone = planner.clone();
+    gone.update([(put.0, None)]);
+    assert!(!known(&gone));
+    planner.retire();
+    assert!(!known(&planner));
+    // With WireGuard again, what it said then counts for nothing.
+    planner.set_network(before.clone(), Some(after.backend), local(&before));
+    planner.update([put]);
+    assert!(!known(&planner), "{}", text(&planner.tables()));
+}
+
+#[test]
 fn nodes_whose_leases_name_no_device_are_told_apart_by_nothing_but_their_address() {
     for (backend, is_common) in [
         (r#"{"Type":"vxlan"}"#, false),
