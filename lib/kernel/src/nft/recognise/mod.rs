@@ -245,8 +245,8 @@ fn network_of(data: &[u8]) -> Option<IpFamily> {
 }
 
 fn ifname(data: &[u8]) -> Option<IfName> {
-    // Shorter data is a wildcard.
-    (data.len() == 16).then(|| IfName::new(attribute::text(data)).ok()).flatten()
+    // What no zero ends is a wildcard; iptables compares one zero, nft as many as there are.
+    (data.len() <= 16 && data.ends_with(&[0])).then(|| IfName::new(attribute::text(data)).ok()).flatten()
 }
 
 /// What a name begins with: no zero ends it, and it is shorter than the longest name.

@@ -104,6 +104,25 @@ fn rules(family: Family) -> Vec<Rule> {
     rules
 }
 
+/// nft compares all bytes of a name, iptables those up to the zero.
+#[test]
+fn name_of_an_interface_is_known_by_the_zero_that_ends_it() {
+    let read = |key, data: &[u8]| {
+        let compare = Expression::Compare { from: 0, op: Op::Is, data: data.to_vec() };
+        super::rule(Family::Ip, &[Expression::Meta { key, to: 0 }, compare])
+    };
+    let eth0 = || IfName::literal("eth0");
+    let padded = [&b"eth0"[..], &[0; 12]].concat();
+    for data in [&b"eth0\0"[..], &padded] {
+        assert_eq!(read(meta::IIFNAME, data), [Match::Iifname(Op::Is, eth0()).into()], "{data:?}");
+        assert_eq!(read(meta::OIFNAME, data), [Match::Oifname(Op::Is, eth0()).into()], "{data:?}");
+    }
+    assert_eq!(read(meta::IIFNAME, b"eth0"), [Match::IifnamePrefix(Op::Is, eth0()).into()]);
+    for data in [&b"eth0"[..], b"eth0\0\0\0\0\0\0\0\0\0\0\0\0\0", b"\0"] {
+        assert!(matches!(read(meta::OIFNAME, data)[..], [Statement::Unknown(_), ..]), "{data:?}");
+    }
+}
+
 #[test]
 fn every_statement_is_recognised_in_what_it_compiles_to() {
     for family in [Family::Ip, Family::Ip6, Family::Inet, Family::Bridge] {
