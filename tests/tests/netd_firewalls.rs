@@ -56,9 +56,18 @@ fn eventually_warns(net: &Net, part: &str) -> Result<()> {
 
 /// The node's interface in a zone, cbr0 and the tunnel's device in none.
 fn pods_pass_whatever_zone_of_firewalld_the_interface_is_in() -> Result<()> {
-    for (config, zone) in [(HOST_GW, "drop"), (HOST_GW, "work"), (VXLAN, "drop"), (VXLAN, "public")] {
+    for (config, zone, backend) in [
+        (HOST_GW, "drop", "nftables"),
+        (HOST_GW, "work", "nftables"),
+        (HOST_GW, "drop", "iptables"),
+        (VXLAN, "drop", "nftables"),
+        (VXLAN, "public", "nftables"),
+        (VXLAN, "work", "iptables"),
+    ] {
         let net = Net::start(config)?;
         let host = net.host(NODE)?;
+        let backend = format!("s/^FirewallBackend=.*/FirewallBackend={backend}/");
+        host.run(&["sed", "-i", &backend, "/etc/firewalld/firewalld.conf"])?;
         let _firewalld = Firewalld::start(host)?;
         // Another default zone than the interface's, and an interface of strangers in a third one.
         for args in [
@@ -81,9 +90,11 @@ fn pods_pass_whatever_zone_of_firewalld_the_interface_is_in() -> Result<()> {
         for reload in ["--reload", "--complete-reload"] {
             pass_again_after(host, &["firewall-cmd", reload], &web, &server)?;
         }
-        let rules = host.run(&["nft", "list", "table", "inet", "firewalld"])?.stdout;
-        let of_dmz = rules.split("chain filter_FWD_dmz {").nth(1).and_then(|rest| rest.split('}').next());
+        let rules = host.run(&["nft", "list", "ruleset"])?.stdout;
+        let of_dmz = rules.split("FWD_dmz {").nth(1).and_then(|rest| rest.split('}').next());
         ensure!(of_dmz.is_some_and(|chain| !chain.contains("netd:")), "strangers may pass: {rules}");
+        let of_dmz = |line: &str| line.contains("iifname \"eth9\"") && line.contains("netd:");
+        ensure!(!rules.lines().any(of_dmz), "strangers may pass: {rules}");
     }
     Ok(())
 }

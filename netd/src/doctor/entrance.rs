@@ -15,7 +15,7 @@ use kernel::query::Interface;
 use kernel::wireguard::Sessions;
 use kernel::{KernelError, Rtnl};
 use netstate::family::IpFamily;
-use netstate::nft::{Family, Name};
+use netstate::nft::{Family, Name, TableKey};
 use netstate::{IfName, LinkKind, Prefix, Protocol};
 
 use crate::plan::backend::Backend;
@@ -76,6 +76,26 @@ impl fmt::Display for Denier {
     }
 }
 
+/// A program that makes rules from a configuration of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Firewall {
+    Firewalld,
+    Ufw,
+}
+
+impl Firewall {
+    const ALL: [Self; 2] = [Self::Firewalld, Self::Ufw];
+
+    /// A chain that it makes in tables of iptables.
+    const fn chain(self, family: IpFamily) -> &'static str {
+        match (self, family) {
+            (Self::Firewalld, _) => "INPUT_direct",
+            (Self::Ufw, IpFamily::V4) => "ufw-user-input",
+            (Self::Ufw, IpFamily::V6) => "ufw6-user-input",
+        }
+    }
+}
+
 /// An entrance that rules close.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Closed {
@@ -83,8 +103,8 @@ pub(crate) struct Closed {
     pub entrance: Entrance,
     /// What denies.
     pub denied: Denier,
-    /// What denies is ufw's.
-    pub ufw: bool,
+    /// Whose rules deny, where that is known.
+    pub firewall: Option<Firewall>,
     /// The tunnel's device, or the interface.
     pub device: IfName,
     /// Nodes whose packets are denied.
@@ -109,7 +129,7 @@ pub(super) fn closed(
     };
     let nodes: BTreeSet<IpAddr> = nodes.take(NODES).collect();
     let mut rules = Rules::read()?;
-    let mut closed: BTreeMap<(Entrance, Denier, bool), Closed> = BTreeMap::new();
+    let mut closed: BTreeMap<(Entrance, Denier, IpFamily), Closed> = BTreeMap::new();
     for (device, family, entrance) in entrances(&Rtnl::open()?.links()?, &uplink.name, probes) {
         let own = |address: &&netstate::InterfaceAddress| {
             IpFamily::of(address.addr) == family && !is_link_local(address.addr)
@@ -119,13 +139,19 @@ pub(super) fn closed(
             let protocol = entrance.port().map_or(IPIP, |_| Protocol::Udp.number());
             let link = (uplink.name.clone(), uplink.index);
             let arrival = Arrival { link, from: Some(*node), to: own.addr, protocol, port: entrance.port() };
-            let Some((denied, ufw)) = rules.denied(&arrival)? else { continue };
+            let Some((denied, firewall)) = rules.denied(&arrival)? else { continue };
             let network = Prefix::new(own.addr, own.len).ok().filter(|network| network.contains(*node));
             let network = network.unwrap_or_else(|| Prefix::host(*node));
-            let new =
-                || Closed { entrance, denied: denied.clone(), ufw, device: device.clone(), nodes: [].into(), network };
+            let new = || Closed {
+                entrance,
+                denied: denied.clone(),
+                firewall,
+                device: device.clone(),
+                nodes: [].into(),
+                network,
+            };
             // What opens it says of which family.
-            closed.entry((entrance, denied.clone(), own.addr.is_ipv4())).or_insert_with(new).nodes.insert(*node);
+            closed.entry((entrance, denied.clone(), family)).or_insert_with(new).nodes.insert(*node);
         }
     }
     Ok(closed.into_values().collect())
@@ -147,24 +173,30 @@ impl Rules {
         Ok(Self { nft: Arrivals::read(Nft::open()?)?, more: Nft::open()?, legacy })
     }
 
-    /// What denies a packet, and whether that is ufw's.
-    fn denied(&mut self, arrival: &Arrival) -> Result<Option<(Denier, bool)>, KernelError> {
+    /// What denies a packet, and whose that is.
+    fn denied(&mut self, arrival: &Arrival) -> Result<Option<(Denier, Option<Firewall>)>, KernelError> {
         if let Some(denied) = self.nft.denied(arrival)? {
             let family = if denied.table.family == Family::Ip6 { IpFamily::V6 } else { IpFamily::V4 };
-            let ufw = self.more.has_chain(&denied.table, &Name::literal(of_ufw(family)))?;
-            return Ok(Some((Denier::Nft(denied), ufw)));
+            let firewall = self.owner(&denied.table, family)?;
+            return Ok(Some((Denier::Nft(denied), firewall)));
         }
         let family = IpFamily::of(arrival.to);
         let Some(input) = self.legacy.get(&family) else { return Ok(None) };
-        Ok(input.denied(arrival).map(|denied| (Denier::Legacy(denied), input.has_chain(of_ufw(family)))))
+        let firewall = Firewall::ALL.into_iter().find(|firewall| input.has_chain(firewall.chain(family)));
+        Ok(input.denied(arrival).map(|denied| (Denier::Legacy(denied), firewall)))
     }
-}
 
-/// A chain that ufw makes.
-const fn of_ufw(family: IpFamily) -> &'static str {
-    match family {
-        IpFamily::V4 => "ufw-user-input",
-        IpFamily::V6 => "ufw6-user-input",
+    /// Whose rules are in a table.
+    fn owner(&mut self, table: &TableKey, family: IpFamily) -> Result<Option<Firewall>, KernelError> {
+        if table.family == Family::Inet {
+            return Ok((table.name.as_str() == "firewalld").then_some(Firewall::Firewalld));
+        }
+        for firewall in Firewall::ALL {
+            if self.more.has_chain(table, &Name::literal(firewall.chain(family)))? {
+                return Ok(Some(firewall));
+            }
+        }
+        Ok(None)
     }
 }
 

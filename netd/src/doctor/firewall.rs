@@ -3,9 +3,10 @@
 //!
 //! Other packets may have met the second, so they are notes unless a probe was lost.
 
-use netstate::nft::Family;
+use netstate::Prefix;
+use netstate::nft::{Family, Name};
 
-use super::entrance::{Closed, Denier, Entrance};
+use super::entrance::{Closed, Denier, Entrance, Firewall};
 use super::{Facts, Trouble};
 
 pub(super) fn judge(facts: &Facts) -> Vec<Trouble> {
@@ -45,31 +46,38 @@ fn entrance(closed: &Closed) -> Trouble {
 
 /// How the entrance is opened to the other nodes in the firewall that denies it.
 fn opening(closed: &Closed) -> String {
-    let Closed { entrance, denied, network, ufw, .. } = closed;
-    let (family, word) = if network.is_ipv4() { ("ipv4", "ip") } else { ("ipv6", "ip6") };
-    if let Denier::Nft(denied) = denied
-        && denied.table.name.as_str() == "firewalld"
-    {
-        let what = match entrance.port() {
-            Some(port) => format!(r#"port port="{port}" protocol="udp""#),
-            None => r#"protocol value="4""#.to_owned(),
-        };
-        let chains = [Some(&denied.chain), denied.undecided.as_ref()];
-        let zone = chains.into_iter().flatten().find_map(|chain| zone(chain.as_str()));
-        let zone = zone.map(|zone| format!(" --zone={zone}")).unwrap_or_default();
-        return format!(
-            "firewall-cmd --permanent{zone} --add-rich-rule='rule family=\"{family}\" source address=\"{network}\" {what} accept' \
-             && firewall-cmd --reload"
-        );
-    }
-    if *ufw {
-        return match entrance.port() {
+    let Closed { entrance, denied, network, firewall, .. } = closed;
+    match firewall {
+        Some(Firewall::Firewalld) => opening_firewalld(closed),
+        Some(Firewall::Ufw) => match entrance.port() {
             Some(port) => format!("ufw allow from {network} to any port {port} proto udp"),
             None => format!(
                 "sed -i '/^COMMIT/i -A ufw-before-input -p 4 -s {network} -j ACCEPT' /etc/ufw/before.rules && ufw reload"
             ),
-        };
+        },
+        None => opening_rules(*entrance, denied, *network),
     }
+}
+
+fn opening_firewalld(closed: &Closed) -> String {
+    let Closed { entrance, denied, network, .. } = closed;
+    let family = if network.is_ipv4() { "ipv4" } else { "ipv6" };
+    let what = match entrance.port() {
+        Some(port) => format!(r#"port port="{port}" protocol="udp""#),
+        None => r#"protocol value="4""#.to_owned(),
+    };
+    let chains = match denied {
+        Denier::Nft(denied) => [Some(denied.chain.as_str()), denied.undecided.as_ref().map(Name::as_str)],
+        Denier::Legacy(denied) => [Some(denied.chain), None],
+    };
+    let zone = chains.into_iter().flatten().find_map(zone).map(|zone| format!(" --zone={zone}")).unwrap_or_default();
+    format!(
+        "firewall-cmd --permanent{zone} --add-rich-rule='rule family=\"{family}\" source address=\"{network}\" {what} accept' \
+         && firewall-cmd --reload"
+    )
+}
+
+fn opening_rules(entrance: Entrance, denied: &Denier, network: Prefix) -> String {
     let denied = match denied {
         Denier::Nft(denied) => denied,
         Denier::Legacy(denied) => {
@@ -85,15 +93,17 @@ fn opening(closed: &Closed) -> String {
         return format!("{command} -t {table} -I {base} {what} -s {network} -j ACCEPT{SAVE}");
     }
     let what = entrance.port().map_or("meta l4proto 4".to_owned(), |port| format!("udp dport {port}"));
+    let word = if network.is_ipv4() { "ip" } else { "ip6" };
     format!("nft insert rule {} {base} {word} saddr {network} {what} accept{SAVE}", denied.table)
 }
 
 const SAVE: &str = ", and the same where your rules are loaded from at boot";
 
-/// The zone of one of firewalld's chains for what is for the host: `filter_IN_public`, `filter_IN_public_deny`. As of 2.3 a
-/// zone's last denial stands behind the jump to the zone's chain.
+/// The zone of one of firewalld's chains for what is for the host: `filter_IN_public`, `filter_IN_public_deny`, in tables of
+/// iptables `IN_public`. As of 2.3 a zone's last denial stands behind the jump to the zone's chain.
 fn zone(chain: &str) -> Option<&str> {
-    let zone = chain.strip_prefix("filter_IN_").filter(|rest| !rest.starts_with("policy_"))?;
+    let chain = chain.strip_prefix("filter_").unwrap_or(chain);
+    let zone = chain.strip_prefix("IN_").filter(|rest| !rest.starts_with("policy_"))?;
     let parts = ["_pre", "_log", "_deny", "_allow", "_post"];
     Some(parts.iter().find_map(|part| zone.strip_suffix(part)).unwrap_or(zone))
 }
@@ -102,20 +112,20 @@ fn zone(chain: &str) -> Option<&str> {
 mod tests {
     use kernel::nft::arrival::Denied;
     use netstate::IpFamily;
-    use netstate::nft::{Name, TableKey};
+    use netstate::nft::TableKey;
 
     use super::*;
 
     fn closed(table: (Family, &str), chain: &str, entrance: Entrance) -> Closed {
         let table = TableKey { family: table.0, name: Name::new(table.1).unwrap() };
-        let base = Name::new(if chain.starts_with("filter_IN_") { "filter_INPUT" } else { chain }).unwrap();
         let (chain, undecided) = chain.split_once(' ').map_or((chain, None), |(chain, zone)| (chain, Some(zone)));
+        let base = Name::new(if chain.starts_with("filter_IN_") { "filter_INPUT" } else { chain }).unwrap();
         let undecided = undecided.map(|zone| Name::new(zone).unwrap());
-        let denied = Denied { table, base, chain: Name::new(chain).unwrap(), undecided, rule: None };
-        let denied = Denier::Nft(denied);
         let network = "10.4.7.0/24".parse().unwrap();
         let device = "flannel.1".parse().unwrap();
-        Closed { entrance, denied, ufw: false, device, nodes: [].into(), network }
+        let firewall = (table.name.as_str() == "firewalld").then_some(Firewall::Firewalld);
+        let denied = Denier::Nft(Denied { table, base, chain: Name::new(chain).unwrap(), undecided, rule: None });
+        Closed { entrance, denied, firewall, device, nodes: [].into(), network }
     }
 
     #[test]
@@ -135,7 +145,14 @@ mod tests {
                 r#"firewall-cmd --permanent --zone=public --add-rich-rule='rule family="ipv4" source address="10.4.7.0/24" protocol value="4" accept' && firewall-cmd --reload"#,
             ),
             (
-                Closed { ufw: true, ..closed((Family::Ip, "filter"), "INPUT", udp) },
+                Closed {
+                    firewall: Some(Firewall::Firewalld),
+                    ..closed((Family::Ip, "filter"), "INPUT_POLICIES IN_drop", udp)
+                },
+                r#"firewall-cmd --permanent --zone=drop --add-rich-rule='rule family="ipv4" source address="10.4.7.0/24" port port="8472" protocol="udp" accept' && firewall-cmd --reload"#,
+            ),
+            (
+                Closed { firewall: Some(Firewall::Ufw), ..closed((Family::Ip, "filter"), "INPUT", udp) },
                 "ufw allow from 10.4.7.0/24 to any port 8472 proto udp",
             ),
             (

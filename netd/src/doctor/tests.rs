@@ -49,7 +49,7 @@ fn closed(entrance: Entrance, device: &str) -> Closed {
         kernel::nft::arrival::Denied { table, base: name("input"), chain: name("input"), undecided: None, rule: None };
     let denied = super::entrance::Denier::Nft(denied);
     let (nodes, network) = ([[10, 4, 7, 22].into()].into(), "10.4.7.0/24".parse().unwrap());
-    Closed { entrance, denied, ufw: false, device: device.parse().unwrap(), nodes, network }
+    Closed { entrance, denied, firewall: None, device: device.parse().unwrap(), nodes, network }
 }
 
 /// A node that is well.

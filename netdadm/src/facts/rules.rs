@@ -29,7 +29,9 @@ const HOSTS: usize = 64;
 pub(super) fn read(facts: &mut Facts, plan: Option<&Plan>) -> Result<(), KernelError> {
     let firewalld = TableKey { family: Family::Inet, name: Name::literal("firewalld") };
     let mut nft = Nft::open()?;
-    facts.has_firewalld = nft.has_table(&firewalld)?;
+    // With its backend `iptables` it is known by a chain.
+    let filter = TableKey { family: Family::Ip, name: Name::literal("filter") };
+    facts.has_firewalld = nft.has_table(&firewalld)? || nft.has_chain(&filter, &Name::literal("INPUT_direct"))?;
     facts.iptables_nft = iptables(&mut nft)?;
     facts.legacy_tables = legacy_tables();
     let own: BTreeSet<TableKey> = ["netd", "ipvs-proxy"]

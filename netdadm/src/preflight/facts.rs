@@ -35,7 +35,7 @@ pub(crate) struct Facts {
     pub(crate) legacy_tables: Vec<String>,
     /// nft tables of iptables that hold rules.
     pub(crate) iptables_nft: Vec<String>,
-    /// firewalld has its table here.
+    /// firewalld has its rules here.
     pub(crate) has_firewalld: bool,
     /// Sockets that wait for clients.
     pub(crate) sockets: Vec<Socket>,
