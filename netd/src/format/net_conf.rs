@@ -22,9 +22,10 @@ use cluster::Problem;
 /// The Pod addresses of one family, and how they are cut into subnets.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Pool {
-    /// All Pod addresses, /28 or larger, of IPv6 /124.
+    /// All Pod addresses; where nodes take their subnets, /28 or larger, of IPv6 /124.
     pub network: Prefix,
-    /// Length of one node's subnet, from the network's length + 2 to 30, of IPv6 to 126.
+    /// Length of one node's subnet, from the network's length + 2 to 30, of IPv6 to 126; where somebody else gives them out, they may
+    /// have another one.
     pub subnet_len: u8,
     /// The first subnet a node may get.
     pub subnet_min: Prefix,
@@ -150,11 +151,24 @@ impl fmt::Display for Egress {
 }
 
 impl NetConf {
-    /// Reads the text of net-conf.json or of the key `<prefix>/config`.
+    /// Reads the text of net-conf.json or of the key `<prefix>/config`, out of which nodes take their subnets.
     ///
     /// # Errors
     /// Every problem of the text, each with its field.
     pub(crate) fn parse(text: &str) -> Result<Self, Vec<Problem>> {
+        Self::read(text, take_pool)
+    }
+
+    /// Reads the text of net-conf.json where somebody else gives the nodes their subnets, as the controller-manager of Kubernetes:
+    /// what it says of them counts for nothing, as with flannel's kube subnet manager.
+    ///
+    /// # Errors
+    /// Every problem of the text, each with its field.
+    pub(crate) fn parse_assigned(text: &str) -> Result<Self, Vec<Problem>> {
+        Self::read(text, take_assigned)
+    }
+
+    fn read(text: &str, take_pool: TakePool) -> Result<Self, Vec<Problem>> {
         let accepted = r#"a JSON object such as {"Network":"172.7.0.0/16","Backend":{"Type":"vxlan"}}"#;
         let mut object =
             Object::parse(text).map_err(|error| vec![Problem::new("net-conf", error.to_string(), accepted)])?;
@@ -163,7 +177,7 @@ impl NetConf {
         let pools = PerFamily::from_fn(|family| {
             let fields = Fields::of(family);
             if *enabled.get(family) {
-                return take_pool(&fields, &mut object, &mut problems);
+                return take_pool(&fields, &mut object, &mut problems, &mut notes);
             }
             // flannel reads and ignores what belongs to a family that is off.
             fields.all().into_iter().for_each(|field| drop(object.take_raw(field)));
@@ -279,13 +293,50 @@ impl Fields {
 }
 
 /// Takes the addresses of one family.
-fn take_pool(fields: &Fields, object: &mut Object, problems: &mut Vec<Problem>) -> Option<Pool> {
+type TakePool = fn(&Fields, &mut Object, &mut Vec<Problem>, &mut Vec<String>) -> Option<Pool>;
+
+/// What a family's members say.
+struct Said {
+    network: Option<Prefix>,
+    len: Option<u64>,
+    min: Option<IpAddr>,
+    max: Option<IpAddr>,
+}
+
+impl Said {
+    fn take(fields: &Fields, object: &mut Object, problems: &mut Vec<Problem>) -> Self {
+        let network = take_network(fields, object, problems);
+        let accepted = format!("a number from 2 to {}", fields.longest);
+        let len = object.take(fields.len, &accepted, problems);
+        let min = fields.take_addr(fields.min, object, problems);
+        let max = fields.take_addr(fields.max, object, problems);
+        Self { network, len, min, max }
+    }
+}
+
+/// Any network, in one subnet at least.
+fn take_assigned(
+    fields: &Fields,
+    object: &mut Object,
+    problems: &mut Vec<Problem>,
+    notes: &mut Vec<String>,
+) -> Option<Pool> {
     let known = problems.len();
-    let network = take_network(fields, object, problems);
-    let accepted = format!("a number from 2 to {}", fields.longest);
-    let len: Option<u64> = object.take(fields.len, &accepted, problems);
-    let min = fields.take_addr(fields.min, object, problems);
-    let max = fields.take_addr(fields.max, object, problems);
+    let Said { network, len, min, max } = Said::take(fields, object, problems);
+    let network = network?;
+    let said = [(fields.len, len.is_some()), (fields.min, min.is_some()), (fields.max, max.is_some())];
+    let ignored = said.into_iter().filter(|(_, said)| *said);
+    notes.extend(ignored.map(|(field, _)| format!("{field}: ignored: netd does not choose the subnets here")));
+    let subnet_len = network.len().max(fields.usual_len);
+    let subnet = |addr| Prefix::new(addr, subnet_len).ok();
+    let (subnet_min, subnet_max) = (subnet(network.addr())?, subnet(network.last())?);
+    (problems.len() == known).then_some(Pool { network, subnet_len, subnet_min, subnet_max })
+}
+
+/// A network with room for four subnets, and those of them that nodes may take.
+fn take_pool(fields: &Fields, object: &mut Object, problems: &mut Vec<Problem>, _: &mut Vec<String>) -> Option<Pool> {
+    let known = problems.len();
+    let Said { network, len, min, max } = Said::take(fields, object, problems);
     let network = network?;
     let longest = fields.longest - 2;
     if network.len() > longest {
@@ -477,6 +528,33 @@ mod tests {
         );
         let fields: Vec<&str> = problems.iter().filter_map(|text| text.split(':').next()).collect();
         assert_eq!(fields, ["Network", "SubnetLen", "IPv6Network", "Backend.Port", "Backend.VNI", "Backend.MTU"]);
+    }
+
+    #[test]
+    fn where_somebody_else_gives_subnets_out_nothing_is_asked_of_them() {
+        let pools = |text: &str| NetConf::parse_assigned(text).map(|conf| (conf.network.to_string(), conf.notes));
+        let plain = r#""Backend":{"Type":"vxlan"}"#;
+        for network in ["10.244.0.0/16", "10.244.0.0/23", "10.244.0.0/24", "10.244.0.0/29"] {
+            let text = format!(r#"{{"Network":"{network}",{plain}}}"#);
+            assert_eq!(pools(&text).unwrap(), (network.to_owned(), vec![]));
+            let pool = NetConf::parse_assigned(&text).unwrap().network.pools.v4.unwrap();
+            assert!(pool.network.covers(&pool.subnet_min) && pool.network.covers(&pool.subnet_max), "{pool:?}");
+        }
+        let text = format!(r#"{{"EnableIPv6":true,"Network":"10.0.0.0/16","IPv6Network":"fd00::/64",{plain}}}"#);
+        assert_eq!(pools(&text).unwrap().0, "10.0.0.0/16,fd00::/64");
+        let said = r#""SubnetLen":17,"SubnetMin":"10.9.0.0","SubnetMax":"10.8.0.0""#;
+        let text = format!(r#"{{"Network":"10.0.0.0/16",{said},{plain}}}"#);
+        let (network, notes) = pools(&text).unwrap();
+        assert_eq!((network.as_str(), notes.len()), ("10.0.0.0/16", 3), "{notes:?}");
+        assert!(notes[0].starts_with("SubnetLen: ignored"), "{notes:?}");
+        for (text, field) in [
+            (r#"{"Network":"10.0.0.0/16","SubnetLen":"24"}"#, "SubnetLen"),
+            (r#"{"Network":"10.0.0.0/16","SubnetMin":7}"#, "SubnetMin"),
+            (r#"{"Network":"0.0.0.0/0"}"#, "Network"),
+            (r#"{"SubnetLen":24}"#, "Network"),
+        ] {
+            assert_eq!(NetConf::parse_assigned(text).unwrap_err()[0].field, field, "flannel refuses it too: {text}");
+        }
     }
 
     #[test]

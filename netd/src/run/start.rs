@@ -123,7 +123,7 @@ async fn start<S: LeaseSource>(
         public_key: identity.public_key(),
     };
     let request = request(&config, &network, &local, node, &records.leases);
-    let (retiring, earlier) = (earlier_backend(&config.run_dir, &network), records.networks);
+    let (retiring, earlier) = (earlier_backend(&source, &config.run_dir, &network), records.networks);
     let ownership = Ownership { network: network.clone(), local, retiring, earlier, adopted: BTreeSet::new() };
     let (ownership, leftovers) = earlier_routes(ownership, records.adopts.then_some(previous))?;
     let keeper = Keeper::start(source.clone(), request, seed);
@@ -233,13 +233,18 @@ async fn network<S: LeaseSource>(source: &S, seed: u64) -> Result<(String, Netwo
     let place = source.config_place();
     let text = wait_for_config(source, &place, seed).await?;
     let text = String::from_utf8(text).with_context(|| format!("{place} holds no text"))?;
-    let conf = NetConf::parse(&text).map_err(|list| Problems { source: place.clone(), list })?;
+    let conf = parse(source, &text).map_err(|list| Problems { source: place.clone(), list })?;
     for note in &conf.notes {
         tracing::warn!(source = place, "{note}");
     }
     let network = conf.network;
     tracing::info!(source = place, %network, backend = network.backend.name(), "the network");
     Ok((text, network))
+}
+
+/// Reads a configuration as the source of the leases takes it.
+pub(super) fn parse<S: LeaseSource>(source: &S, text: &str) -> Result<NetConf, Vec<Problem>> {
+    if source.is_chosen_from() { NetConf::parse(text) } else { NetConf::parse_assigned(text) }
 }
 
 async fn wait_for_config<S: LeaseSource>(source: &S, place: &str, seed: u64) -> Result<Vec<u8>> {

@@ -121,7 +121,13 @@ fn problems(source: &str, list: Vec<Problem>) -> Problems {
 }
 
 fn check(text: &str, source: &str) -> Result<Exit> {
-    let conf = NetConf::parse(text).map_err(|list| problems(source, list))?;
+    let refuse = |list| {
+        // A ConfigMap may be meant.
+        let of =
+            if NetConf::parse_assigned(text).is_ok() { ", good where Kubernetes gives the subnets out" } else { "" };
+        problems(&format!("{source}{of}"), list)
+    };
+    let conf = NetConf::parse(text).map_err(refuse)?;
     terminal::put(&description(&conf, source))?;
     Ok(Exit::Success)
 }
