@@ -293,11 +293,13 @@ fn ingress(item: &Field<'_>) -> Result<Ingress, Problem> {
 /// Ranges of one family say nothing of the other's clients. When none of a list can be read nobody is let in: a mistake in a
 /// list that keeps clients out must not let everybody in.
 fn sources(field: &Field<'_>, skipped: &mut Vec<String>) -> PerFamily<Sources> {
-    let (mut ranges, before) = (Vec::new(), skipped.len());
-    for item in or_open(skipped, field.items()) {
-        keep(&mut ranges, skipped, source_range(&item));
+    let (mut ranges, items) = (Vec::new(), field.items());
+    // Of what is left out not everything is named, so that its number says nothing.
+    let mut whole = items.is_ok();
+    for range in or_open(skipped, items).iter().map(source_range) {
+        whole &= range.is_ok();
+        keep(&mut ranges, skipped, range);
     }
-    let whole = skipped.len() == before;
     let ranges: PerFamily<Vec<Prefix>> =
         PerFamily::from_fn(|family| ranges.iter().copied().filter(|range: &Prefix| range.family() == family).collect());
     ranges.map(|_, ranges| if ranges.is_empty() && whole { Sources::Any } else { Sources::Only(ranges.into()) })
@@ -643,6 +645,11 @@ mod tests {
         assert_eq!(sources(json!(["10.4.7.0"])), [false, false]);
         assert_eq!(sources(json!(["0.0.0.0/0"])), [true, true], "of the other family it says nothing");
         assert_eq!(sources(json!(["0.0.0.0/0", "::/129"])), [true, false]);
+        // However much of the Service is left out before, and no longer named.
+        let mut object = with(&["spec", "loadBalancerSourceRanges"], json!(["10.4.7.0"]));
+        object["spec"]["externalIPs"] = vec![json!("10.4.7.300"); 100].into();
+        let service = Service::from_json(&object).unwrap();
+        assert!(IpFamily::ALL.into_iter().all(|family| !service.sources.get(family).allow(family.unspecified())));
     }
 
     #[test]
