@@ -92,11 +92,18 @@ fn node_ports_are_at_the_addresses_that_are_asked_for_as_they_come_and_go() -> R
     for _ in 0..2 {
         nodes.node()?.run(&["ip", "address", "add", "10.4.7.121/24", "dev", "eth0"])?;
         eventually(SOON, || echo::ask_tcp(nodes.outside()?, "10.4.7.121:30080".parse()?, SOON).map(drop))?;
+        // Its network gets another length. What comes behind that shows that it was taken in.
+        nodes.node()?.run(&["ip", "address", "add", "10.4.7.121/25", "dev", "eth0"])?;
         nodes.node()?.run(&["ip", "address", "del", "10.4.7.121/24", "dev", "eth0"])?;
+        nodes.node()?.run(&["ip", "address", "add", "10.4.7.122/24", "dev", "eth0"])?;
+        eventually(SOON, || echo::ask_tcp(nodes.outside()?, "10.4.7.122:30080".parse()?, SOON).map(drop))?;
+        ask("10.4.7.121").context("an address whose network has another length")?;
+        nodes.node()?.run(&["ip", "address", "del", "10.4.7.122/24", "dev", "eth0"])?;
+        nodes.node()?.run(&["ip", "address", "del", "10.4.7.121/25", "dev", "eth0"])?;
         let row = || nodes.node()?.run(&["nft", "list", "set", "ip", "ipvs-proxy", "node-port-addresses"]);
         eventually(SOON, || {
             let set = row()?.stdout;
-            ensure!(set.contains("10.4.7.21") && !set.contains("10.4.7.121"), "{set}");
+            ensure!(set.contains("10.4.7.21") && !set.contains("10.4.7.12"), "{set}");
             Ok(())
         })?;
     }

@@ -94,14 +94,11 @@ impl Following {
         match change {
             AddressChange::Came(index, address) => {
                 let Some(link) = self.links.get_mut(&index) else { return false };
-                match link.addresses.iter_mut().find(|known| known.addr == address.addr) {
-                    Some(known) => *known = address,
-                    None => link.addresses.push(address),
-                }
+                link.get(address);
             }
-            AddressChange::Gone(index, addr) => {
+            AddressChange::Gone(index, addr, len) => {
                 if let Some(link) = self.links.get_mut(&index) {
-                    link.addresses.retain(|known| known.addr != addr);
+                    link.lose(addr, len);
                 }
             }
             AddressChange::DefaultRoute => {}
@@ -109,6 +106,22 @@ impl Following {
             AddressChange::Lost => return false,
         }
         true
+    }
+}
+
+impl Link {
+    /// Takes in an address that came, or another state of one. With another length of the prefix it is another one to the kernel: whoever
+    /// changes the length, as DHCP does, adds the new one before he takes the earlier one away.
+    fn get(&mut self, address: InterfaceAddress) {
+        let is_it = |known: &&mut InterfaceAddress| known.addr == address.addr && known.len == address.len;
+        match self.addresses.iter_mut().find(is_it) {
+            Some(known) => *known = address,
+            None => self.addresses.push(address),
+        }
+    }
+
+    fn lose(&mut self, addr: IpAddr, len: u8) {
+        self.addresses.retain(|known| known.addr != addr || known.len != len);
     }
 }
 
@@ -193,6 +206,21 @@ fn log(before: &OwnAddresses, after: &OwnAddresses) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_address_whose_network_gets_another_length_stays() {
+        let addr: IpAddr = [10, 4, 7, 21].into();
+        let [earlier, new] = [32, 24].map(|len| InterfaceAddress::lasting(addr, len));
+        let mut link = Link { name: IfName::new("eth0").unwrap(), addresses: vec![earlier] };
+        link.get(new);
+        link.lose(addr, 32);
+        assert_eq!(link.addresses, [new]);
+        let again = InterfaceAddress { unfit: true, ..new };
+        link.get(again);
+        assert_eq!(link.addresses, [again], "another state of the same one");
+        link.lose(addr, 24);
+        assert_eq!(link.addresses, []);
+    }
 
     #[test]
     fn only_a_member_of_a_network_that_is_gone_ends_connections() {

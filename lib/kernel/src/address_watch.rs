@@ -42,8 +42,8 @@ const LOAD_BYTE: u16 = 0x30;
 pub enum AddressChange {
     /// The link with this index has it, or has it in another state than before.
     Came(u32, InterfaceAddress),
-    /// The link with this index has it no longer.
-    Gone(u32, IpAddr),
+    /// The link with this index has it no longer with a prefix of this length; it may have it with one of another (IPv4).
+    Gone(u32, IpAddr, u8),
     /// A default route came or went.
     DefaultRoute,
     /// No local route leads to this address any more: because it is gone, or because somebody took the route away.
@@ -103,7 +103,7 @@ impl AddressWatch {
 
     fn is_of_interest(&mut self, change: &AddressChange) -> bool {
         let index = match change {
-            AddressChange::Came(index, _) | AddressChange::Gone(index, _) => *index,
+            AddressChange::Came(index, _) | AddressChange::Gone(index, ..) => *index,
             AddressChange::DefaultRoute | AddressChange::Unrouted(_) | AddressChange::Lost => return true,
         };
         if self.excepted == Some(index) {
@@ -142,13 +142,13 @@ fn changes(datagram: &[u8]) -> Vec<AddressChange> {
         let (index, address) = interface_address(frame)?;
         match frame.kind {
             RTM_NEWADDR => Some(AddressChange::Came(index, address)),
-            RTM_DELADDR => Some(AddressChange::Gone(index, address.addr)),
+            RTM_DELADDR => Some(AddressChange::Gone(index, address.addr, address.len)),
             _ => None,
         }
     };
     let is_link_local = |change: &AddressChange| match change {
         AddressChange::Came(_, InterfaceAddress { addr: IpAddr::V6(addr), .. })
-        | AddressChange::Gone(_, IpAddr::V6(addr)) => addr.is_unicast_link_local(),
+        | AddressChange::Gone(_, IpAddr::V6(addr), _) => addr.is_unicast_link_local(),
         _ => false,
     };
     frames.iter().filter_map(change).filter(|change| !is_link_local(change)).collect()
@@ -214,7 +214,7 @@ mod tests {
             changes(&datagram),
             [
                 AddressChange::Came(7, InterfaceAddress::lasting([10, 4, 7, 21].into(), 24)),
-                AddressChange::Gone(7, [10, 4, 7, 99].into()),
+                AddressChange::Gone(7, [10, 4, 7, 99].into(), 32),
             ]
         );
         assert_eq!(changes(&datagram[..20]), [AddressChange::Lost], "a torn one");

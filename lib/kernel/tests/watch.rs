@@ -114,7 +114,7 @@ fn addresses() {
         ip("addr del 10.4.7.21/24 dev eth0");
         ip("link del kube-ipvs0");
         let mut found = Vec::new();
-        let gone = AddressChange::Gone(if_nametoindex("eth0").unwrap(), "10.4.7.21".parse().unwrap());
+        let gone = AddressChange::Gone(if_nametoindex("eth0").unwrap(), "10.4.7.21".parse().unwrap(), 24);
         let came = |found: &[AddressChange], text: &str, len| {
             let wanted = InterfaceAddress::lasting(text.parse().unwrap(), len);
             found.iter().any(|change| matches!(change, AddressChange::Came(_, address) if *address == wanted))
