@@ -95,7 +95,10 @@ fn served_by_release(release: Release) -> Result<()> {
     let (server, nodes) = (ApiServer::shared(release)?, Nodes::start()?);
     let faults = Faults::start(&server, nodes.node()?)?;
     server.put(&service("web", "192.168.0.10"))?;
-    server.put(&slice(release, &["172.7.21.2", "172.7.22.2"]))?;
+    let mut of_web = slice(release, &["172.7.21.2", "172.7.22.2"]);
+    // On a slice it says nothing (case 40 of the recorded kube-proxy).
+    of_web["metadata"]["labels"]["service.kubernetes.io/service-proxy-name"] = json!("other");
+    server.put(&of_web)?;
     for (name, address, label) in [
         ("other", "192.168.0.11", "service.kubernetes.io/service-proxy-name"),
         ("headless", "192.168.0.12", "service.kubernetes.io/headless"),
@@ -103,11 +106,16 @@ fn served_by_release(release: Release) -> Result<()> {
         let mut object = service(name, address);
         object["metadata"]["labels"] = json!({label: ""});
         server.put(&object)?;
+        let mut slice = slice(release, &["172.7.21.9"]);
+        slice["metadata"] =
+            json!({"name": format!("{name}-1"), "labels": {"kubernetes.io/service-name": name, label: ""}});
+        server.put(&slice)?;
     }
     let _proxy = start(&nodes, &faults.kubeconfig())?;
     answered_by(&nodes, &["172.7.21.2", "172.7.22.2"])?;
     let tables = nodes.node()?.command(lab::bin("ipvs-proxy")?).args(["tables", "--json"]).run()?.stdout;
-    ensure!(!tables.contains("192.168.0.11") && !tables.contains("192.168.0.12"), "what is not selected is not served");
+    ensure!(!tables.contains("192.168.0.11") && !tables.contains("172.7.21.9"), "what is not selected is not served");
+    ensure!(tables.contains("192.168.0.12"), "a Service without slices refuses, whatever its labels say (case 41)");
     server.put(&slice(release, &["172.7.22.3"]))?;
     answered_by(&nodes, &["172.7.22.3"])?;
     server.delete(&format!("/apis/{}/{SLICE}", release.slices()))?;

@@ -1,7 +1,7 @@
 //! Services, EndpointSlices and the own Node of the Kubernetes API, as one stream.
 //!
-//! Invariants: the server selects as kube-proxy has it select: no headless Services, none of another proxy's; of Nodes the own one. A
-//! server without EndpointSlices (1.16 and 1.17) has Endpoints, which are read as slices. Until each kind has been listed once nothing
+//! Invariants: the server selects as kube-proxy has it select: no Services of another proxy's, no slices of headless ones; of Nodes the
+//! own one. A server without EndpointSlices (1.16 and 1.17) has Endpoints, which are read as slices. Until each kind has been listed once nothing
 //! ends: a Service without its slices would refuse the clients that it has been serving.
 
 use std::collections::{BTreeMap, VecDeque};
@@ -18,8 +18,12 @@ use crate::object::node::Node;
 use crate::object::service::Service;
 use crate::object::slice::EndpointSlice;
 
-/// kube-proxy's selection of Services and their endpoints (cmd/kube-proxy/app/server.go).
-const SELECTED: &str = "!service.kubernetes.io/service-proxy-name,!service.kubernetes.io/headless";
+/// kube-proxy's selection of Services (cmd/kube-proxy/app/server.go). The label says nothing on a slice: whoever writes one copies the
+/// Service's labels, and may be late to take one back.
+const SERVICES: &str = "!service.kubernetes.io/service-proxy-name";
+
+/// Its selection of their endpoints.
+const ENDPOINTS: &str = "!service.kubernetes.io/headless";
 
 /// The label by which slices of v1beta1 name the node of an endpoint.
 const HOSTNAME: &str = "kubernetes.io/hostname";
@@ -51,8 +55,9 @@ impl Watches {
     /// Begins to watch, on the node of this name.
     pub(super) fn begin(client: &Client, node: &str, seed: u64) -> Self {
         let selected =
-            |group: &str, version: &str, plural: &str| Collection::new(group, version, plural).labels(SELECTED);
-        let services = watch_read(client, selected("", "v1", "services"), seed, service);
+            |group: &str, version: &str, plural: &str| Collection::new(group, version, plural).labels(ENDPOINTS);
+        let services = Collection::new("", "v1", "services").labels(SERVICES);
+        let services = watch_read(client, services, seed, service);
         let slices = selected("discovery.k8s.io", "v1", "endpointslices");
         let earlier = selected("discovery.k8s.io", "v1beta1", "endpointslices");
         let endpoints = selected("", "v1", "endpoints");
