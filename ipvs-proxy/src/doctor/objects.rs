@@ -5,11 +5,12 @@ use std::net::IpAddr;
 
 use daemon::doctor::Trouble;
 use kernel::listener::Listener;
-use netstate::Protocol;
+use netstate::{IpFamily, Protocol};
 
 use super::Facts;
 use crate::object::ObjectName;
-use crate::object::service::{Service, ServicePort};
+use crate::object::service::{IngressMode, Service, ServicePort};
+use crate::plan::here::hidden;
 
 /// What of this node's Node object is not as flags and machine have it.
 pub(super) fn node(facts: &Facts) -> Vec<Trouble> {
@@ -90,19 +91,18 @@ fn is_listed(list: &str, port: u16) -> bool {
 
 /// Processes of this host whose clients reach a Service instead.
 pub(super) fn listeners(facts: &Facts) -> Vec<Trouble> {
-    let own = facts.known.kernel.own();
-    let waits = |protocol: Protocol, port: u16, addr: Option<IpAddr>| {
-        let fits = |listener: &&Listener| {
-            let at = listener.at.ip();
-            let here = addr.is_none_or(|addr| at == addr || at.is_unspecified() && own.contains(&addr));
-            listener.protocol == protocol && listener.at.port() == port && !at.is_loopback() && here
+    let (own, node_ports_at) = (&facts.known.kernel.own(), &facts.known.here.node_port_addresses);
+    let waits = |protocol: Protocol, port: u16, fits: &dyn Fn(IpAddr) -> bool| {
+        let is_it = |listener: &&Listener| {
+            listener.protocol == protocol && listener.at.port() == port && fits(listener.at.ip())
         };
-        facts.listeners.iter().find(fits)
+        facts.listeners.iter().find(is_it)
     };
     let fix = "give the process or the Service another port: clients from elsewhere reach the Service";
     let mut troubles = Vec::new();
     for (service, port, number) in node_ports(facts) {
-        if let Some(listener) = waits(port.protocol, number, None) {
+        let of_service = |at| hidden(at, node_ports_at).iter().any(|family| service.families().contains(family));
+        if let Some(listener) = waits(port.protocol, number, &of_service) {
             let at = listener.at;
             let found = format!(
                 "a process of this host listens at {at}/{}, the node port of services/{}",
@@ -112,10 +112,14 @@ pub(super) fn listeners(facts: &Facts) -> Vec<Trouble> {
         }
     }
     for service in facts.known.view.services() {
-        let addresses = service.external_ips.iter().chain(service.load_balancer.iter().map(|ingress| &ingress.addr));
-        for addr in addresses {
-            let hidden = service.ports.iter().filter(|port| waits(port.protocol, port.port, Some(*addr)).is_some());
-            troubles.extend(hidden.map(|port| {
+        let vips = service.load_balancer.iter().filter(|ingress| ingress.mode == IngressMode::Vip);
+        for addr in service.external_ips.iter().chain(vips.map(|ingress| &ingress.addr)) {
+            let of_all = own.contains(addr).then(|| IpFamily::of(*addr));
+            let there = |at: IpAddr| {
+                at == *addr || at.is_unspecified() && of_all.is_some_and(|family| hidden(at, own).contains(&family))
+            };
+            let taken = service.ports.iter().filter(|port| waits(port.protocol, port.port, &there).is_some());
+            troubles.extend(taken.map(|port| {
                 let place = format!("{}/{}", std::net::SocketAddr::new(*addr, port.port), port.protocol);
                 let found = format!("a process of this host listens at {place}, which services/{} has", service.name);
                 Trouble::problem(found, fix)

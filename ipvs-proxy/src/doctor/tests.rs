@@ -172,6 +172,21 @@ fn each_fault_of_the_host_is_found_once_by_its_check_with_what_to_do() {
     }
     assert!(after(|facts| facts.denying.push(chain(false))).iter().all(|line| !line.contains("forward")));
     assert!(listening("127.0.0.1:30080").is_empty() && listening("0.0.0.0:80").is_empty());
+    for at in ["10.4.7.99:30080", "[fd00::99]:30080"] {
+        assert_eq!(listening(at), [""; 0], "no node port is at {at}");
+    }
+}
+
+#[test]
+fn a_process_at_an_address_that_a_load_balancer_serves_itself_has_its_clients() {
+    let at = |mode: &str| {
+        let mut objects = web();
+        objects[0]["status"] = json!({"loadBalancer": {"ingress": [{"ip": "10.4.7.99", "ipMode": mode}]}});
+        let mut facts = with(NFTABLES, &objects);
+        facts.listeners.insert(Listener { protocol: Protocol::Tcp, at: "10.4.7.99:80".parse().unwrap() });
+        bad(&facts).iter().filter(|line| line.starts_with("Problem listeners")).count()
+    };
+    assert_eq!((at("VIP"), at("Proxy")), (1, 0));
 }
 
 #[test]

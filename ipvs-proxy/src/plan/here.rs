@@ -223,6 +223,17 @@ fn is_own(addr: IpAddr) -> bool {
     !addr.is_loopback() && !link_local
 }
 
+/// The families whose clients a process that listens at `at` loses to a port of the node at the addresses `node_ports`. One at every
+/// address of IPv6 may have the clients of both.
+pub(crate) fn hidden(at: IpAddr, node_ports: &BTreeSet<IpAddr>) -> &'static [IpFamily] {
+    match at {
+        IpAddr::V6(v6) if v6.is_unspecified() => &IpFamily::ALL,
+        _ if !at.is_unspecified() && !node_ports.contains(&at) => &[],
+        IpAddr::V4(_) => &[IpFamily::V4],
+        IpAddr::V6(_) => &[IpFamily::V6],
+    }
+}
+
 /// What [`Here`] follows from: what the operator asks for, what the cluster says, and what the kernel has.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Facts {

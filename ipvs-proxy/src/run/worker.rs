@@ -338,7 +338,7 @@ impl Work for ProxyWork {
         }
         if took.now >= self.next_ports && self.proxy.gate().is_open() {
             self.next_ports = took.now + PORTS;
-            self.held.set(self.proxy.claims());
+            self.held.set(self.proxy.claims(), self.proxy.node_port_addresses());
         }
         if let Some(reporter) = self.reporter.as_ref().filter(|_| self.proxy.gate().is_open()) {
             let Occupied { unbound, unserved, held } = &self.occupied;

@@ -41,6 +41,11 @@ impl Proxy {
         }
     }
 
+    /// Where node ports are.
+    pub(crate) const fn node_port_addresses(&self) -> &BTreeSet<IpAddr> {
+        &self.here.node_port_addresses
+    }
+
     /// What the operator should know where flags, Node object and machine differ.
     #[must_use]
     pub(crate) fn remarks(&self) -> Vec<String> {
