@@ -636,6 +636,21 @@ mod tests {
     }
 
     #[test]
+    fn health_is_asked_for_at_a_load_balancer_whose_policy_is_local() {
+        for (kind, policy, port) in [
+            ("LoadBalancer", "Local", Some(31_000)),
+            ("LoadBalancer", "Cluster", None),
+            ("NodePort", "Local", None),
+            ("ClusterIP", "Cluster", None),
+        ] {
+            let mut object = with(&["spec", "healthCheckNodePort"], json!(31_000));
+            (object["spec"]["type"], object["spec"]["externalTrafficPolicy"]) = (json!(kind), json!(policy));
+            let service = Service::from_json(&object).unwrap();
+            assert_eq!(service.health_check_node_port, port, "{kind} {policy}");
+        }
+    }
+
+    #[test]
     fn a_list_of_sources_that_cannot_be_read_lets_nobody_in() {
         let sources = |ranges: Value| {
             let service = Service::from_json(&with(&["spec", "loadBalancerSourceRanges"], ranges)).unwrap();

@@ -205,4 +205,14 @@ mod tests {
             assert_eq!(frontend.affinity, Some(Affinity { seconds: 10_800, port: 80, prefix: None }), "{kind:?}");
         }
     }
+
+    #[test]
+    fn an_address_that_is_a_load_balancers_and_external_lets_in_whom_the_load_balancer_does() {
+        let spec = json!({"type": "LoadBalancer", "clusterIP": "192.168.0.10", "externalIPs": ["10.4.7.99"],
+            "loadBalancerSourceRanges": ["10.4.7.0/24"], "ports": [{"port": 80}]});
+        let service = service(&spec);
+        let found = places(&service, &service.ports[0], &service.cluster_ips);
+        let kinds: Vec<_> = found.iter().map(|(_, kind)| *kind).collect();
+        assert_eq!(kinds, [Kind::ClusterIp, Kind::LoadBalancer]);
+    }
 }

@@ -372,6 +372,23 @@ mod tests {
     }
 
     #[test]
+    fn of_copies_that_say_different_hints_the_nearest_counts_in_either_order() {
+        // The other endpoint is meant for others, and so out of reach as soon as the hints count.
+        let of =
+            |zones: &'static [&str], nodes: &'static [&str]| hinted(&[("a", zones, nodes), ("b", &["z2"], &["y"])]);
+        for (one, another) in [
+            (of(&["z1"], &[]), of(&[], &[])),
+            (of(&["z1"], &[]), of(&["z2"], &[])),
+            (of(&[], &[HERE]), of(&[], &[])),
+            (of(&[], &[HERE]), of(&[], &["x"])),
+        ] {
+            for slices in [[one.clone(), another.clone()], [another, one]] {
+                assert_eq!(near(&slices, Some("z1")), [2]);
+            }
+        }
+    }
+
+    #[test]
     fn hints_of_endpoints_that_are_not_ready_do_not_count() {
         let mut slice = hinted(&[("a", &["z1"], &[]), ("b", &["z2"], &[]), ("c", &[], &[])]);
         slice.endpoints[2].ready = false;

@@ -267,4 +267,26 @@ mod tests {
         until(at, Result::is_err).await;
         serving.abort();
     }
+
+    #[tokio::test]
+    async fn nothing_listens_any_more_at_a_port_or_an_address_that_is_not_asked_at() {
+        let free = || TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let (first, second) = (free(), free());
+        let checks = Checks::default();
+        let serving = tokio::spawn(checks.clone().serve(Liveness::default()));
+        let service = ObjectName::new("default", "a");
+        let to = |at: SocketAddr| {
+            let check = HealthCheck { port: at.port(), ready: PerFamily::only(IpFamily::V4, 1) };
+            BTreeMap::from([(service.clone(), Some(check))])
+        };
+        checks.change(to(first), Some(BTreeSet::from([first.ip()])));
+        until(first, Result::is_ok).await;
+        checks.change(to(second), None);
+        until(second, Result::is_ok).await;
+        until(first, Result::is_err).await;
+        checks.change(BTreeMap::new(), Some(BTreeSet::from([[127, 0, 0, 2].into()])));
+        until(SocketAddr::new([127, 0, 0, 2].into(), second.port()), Result::is_ok).await;
+        until(second, Result::is_err).await;
+        serving.abort();
+    }
 }
