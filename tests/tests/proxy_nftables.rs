@@ -84,6 +84,13 @@ fn node_ports_are_at_the_addresses_that_are_asked_for_as_they_come_and_go() -> R
     })?;
     nodes.node()?.run(&["ip", "route", "replace", "default", "via", "10.9.9.1", "dev", "up0"])?;
     eventually(SOON, || refuses("10.4.7.21"))?;
+    // The link of the default route gets another name, for which it is taken down.
+    let renamed = "link set up0 down\nlink set up0 name up1\nlink set up1 up\nroute add default via 10.9.9.1 dev up1\n";
+    nodes.node()?.command("ip").args(["-batch", "-"]).input(renamed).run()?;
+    eventually(SOON, || {
+        refuses("10.4.7.21")?;
+        ask("10.9.9.21").map(drop)
+    })?;
     of_default_route.terminate(SOON)?;
     let _proxy = nodes.proxy_with(&["--proxy-mode=nftables", "--nodeport-addresses=10.4.7.0/24,127.0.0.0/8"])?;
     eventually(SOON, || refuses("10.9.9.21"))?;

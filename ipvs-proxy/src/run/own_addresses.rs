@@ -80,6 +80,11 @@ impl Following {
         Ok(OwnAddresses::of(links, &self.except, &uplink))
     }
 
+    /// False when a default route leaves by a link that is not known by its name: nobody says here that one is renamed.
+    fn have(&self, uplinks: &PerFamily<Option<IfName>>) -> bool {
+        uplinks.present().all(|(_, name)| self.links.values().any(|link| link.name == *name))
+    }
+
     /// Waits for changes and takes them in.
     async fn change(&mut self) -> Result<(), KernelError> {
         let mut listed = true;
@@ -177,6 +182,11 @@ pub(super) async fn follow(
 async fn follow_one(following: &mut Following, heartbeat: &Heartbeat) -> Result<OwnAddresses, KernelError> {
     following.change().await?;
     heartbeat.busy();
+    let addresses = following.addresses().await?;
+    if following.have(&addresses.uplinks) {
+        return Ok(addresses);
+    }
+    following.list().await?;
     following.addresses().await
 }
 
