@@ -182,5 +182,8 @@ mod tests {
         for chain in ["KUBE-FIREWALL", "KUBE-KUBELET-CANARY", "KUBE-IPTABLES-HINT", "KUBE-ROUTER-INPUT", "DOCKER"] {
             assert!(!is_its("filter", chain), "{chain}");
         }
+        for chain in ["POSTROUTING", "DOCKER", "KUBE-KUBELET-CANARY"] {
+            assert!(!is_its("nat", chain), "{chain}");
+        }
     }
 }
