@@ -121,8 +121,8 @@ impl Choice {
     ) -> Self {
         let candidates = candidates(port, family, slices, here);
         let is_local = |candidate: &Candidate| candidate.locality == Locality::Here;
-        let nearest = nearest(&candidates);
-        let cluster = usable(&candidates, |_| true, nearest);
+        let nearest = Nearest::of(&candidates);
+        let cluster = usable(&candidates, |_| true, |candidate| nearest.has(candidate));
         let local = usable(&candidates, is_local, |_| true);
         // Whoever can take connections is in the first list, or another that is better.
         let any = !cluster.is_empty();
@@ -166,19 +166,39 @@ fn usable(
     if ready.is_empty() { of(&|c| c.serving && c.terminating) } else { ready }
 }
 
-/// Which of the ready endpoints hints lead clients here to: those for this node, or for this zone. Hints count only when every
-/// ready endpoint has one and one is meant for here; otherwise all of them are near (KEP-2433, KEP-3015).
-fn nearest(candidates: &Candidates) -> fn(&Candidate) -> bool {
-    let ready = || candidates.values().filter(|candidate| candidate.ready);
-    let lead = |hint: fn(&Candidate) -> Hint| {
-        ready().all(|c| hint(c) != Hint::Unsaid) && ready().any(|c| hint(c) == Hint::Here)
-    };
-    if lead(|c| c.node) {
-        |c| c.node == Hint::Here
-    } else if lead(|c| c.zone) {
-        |c| c.zone == Hint::Here
-    } else {
-        |_| true
+/// Which of the ready endpoints hints lead clients here to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Nearest {
+    /// Those for this node.
+    Node,
+    /// Those for this zone.
+    Zone,
+    /// All.
+    Any,
+}
+
+impl Nearest {
+    /// Hints count only when every ready endpoint has one and one is meant for here (KEP-2433, KEP-3015).
+    fn of(candidates: &Candidates) -> Self {
+        let ready = || candidates.values().filter(|candidate| candidate.ready);
+        let lead = |hint: fn(&Candidate) -> Hint| {
+            ready().all(|c| hint(c) != Hint::Unsaid) && ready().any(|c| hint(c) == Hint::Here)
+        };
+        if lead(|c| c.node) {
+            Self::Node
+        } else if lead(|c| c.zone) {
+            Self::Zone
+        } else {
+            Self::Any
+        }
+    }
+
+    fn has(self, candidate: &Candidate) -> bool {
+        match self {
+            Self::Node => candidate.node == Hint::Here,
+            Self::Zone => candidate.zone == Hint::Here,
+            Self::Any => true,
+        }
     }
 }
 

@@ -4,7 +4,7 @@
 
 use std::fmt;
 
-use super::{Backend, Candidate, Choice, EndpointSlice, Here, Hint, IpFamily, Locality, ServicePort, candidates};
+use super::{Backend, Candidate, Choice, EndpointSlice, Here, IpFamily, Locality, Nearest, ServicePort, candidates};
 
 /// An endpoint with what keeps it out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -72,8 +72,10 @@ pub(crate) fn judged<'a>(
 ) -> Vec<Judged> {
     let choice = Choice::of(port, family, slices.clone(), here);
     let all = candidates(port, family, slices, here);
-    let by_node = all.values().any(|c| c.ready && c.node == Hint::Here);
-    let far = if by_node { Reason::OtherNodes } else { Reason::OtherZones };
+    let far = match Nearest::of(&all) {
+        Nearest::Node => Reason::OtherNodes,
+        Nearest::Zone | Nearest::Any => Reason::OtherZones,
+    };
     let judge = |(&(addr, port), candidate): (&(std::net::IpAddr, u16), &Candidate)| {
         let backend = Backend { addr, port, weight: super::WEIGHT, locality: candidate.locality };
         let elsewhere = match candidate.locality {
@@ -145,6 +147,9 @@ mod tests {
         assert_eq!(zones[1].0, "hints mean it for clients of other zones");
         let nodes = meant(json!({"forNodes": [{"name": "n1"}]}), json!({"forNodes": [{"name": "n2"}]}));
         assert_eq!(nodes[1].0, "hints mean it for clients on other nodes");
+        // Not every endpoint is meant for a node, so zones decide.
+        let both = json!({"forNodes": [{"name": "n1"}], "forZones": [{"name": "z1"}]});
+        assert_eq!(meant(both, json!({"forZones": [{"name": "z2"}]}))[1].0, "hints mean it for clients of other zones");
         let last = reasons(json!([{"addresses": ["172.7.21.4"], "conditions": {"ready": false, "terminating": true}}]));
         assert_eq!(last[0].0, "takes");
     }
