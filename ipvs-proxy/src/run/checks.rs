@@ -289,4 +289,29 @@ mod tests {
         until(second, Result::is_err).await;
         serving.abort();
     }
+
+    #[tokio::test]
+    async fn a_connection_that_is_kept_open_ends_with_what_was_asked_about() {
+        let at = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let checks = Checks::default();
+        let serving = tokio::spawn(checks.clone().serve(Liveness::default()));
+        let service = ObjectName::new("default", "a");
+        let check = HealthCheck { port: at.port(), ready: PerFamily::only(IpFamily::V4, 1) };
+        checks.change(BTreeMap::from([(service.clone(), Some(check))]), Some(BTreeSet::from([at.ip()])));
+        until(at, Result::is_ok).await;
+        let mut kept = TcpStream::connect(at).unwrap();
+        kept.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        let mut probe = move || {
+            let mut bytes = [0; 1024];
+            let asked = kept.write_all(b"GET / HTTP/1.1\r\nHost: n1\r\n\r\n");
+            asked.and_then(|()| kept.read(&mut bytes)).is_ok_and(|count| bytes[..count].starts_with(b"HTTP/1.1 200"))
+        };
+        let mut ask_again = tokio::task::spawn_blocking(move || (probe(), probe)).await.unwrap();
+        assert!(ask_again.0);
+        checks.change(BTreeMap::from([(service, None)]), None);
+        until(at, Result::is_err).await;
+        let answered = tokio::task::spawn_blocking(move || (ask_again.1)()).await.unwrap();
+        assert!(!answered, "by whom nobody asks about any more");
+        serving.abort();
+    }
 }

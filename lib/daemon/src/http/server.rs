@@ -20,6 +20,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use nix::sys::socket::{setsockopt, sockopt};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpSocket, UnixListener};
+use tokio::task::JoinSet;
 
 use super::body::{Body, Deadline};
 use super::host::Reach;
@@ -124,14 +125,16 @@ pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     socket.listen(BACKLOG)
 }
 
-/// Answers whoever asks at `listener` with what `page` returns, whatever the path, for as long as the future is polled.
+/// Answers whoever asks at `listener` with what `page` returns, whatever the path, for as long as the future is polled. Connections that are
+/// kept open end with it: what the page says is not true any more then.
 pub async fn serve_page(listener: TcpListener, page: Arc<dyn Fn() -> Page + Send + Sync>) {
-    let room = Room::default();
+    let (room, mut open) = (Room::default(), JoinSet::new());
     loop {
         match listener.accept().await {
             Ok((stream, _)) => {
                 let page = Arc::clone(&page);
-                tokio::spawn(converse(stream, room.enter(), move |_, _| std::future::ready(respond(page()))));
+                open.spawn(converse(stream, room.enter(), move |_, _| std::future::ready(respond(page()))));
+                while open.try_join_next().is_some() {}
                 tokio::task::yield_now().await;
             }
             Err(error) => {
