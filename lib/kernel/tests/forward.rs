@@ -561,6 +561,22 @@ fn denial_of_a_zone_alone_is_accepted_in_or_a_row_that_says_why_not() {
     assert!(forward.denying()[0].obstructed, "{:?}", forward.denying());
 }
 
+/// Its owner lets nothing in by that link, and logs what he denies: no default that an accept may be an exception of.
+fn denial_behind_a_chain_that_only_logs_is_meant_so() {
+    let (pod, _server) = pod_and_server();
+    let logs = "chain dropped { limit rate 2/minute log prefix \"dropped \"; return; }";
+    let denies = "iifname pod jump dropped; iifname pod drop;";
+    let base = format!("chain f {{ type filter hook forward priority 10; policy accept; {denies} }}");
+    load("nft", &["-f", "-"], &format!("table inet strict {{ {logs}; {base}; }}\n"));
+    assert!(!pod.reaches("10.9.0.2"));
+    let mut forward = forward(MARKER, both_ways(&["172.7.0.0/16"]));
+    forward.entered_by([IfName::new("pod").unwrap()].into());
+    settle(&mut forward);
+    let all = nft("list ruleset");
+    assert!(!pod.reaches("10.9.0.2"), "the owner's denial denies: {all}");
+    assert!(!all.contains(MARKER), "{all}");
+}
+
 fn chain_that_denies_in_one_of_several_hooks_is_a_row_that_fails_and_says_why() {
     let shared = "add chain inet firewalld filter_INPUT { type filter hook input priority 10; policy accept; }\n\
                   add rule inet firewalld filter_INPUT iifname dmz goto filter_FWD_public\n";
@@ -620,7 +636,7 @@ fn table_that_one_process_keeps_for_itself_is_a_row_that_fails_and_says_what_hel
 fn zone_of_a_table_that_one_process_keeps_for_itself_is_a_row_that_fails() {
     let rules = "iifname eth0 jump zone; iifname eth0 drop;";
     let _owner = OwnerOfTable::start(&format!(
-        "add table inet owned {{ flags owner; chain zone {{ }}; \
+        "add table inet owned {{ flags owner; chain allow {{ }}; chain zone {{ jump allow; }}; \
          chain f {{ type filter hook forward priority 10; policy accept; {rules} }}; }}\n"
     ));
     let mut forward = forward(MARKER, both_ways(&["172.7.0.0/16"]));
@@ -649,6 +665,7 @@ fn main() -> ExitCode {
         accept_stands_in_the_zone_that_denies_and_follows_the_default_zone,
         exception_stands_before_the_denial_of_each_zone_and_has_its_conditions,
         denial_of_a_zone_alone_is_accepted_in_or_a_row_that_says_why_not,
+        denial_behind_a_chain_that_only_logs_is_meant_so,
         chain_that_denies_in_one_of_several_hooks_is_a_row_that_fails_and_says_why,
     ];
     let of_owners = cases![

@@ -122,7 +122,11 @@ impl Part {
 #[derive(Clone)]
 enum Fate {
     /// Packets go back to where they came from, at the rule with this index or behind the last one.
-    Passes(usize),
+    Passes {
+        end: usize,
+        /// Some may be accepted before, or led elsewhere; else it does nothing but log and deny.
+        chooses: bool,
+    },
     Accepts,
     /// It does nothing but deny.
     Denies,
@@ -170,8 +174,8 @@ fn end<E>(policy: Policy, lines: &[Line], chain: &mut dyn FnMut(&Name) -> Result
             Effect::Goto(name) => (name, false),
         };
         match (chains.fate(name)?, jump) {
-            (Fate::Passes(_) | Fate::Leaves(_), true) => {}
-            (Fate::Passes(end), false) => return Ok(by_policy(End::DeniedIn(Spot::here(end).through(name)))),
+            (Fate::Passes { .. } | Fate::Leaves(_), true) => {}
+            (Fate::Passes { end, .. }, false) => return Ok(by_policy(End::DeniedIn(Spot::here(end).through(name)))),
             (Fate::Leaves(spot), false) => return Ok(by_policy(End::DeniedIn(spot.through(name)))),
             (Fate::Accepts, _) => return Ok(End::Passes),
             (Fate::Denies, _) => return Ok(End::Denied(at)),
@@ -206,7 +210,7 @@ impl<E> Chains<'_, E> {
         if let Some(fate) = self.fates.get(name) {
             return Ok(fate.clone());
         }
-        self.fates.insert(name.clone(), Fate::Passes(0));
+        self.fates.insert(name.clone(), passes(&[], 0));
         let lines = (self.read)(name)?;
         let fate = self.fate_of(&lines)?;
         self.fates.insert(name.clone(), fate.clone());
@@ -247,8 +251,8 @@ impl<E> Chains<'_, E> {
         Ok(found)
     }
 
-    /// True when the denial at `at` is that of a zone that packets of ours come by: behind a jump with the same conditions, from
-    /// which some come back. Without an interface that they come in by, it is that of the chain's own last zone.
+    /// True when the denial at `at` is that of a zone that packets of ours come by: behind a jump with the same conditions, to a chain
+    /// that lets some packets pass and from which the others come back. Without an interface that they come in by, it is that of the chain's own last zone.
     fn ends_zone(&mut self, lines: &[Line], at: usize, links: &BTreeSet<IfName>) -> Result<bool, E> {
         let (before, behind) = lines.split_at(at);
         let Some(Line { conditions: of, .. }) = behind.first() else { return Ok(false) };
@@ -262,7 +266,9 @@ impl<E> Chains<'_, E> {
         for line in before.iter().rev() {
             match &line.effect {
                 Effect::Jump(name) if line.conditions == *of && line.dispatches => match self.fate(name)? {
-                    Fate::Passes(_) | Fate::Leaves(_) => zone = zone.or(Some(name)),
+                    // A denial that is logged in a chain is no default.
+                    Fate::Passes { chooses: false, .. } => {}
+                    Fate::Passes { .. } | Fate::Leaves(_) => zone = zone.or(Some(name)),
                     Fate::Accepts | Fate::Denies | Fate::DeniesRest(_) => return Ok(false),
                 },
                 Effect::Nothing => {}
@@ -285,7 +291,7 @@ impl<E> Chains<'_, E> {
                 (Effect::Accept, true) if line.ours => continue,
                 (Effect::Deny, false) => return Ok(denies(pure, at)),
                 (Effect::Accept, false) => return Ok(Fate::Accepts),
-                (Effect::Return, false) => return Ok(Fate::Passes(at)),
+                (Effect::Return, false) => return Ok(passes(lines, at)),
                 (Effect::Jump(name), false) => (name, true),
                 (Effect::Goto(name), false) => (name, false),
                 (_, true) | (Effect::Unclear | Effect::Map, false) => {
@@ -294,16 +300,26 @@ impl<E> Chains<'_, E> {
                 }
             };
             match self.fate(name)? {
-                Fate::Passes(_) | Fate::Leaves(_) if jump => pure = false,
-                Fate::Passes(end) => return Ok(Fate::Leaves(Spot::here(end).through(name))),
+                Fate::Passes { .. } | Fate::Leaves(_) if jump => pure = false,
+                Fate::Passes { end, .. } => return Ok(Fate::Leaves(Spot::here(end).through(name))),
                 Fate::Leaves(spot) => return Ok(Fate::Leaves(spot.through(name))),
                 Fate::Accepts => return Ok(Fate::Accepts),
                 Fate::Denies => return Ok(denies(pure, at)),
                 Fate::DeniesRest(spot) => return Ok(Fate::DeniesRest(spot.through(name))),
             }
         }
-        Ok(Fate::Passes(lines.len()))
+        Ok(passes(lines, lines.len()))
     }
+}
+
+/// The fate of packets that go back at the rule with index `end`.
+fn passes(lines: &[Line], end: usize) -> Fate {
+    let chooses = |line: &Line| match line.effect {
+        Effect::Nothing | Effect::Deny | Effect::Return => false,
+        Effect::Accept => !line.ours,
+        Effect::Jump(_) | Effect::Goto(_) | Effect::Map | Effect::Unclear => true,
+    };
+    Fate::Passes { end, chooses: lines.iter().take(end).any(chooses) }
 }
 
 /// True for a condition that packets which come in by one of `links` fulfil.
@@ -491,7 +507,8 @@ mod tests {
     #[test]
     fn zone_whose_denial_stands_behind_the_jump_is_found_by_that() {
         let zone: &[(&str, &str)] =
-            &[("public", "jump deny"), ("drop", "if deny"), ("deny", ""), ("all", "log; accept")];
+            &[("public", "jump deny"), ("drop", "if deny; jump deny"), ("deny", ""), ("all", "log; accept")];
+        let zone = [zone, &[("logs", "if log; log; return"), ("refuses", "if deny; log")]].concat();
         let links = ["eth0", "wg1"].map(|name| IfName::new(name).unwrap()).into();
         let zones = |text: &str| {
             let placed = |text: &str| text.split("; ").map(placed).collect::<Vec<_>>();
@@ -520,6 +537,8 @@ mod tests {
             ("s:10.0.0.0/8 jump drop; s:10.0.0.0/8 deny", "chosen by its source"),
             ("i:eth0 s:10.0.0.0/8 jump drop; i:eth0 s:10.0.0.0/8 deny", "chosen by its source"),
             ("i:eth0 deny", "it is meant so"),
+            ("i:eth0 jump logs; i:eth0 deny", "it is meant so, and logged"),
+            ("i:eth0 jump refuses; i:eth0 deny", "it does nothing but deny"),
             ("i:eth0 jump all; i:eth0 deny", "no packet comes there"),
             ("i:eth0 jump drop; o:lan deny", "another condition"),
             ("i:eth0 jump drop; i:wg1 accept; i:eth0 deny", "something stands between"),
