@@ -577,6 +577,22 @@ fn denial_behind_a_chain_that_only_logs_is_meant_so() {
     assert!(!all.contains(MARKER), "{all}");
 }
 
+/// What it accepts in another chain is ours, not its owner's.
+fn row_that_fails_goes_on_failing_beside_our_own_accepts() {
+    let zone = "chain work { tcp dport 22 accept; drop; }";
+    let hooks = [("forward", "drop"), ("input", "accept")].map(|(hook, policy)| {
+        format!("chain {hook} {{ type filter hook {hook} priority 10; policy {policy}; iifname \"pod\" goto work; }}")
+    });
+    load("nft", &["-f", "-"], &format!("table inet strict {{ {zone}; {}; }}\n", hooks.join("; ")));
+    let mut forward = forward(MARKER, both_ways(&["172.7.0.0/16"]));
+    forward.entered_by([IfName::new("pod").unwrap()].into());
+    let first = run(&mut forward);
+    assert_eq!((first.upserted, first.failed), (1, 1), "{first:?}");
+    forward.invalidate();
+    let second = forward.pass(true, Duration::from_secs(3600));
+    assert_eq!((second.upserted, second.failed), (0, 1), "{second:?}");
+}
+
 fn chain_that_denies_in_one_of_several_hooks_is_a_row_that_fails_and_says_why() {
     let shared = "add chain inet firewalld filter_INPUT { type filter hook input priority 10; policy accept; }\n\
                   add rule inet firewalld filter_INPUT iifname dmz goto filter_FWD_public\n";
@@ -666,6 +682,7 @@ fn main() -> ExitCode {
         exception_stands_before_the_denial_of_each_zone_and_has_its_conditions,
         denial_of_a_zone_alone_is_accepted_in_or_a_row_that_says_why_not,
         denial_behind_a_chain_that_only_logs_is_meant_so,
+        row_that_fails_goes_on_failing_beside_our_own_accepts,
         chain_that_denies_in_one_of_several_hooks_is_a_row_that_fails_and_says_why,
     ];
     let of_owners = cases![

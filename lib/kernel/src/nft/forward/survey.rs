@@ -195,10 +195,10 @@ fn of_chain(lines: &[Line], chain: &Name) -> Vec<Line> {
     lines.iter().filter(|line| line.chain == *chain).cloned().collect()
 }
 
-/// Conditions of rules that accept or lead elsewhere.
+/// Conditions of the owner's rules that accept or lead elsewhere.
 fn mentioned(lines: &[Line]) -> Vec<Match> {
     let leads_on = |line: &&Line| matches!(line.effect, Effect::Accept | Effect::Jump(_) | Effect::Goto(_));
-    lines.iter().filter(leads_on).flat_map(|line| line.conditions.clone()).collect()
+    lines.iter().filter(|line| !line.ours).filter(leads_on).flat_map(|line| line.conditions.clone()).collect()
 }
 
 impl Chain {
