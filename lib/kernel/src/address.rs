@@ -10,7 +10,7 @@ use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressHeade
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 #[cfg(feature = "watch")]
 use netstate::InterfaceAddress;
-use netstate::{Address, AddressKey, IfName, Prefix};
+use netstate::{Address, AddressKey, IfName, IpFamily, Prefix};
 use reconcile::{Observed, Owner, PartsOf, Rows, Step, Target};
 
 use crate::attribute;
@@ -63,14 +63,16 @@ impl Rtnl {
 
     /// Of the link with `index`, or with 0 of all.
     fn list_addresses(&mut self, index: u32) -> Result<Vec<(u32, IpAddr, u8)>, KernelError> {
-        let mut message = AddressMessage::default();
-        message.header.index = index;
-        let wanted = |frame: &Frame| row(frame).filter(|(of, ..)| index == 0 || *of == index);
-        match self.list("list addresses", &RouteNetlinkMessage::GetAddress(message), wanted) {
-            // With a filter the kernel says so when the link is gone.
-            Err(error) if error.errno() == Some(libc::ENODEV) => Ok(Vec::new()),
-            other => other,
+        let mut found = Vec::new();
+        for of in IpFamily::ALL {
+            match self.list("list addresses", &addresses_in(of, index), |frame| row_in(frame, of, index)) {
+                Ok(rows) => found.extend(rows),
+                // With a filter the kernel says so when the link is gone.
+                Err(error) if error.errno() == Some(libc::ENODEV) => {}
+                Err(error) => return Err(error),
+            }
         }
+        Ok(found)
     }
 
     /// Addresses of the link with `index` that cannot be used, or not yet, because of the search for a second owner.
@@ -103,6 +105,20 @@ impl Rtnl {
     pub fn delete_address(&mut self, index: u32, addr: IpAddr, len: u8) -> Result<(), KernelError> {
         gone_is_fine(self.request(&remove(index, addr, len)).map(drop))
     }
+}
+
+/// Asks for the addresses of the link with `index`, or with 0 of all. Each family is a listing of its own: of one of all families the
+/// kernel does not mark as interrupted what it has left out at the end of one (`rtnl_dump_all`).
+fn addresses_in(of: IpFamily, index: u32) -> RouteNetlinkMessage {
+    let mut message = AddressMessage::default();
+    message.header.index = index;
+    message.header.family = if of == IpFamily::V4 { AddressFamily::Inet } else { AddressFamily::Inet6 };
+    RouteNetlinkMessage::GetAddress(message)
+}
+
+/// What was asked for: a kernel without IPv6 lists all families when it is asked for that.
+fn row_in(frame: &Frame, of: IpFamily, index: u32) -> Option<(u32, IpAddr, u8)> {
+    row(frame).filter(|(link, addr, _)| IpFamily::of(*addr) == of && (index == 0 || *link == index))
 }
 
 pub(crate) const fn family(addr: IpAddr) -> AddressFamily {
@@ -241,17 +257,15 @@ impl Target for Addresses {
     }
 
     fn parts(&mut self) -> Result<Option<PartsOf<Self>>, KernelError> {
-        let listing = |(index, link): (u32, &IfName)| {
-            let mut message = AddressMessage::default();
-            message.header.index = index;
+        let listing = |index: u32, link: &IfName, of: IpFamily| {
             let link = link.clone();
-            let read = move |frame: &Frame| {
-                let (of, addr, len) = row(frame)?;
-                if of == index { row_of(&link, (addr, len)) } else { None }
-            };
-            Listing::new("list addresses", &RouteNetlinkMessage::GetAddress(message), Box::new(read))
+            let read =
+                move |frame: &Frame| row_in(frame, of, index).and_then(|(_, addr, len)| row_of(&link, (addr, len)));
+            Listing::new("list addresses", &addresses_in(of, index), Box::new(read))
         };
-        let listings: Vec<_> = Indexes::named(&mut self.rtnl, &self.links)?.links().map(listing).collect();
+        let indexes = Indexes::named(&mut self.rtnl, &self.links)?;
+        let listings: Vec<_> =
+            indexes.links().flat_map(|(index, link)| IpFamily::ALL.map(|of| listing(index, link, of))).collect();
         Ok(Some(Box::new(listings.into_iter().flatten())))
     }
 

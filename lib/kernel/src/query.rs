@@ -4,7 +4,7 @@
 //! address. Tables that are compared and written have a reader of their own ([`crate::Rtnl`]), because the one behind
 //! this leaves a message out when it does not know one attribute in it.
 //!
-//! Invariants. No question waits for ever, and answers that end because the socket failed are an error with its number. Of ten thousand routes only those that are asked for are parsed. A route with several next hops is a route: each of them is returned.
+//! Invariants. No question waits for ever; a listing that the kernel marks as interrupted is made again, and answers that end because the socket failed are an error with its number. Of ten thousand routes only those that are asked for are parsed. A route with several next hops is a route: each of them is returned.
 
 mod socket;
 
@@ -22,8 +22,9 @@ use netlink_sys::AsyncSocket as _;
 use netstate::family::IpFamily;
 use netstate::{IfName, InterfaceAddress, Prefix};
 use rtnetlink::{Handle, new_connection_with_socket};
-use socket::{Ended, Noted};
+use socket::{Ended, Noted, Torn};
 use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::error::{Cause, KernelError, Nack, SocketError};
 use crate::route::RTM_NEWROUTE;
@@ -32,6 +33,9 @@ use crate::socket::Frame;
 
 /// How long a question may take: a listing of a hundred thousand routes takes a tenth of it.
 const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Pause before a table is listed again that has changed meanwhile.
+const PAUSE: Duration = Duration::from_millis(20);
 
 /// An interface.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -87,6 +91,7 @@ pub struct Query {
     handle: Handle,
     connection: JoinHandle<()>,
     ended: Ended,
+    torn: Torn,
 }
 
 impl Drop for Query {
@@ -104,8 +109,8 @@ impl Query {
         let refused = |error| KernelError::io("open", "rtnetlink", "socket", error);
         let (mut connection, handle, _) = new_connection_with_socket::<Noted>().map_err(refused)?;
         connection.socket_mut().socket_mut().set_netlink_get_strict_chk(true).map_err(refused)?;
-        let ended = connection.socket_mut().ended.clone();
-        Ok(Self { handle, connection: tokio::spawn(connection), ended })
+        let (ended, torn) = (connection.socket_mut().ended.clone(), connection.socket_mut().torn.clone());
+        Ok(Self { handle, connection: tokio::spawn(connection), ended, torn })
     }
 
     /// All interfaces with their addresses, by index.
@@ -114,10 +119,19 @@ impl Query {
     /// When the kernel cannot be read.
     pub async fn interfaces(&self) -> Result<Vec<Interface>, KernelError> {
         let links = self.links().await?;
-        let listing = self.handle.address().get().execute();
         let mut addresses: BTreeMap<u32, Vec<InterfaceAddress>> = BTreeMap::new();
-        for message in self.collect("list addresses", &"all", listing).await? {
-            addresses.entry(message.header.index).or_default().extend(interface_address(&message));
+        // Of a listing of all families the kernel does not mark as interrupted what it has left out at the end of one (`rtnl_dump_all`).
+        for family in IpFamily::ALL {
+            let listing = || {
+                let mut request = self.handle.address().get();
+                request.message_mut().header.family = address_family(family);
+                request.execute()
+            };
+            let listed = self.collect("list addresses", &"all", listing).await?;
+            // A kernel without IPv6 lists all families when it is asked for that.
+            for message in listed.iter().filter(|message| message.header.family == address_family(family)) {
+                addresses.entry(message.header.index).or_default().extend(interface_address(message));
+            }
         }
         let with_addresses = |(index, link): (u32, Interface)| Interface {
             addresses: addresses.remove(&index).unwrap_or_default(),
@@ -161,7 +175,7 @@ impl Query {
         message.header.address_family = address_family(IpFamily::of(addr));
         message.header.destination_prefix_length = Prefix::host(addr).len();
         message.attributes.push(RouteAttribute::Destination(RouteAddress::from(addr)));
-        let found = self.collect(op, &addr, self.handle.route().get(message).execute()).await?;
+        let found = self.collect(op, &addr, || self.handle.route().get(message.clone()).execute()).await?;
         let none = || KernelError::new(op, addr, Cause::Missing("a route".to_owned()));
         let route = found.first().ok_or_else(none)?;
         let links = self.links().await?;
@@ -173,24 +187,33 @@ impl Query {
     }
 
     async fn links(&self) -> Result<BTreeMap<u32, Interface>, KernelError> {
-        let listed = self.collect("list links", &"all", self.handle.link().get().execute()).await?;
+        let listed = self.collect("list links", &"all", || self.handle.link().get().execute()).await?;
         Ok(listed.iter().filter_map(interface).map(|link| (link.index, link)).collect())
     }
 
-    async fn collect<T>(
+    /// Asks, and again while what is listed changes meanwhile: a service proxy that starts sets ten thousand addresses within seconds.
+    async fn collect<T, R: Stream<Item = Result<T, rtnetlink::Error>>>(
         &self,
         op: &'static str,
         object: &impl std::fmt::Display,
-        replies: impl Stream<Item = Result<T, rtnetlink::Error>>,
+        ask: impl Fn() -> R,
     ) -> Result<Vec<T>, KernelError> {
-        let collected = tokio::time::timeout(TIMEOUT, replies.try_collect()).await;
-        if let Some(error) = self.ended.error() {
-            return Err(KernelError::new(op, object, error));
+        let end = Instant::now() + TIMEOUT;
+        for tries in 0.. {
+            let before = self.torn.count();
+            let collected = timeout_at(end, ask().try_collect()).await;
+            if let Some(error) = self.ended.error() {
+                return Err(KernelError::new(op, object, error));
+            }
+            match collected {
+                Ok(Err(error)) => return Err(KernelError::new(op, object, cause(error))),
+                Ok(Ok(collected)) if self.torn.count() == before => return Ok(collected),
+                Ok(Ok(_)) => sleep(PAUSE).await,
+                Err(_) if tries > 0 => return Err(KernelError::new(op, object, SocketError::Interrupted(tries))),
+                Err(_) => break,
+            }
         }
-        match collected {
-            Ok(collected) => collected.map_err(|error| KernelError::new(op, object, cause(error))),
-            Err(_) => Err(KernelError::new(op, object, SocketError::Timeout(TIMEOUT))),
-        }
+        Err(KernelError::new(op, object, SocketError::Timeout(TIMEOUT)))
     }
 }
 

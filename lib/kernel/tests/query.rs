@@ -4,9 +4,10 @@
 
 mod common;
 
+use std::collections::BTreeSet;
 use std::process::ExitCode;
 
-use common::{cases, ip};
+use common::{cases, feed, ip};
 use kernel::query::{DefaultRoute, Hop, Query};
 use kernel::way::{Asked, Packet};
 use kernel::{Chain, Rtnl};
@@ -69,6 +70,45 @@ fn addresses_that_end_or_are_on_their_way_out_are_told_apart() {
         assert_eq!(of("10.4.0.22"), (false, true, false), "secondary, which is not temporary");
         assert_eq!(of("10.4.0.23"), (true, true, false));
         assert_eq!(of("fd00::22"), (true, false, false));
+    });
+}
+
+/// The kernel goes on at an address's place in its link's list, which moves when an earlier one goes; it marks such a listing.
+fn addresses_that_stay_are_listed_while_others_go() {
+    ip("link add many type bridge");
+    let addresses = |from: u32, to: u32| (from..to).map(|n| std::net::Ipv4Addr::from(0x0a63_0000 + n));
+    let batch = |verb: &str, from, to| {
+        let lines: Vec<String> = addresses(from, to).map(|addr| format!("addr {verb} {addr}/32 dev many\n")).collect();
+        feed("ip", &["-batch", "-"], &lines.concat());
+    };
+    batch("add", 0, 6000);
+    std::thread::scope(|scope| {
+        let own = std::fs::File::open("/proc/thread-self/ns/net").unwrap();
+        let going = scope.spawn(move || {
+            nix::sched::setns(own, nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
+            batch("del", 0, 5000);
+        });
+        ask(async |query| {
+            let mut rtnl = Rtnl::open().unwrap();
+            while !going.is_finished() {
+                let asked = query.interfaces().await.map(|found| {
+                    let many = found.into_iter().find(|interface| interface.name.as_str() == "many").unwrap();
+                    many.addresses.iter().map(|own| own.addr).collect::<BTreeSet<_>>()
+                });
+                let listed = rtnl.addresses().map(|found| found.into_iter().map(|(_, addr, _)| addr).collect());
+                for found in [asked, listed] {
+                    match found {
+                        Ok(found) => {
+                            let missing = addresses(5000, 6000).filter(|addr| !found.contains(&(*addr).into())).count();
+                            assert_eq!(missing, 0, "of {} listed", found.len());
+                        }
+                        Err(error) => {
+                            assert!(Chain(&error).to_string().contains("changed during"), "{}", Chain(&error));
+                        }
+                    }
+                }
+            }
+        });
     });
 }
 
@@ -177,6 +217,7 @@ fn main() -> ExitCode {
     common::main(cases![
         interfaces_are_listed_with_kind_mtu_and_addresses,
         addresses_that_end_or_are_on_their_way_out_are_told_apart,
+        addresses_that_stay_are_listed_while_others_go,
         default_routes_of_other_tables_are_found_with_their_table,
         default_route_with_several_next_hops_is_a_default_route,
         default_route_of_a_next_hop_object_and_of_the_other_family_is_one,

@@ -138,11 +138,11 @@ fn answers_that_end_because_the_socket_failed_are_an_error_with_its_number() {
     assert!(!runtime.block_on(query.interfaces()).unwrap().is_empty(), "there is a loopback");
     // As rtnetlink leaves it: the answers just end.
     let answers = |count: usize| futures_util::stream::iter(vec![Ok(7); count]);
-    let collected = runtime.block_on(query.collect("list links", &"all", answers(2)));
+    let collected = runtime.block_on(query.collect("list links", &"all", || answers(2)));
     assert_eq!(collected.unwrap(), [7, 7]);
     query.ended.fail("send", libc::ENOMEM);
     for count in [0, 2] {
-        let collected = runtime.block_on(query.collect("list links", &"all", answers(count)));
+        let collected = runtime.block_on(query.collect("list links", &"all", || answers(count)));
         assert_eq!(said(collected), "list links all: netlink socket: send: Cannot allocate memory (os error 12)");
     }
     // Whatever is asked next cannot be answered either.
