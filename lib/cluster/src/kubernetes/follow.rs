@@ -108,8 +108,12 @@ impl<V: Send + 'static> Watch<V> {
             self.client.note_answer();
             stream.last = Instant::now();
             stream.has_messages = true;
-            self.backoff.reset();
-            match Message::parse(line).map_err(|reason| self.broken("watch", reason))? {
+            let message = Message::parse(line).map_err(|reason| self.broken("watch", reason))?;
+            // A stream that shows nothing but why it ends costs a listing each time.
+            if !matches!(message, Message::Error { .. }) {
+                self.backoff.reset();
+            }
+            match message {
                 Message::Put(raw) => {
                     raw.revision.clone_into(revision);
                     self.put(&raw).await?;
