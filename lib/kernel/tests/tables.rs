@@ -394,6 +394,32 @@ fn route_that_somebody_gave_other_next_hops_is_put_right() {
     }
 }
 
+/// The kernel keeps several with one key, and takes the first.
+fn route_of_our_protocol_before_or_behind_ours_takes_nothing_from_it() {
+    uplink();
+    let ours = |_: &RouteKey, route: &Route| route.protocol == ROUTE_PROTOCOL;
+    let rtnl = || Rtnl::open().unwrap();
+    let mut routes = Reconciler::new("route", Routes::within(rtnl(), 254, [ROUTE_PROTOCOL], Box::new(ours), |_| false));
+    let key = main_key("172.7.22.0/24".parse().unwrap(), 1022);
+    routes.want(key, Some(via(name("eth0"), Some("10.4.7.22".parse().unwrap()), ROUTE_PROTOCOL)));
+    converge(&mut routes);
+    let shown = || ip("route show 172.7.22.0/24").trim_end().to_owned();
+    let wanted = shown();
+    let verbs = ["append", "prepend", "append", "prepend"].iter().enumerate();
+    for (hour, (hop, verb)) in (1..).zip(verbs) {
+        ip(&format!("route {verb} 172.7.22.0/24 metric 1022 proto 121 via 10.4.7.9{hop} dev eth0"));
+        routes.invalidate();
+        converge_at(&mut routes, Duration::from_hours(hour));
+        assert!(shown().starts_with(&wanted), "{verb}: {}", shown());
+    }
+    routes.want(key, None);
+    for hour in 5..9 {
+        routes.invalidate();
+        assert_eq!(routes.pass(true, Duration::from_hours(hour)).errors, vec![]);
+    }
+    assert_eq!(shown(), "", "nobody wants one of them");
+}
+
 fn route_of_another_metric_goes_when_the_one_to_its_destination_is_there_and_no_other() {
     uplink();
     ip("addr add fd00:4:7::21/64 dev eth0 nodad");
@@ -745,6 +771,7 @@ fn main() -> ExitCode {
         veth_is_born_with_its_peer_in_the_pods_namespace,
         address_table_touches_its_own_links_only,
         route_that_somebody_gave_other_next_hops_is_put_right,
+        route_of_our_protocol_before_or_behind_ours_takes_nothing_from_it,
         route_of_another_metric_goes_when_the_one_to_its_destination_is_there_and_no_other,
         tables_list_what_they_are_about_and_nothing_else,
         table_read_in_parts_is_the_table_listed_whole,

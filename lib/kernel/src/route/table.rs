@@ -1,7 +1,7 @@
 //! `Routes`: the table of our routes, and beside it those of others that a listing meets.
 //!
-//! Invariant: the kernel takes the first of several routes with one key, in the order in which it lists them. A route of
-//! somebody else's behind one of ours takes nothing from it and is not kept.
+//! Invariant: the kernel takes the first of several routes with one key, in the order in which it lists them. A route
+//! behind one of ours takes nothing from it and is not kept, whoever made it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -89,16 +89,20 @@ struct Apart {
 }
 
 impl Apart {
-    /// Keeps one of somebody else's; returns one of ours.
+    /// Keeps one of somebody else's; returns one of ours, the first of its key.
     fn take(&mut self, (key, route): (RouteKey, Route), filter: &Filter) -> Option<(RouteKey, Observed<Route>)> {
         if self.ours.first().is_some_and(|ours| ours.dst != key.dst) {
             self.ours.clear();
         }
+        let is_behind = self.ours.contains(&key);
         if filter.may_be_ours(&route) && (filter.owns)(&key, &route) {
+            if is_behind {
+                return None;
+            }
             self.ours.push(key);
             return Some((key, Observed { value: route, owner: Owner::Ours }));
         }
-        if filter.wanted.as_ref().is_some_and(|wanted| wanted(&key)) && !self.ours.contains(&key) {
+        if filter.wanted.as_ref().is_some_and(|wanted| wanted(&key)) && !is_behind {
             self.foreign.push((key, route));
         }
         None
@@ -142,6 +146,15 @@ impl Routes {
 
     fn with(rtnl: Rtnl, filter: Filter) -> Self {
         Self { rtnl, filter: Arc::new(filter), foreign: Foreign::default() }
+    }
+
+    fn write(&mut self, steps: &[Step<RouteKey, Route>]) -> Vec<Result<(), KernelError>> {
+        self.rtnl.carry_out(steps, |rtnl, step, indexes| match step {
+            Step::Create(key, want) | Step::Change(key, _, want) => {
+                upsert(rtnl, (key, want), NLM_F_CREATE | NLM_F_REPLACE, indexes)
+            }
+            Step::Remove(key, have) => Ok(removal(key, have)),
+        })
     }
 
     /// The routes of others that listings meet.
@@ -223,12 +236,18 @@ impl Target for Routes {
     }
 
     fn apply(&mut self, steps: &[Step<RouteKey, Route>]) -> Vec<Result<(), KernelError>> {
-        self.rtnl.carry_out(steps, |rtnl, step, indexes| match step {
-            Step::Create(key, want) | Step::Change(key, _, want) => {
-                upsert(rtnl, (key, want), NLM_F_CREATE | NLM_F_REPLACE, indexes)
+        let mut results = self.write(steps);
+        for (step, result) in steps.iter().zip(&mut results) {
+            let is_behind = |error: &KernelError| error.errno() == Some(libc::EEXIST);
+            if let Step::Change(key, have, _) = step
+                && result.as_ref().is_err_and(is_behind)
+            {
+                // The kernel has what is wanted already, behind what was to be replaced (`fib_table_insert`).
+                let uncovered = self.write(&[Step::Remove(*key, have.clone()), step.clone()]);
+                *result = uncovered.into_iter().collect();
             }
-            Step::Remove(key, have) => Ok(removal(key, have)),
-        })
+        }
+        results
     }
 }
 
@@ -255,11 +274,12 @@ mod tests {
             row("172.7.22.0/24", 5, 4),
             row("172.7.22.0/24", 9, 121),
             row("172.7.22.0/24", 9, 4),
+            row("172.7.22.0/24", 9, 121),
             row("172.7.23.0/24", 9, 3),
             row("10.0.0.0/8", 9, 4),
         ];
         let ours: Vec<_> = listed.iter().cloned().filter_map(|row| apart.take(row, &filter)).collect();
         assert_eq!(ours.iter().map(|(key, _)| *key).collect::<Vec<_>>(), [listed[1].0]);
-        assert_eq!(apart.foreign, [listed[0].clone(), listed[3].clone()]);
+        assert_eq!(apart.foreign, [listed[0].clone(), listed[4].clone()]);
     }
 }
