@@ -6,7 +6,8 @@ mod common;
 
 use std::process::ExitCode;
 
-use common::{cases, sh};
+use common::{cases, feed, sh};
+use kernel::Chain;
 use kernel::legacy::arrival::{Denied, Input};
 use kernel::legacy::{Denial, forwarding, has_table};
 use kernel::nft::arrival::Arrival;
@@ -146,9 +147,30 @@ fn packet_is_followed_through_input_as_the_kernel_would_lead_it() {
     }
 }
 
+/// The table's places are asked for before its rules: whoever writes between the two makes them another table's.
+fn chain_is_read_as_it_is_at_one_moment_while_others_write_the_table() {
+    let open = "-A FORWARD -s 10.0.0.0/8 -j ACCEPT\n";
+    let states = [open.to_owned(), "-A INPUT -s 10.0.0.0/8 -j ACCEPT\n".to_owned(), open.repeat(200)];
+    let texts = states.map(|rules| format!("*filter\n:INPUT ACCEPT\n:FORWARD DROP\n:OUTPUT ACCEPT\n{rules}COMMIT\n"));
+    let write = |text: &str| feed("iptables-legacy-restore", &["-w"], text);
+    write(&texts[0]);
+    std::thread::scope(|scope| {
+        let own = std::fs::File::open("/proc/thread-self/ns/net").unwrap();
+        let writing = scope.spawn(move || {
+            nix::sched::setns(own, nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
+            (0..60).for_each(|_| texts.iter().for_each(|text| write(text)));
+        });
+        while !writing.is_finished() {
+            let found = forwarding(IpFamily::V4, "filter").map_err(|error| Chain(&error).to_string());
+            assert_eq!(found.map(|chain| chain.denial), Ok(Some(Denial::Policy)));
+        }
+    });
+}
+
 fn main() -> ExitCode {
     common::main(cases![
         chain_that_denies_by_policy_or_by_a_rule_is_known_from_one_that_accepts,
         packet_is_followed_through_input_as_the_kernel_would_lead_it,
+        chain_is_read_as_it_is_at_one_moment_while_others_write_the_table,
     ])
 }

@@ -65,6 +65,8 @@ impl Hook {
 /// Bytes of `struct ipt_get_entries` before the entries, which are aligned to eight.
 const ENTRIES: usize = 40;
 
+/// Readings of a table before giving up on one that changes all the time.
+const TRIES: u32 = 30;
 /// Rules that are read: chains that lead to the same ones again and again would take for ever.
 const RULES: u32 = 100_000;
 
@@ -132,7 +134,7 @@ pub fn forwarding(family: IpFamily, table: &str) -> Result<Forwarding, KernelErr
     Table { family, entries: &entries, underflow, left: RULES }.judge(begin).ok_or_else(unreadable)
 }
 
-/// Reads information and entries of the table.
+/// Reads information and entries of the table, again while somebody writes it: the two are of one moment.
 fn read(family: IpFamily, table: &str) -> io::Result<(Vec<u8>, Vec<u8>)> {
     let (domain, level) = match family {
         IpFamily::V4 => (AddressFamily::Inet, libc::IPPROTO_IP),
@@ -141,14 +143,24 @@ fn read(family: IpFamily, table: &str) -> io::Result<(Vec<u8>, Vec<u8>)> {
     let fd = socket(domain, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)?;
     let mut info = named(table, INFO);
     sockopt::get(&fd, level, GET_INFO, &mut info)?;
-    let size = number(&info, SIZE).unwrap_or_default();
-    let mut entries = named(table, ENTRIES + size);
-    let size = u32::try_from(size).map_err(io::Error::other)?;
-    if let Some(field) = entries.get_mut(NAME..NAME + 4) {
-        field.copy_from_slice(&size.to_ne_bytes());
+    for _ in 0..TRIES {
+        let size = number(&info, SIZE).unwrap_or_default();
+        let mut entries = named(table, ENTRIES + size);
+        let size = u32::try_from(size).map_err(io::Error::other)?;
+        if let Some(field) = entries.get_mut(NAME..NAME + 4) {
+            field.copy_from_slice(&size.to_ne_bytes());
+        }
+        let read = sockopt::get(&fd, level, GET_ENTRIES, &mut entries);
+        let before = std::mem::replace(&mut info, named(table, INFO));
+        sockopt::get(&fd, level, GET_INFO, &mut info)?;
+        match read {
+            Ok(()) if before == info => return Ok((info, entries.split_off(ENTRIES))),
+            // One of another size (get_entries), or of the same size and other places.
+            Err(error) if error.raw_os_error() != Some(libc::EAGAIN) => return Err(error),
+            Ok(()) | Err(_) => {}
+        }
     }
-    sockopt::get(&fd, level, GET_ENTRIES, &mut entries)?;
-    Ok((info, entries.split_off(ENTRIES)))
+    Err(io::Error::from_raw_os_error(libc::EAGAIN))
 }
 
 /// A buffer that begins with the table's name.
