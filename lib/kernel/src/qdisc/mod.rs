@@ -149,18 +149,26 @@ impl Rtnl {
         }
     }
 
-    /// The disciplines of the link with `index`, without those that every link has.
+    /// The disciplines of the link with `index` for all that it sends and for all that it receives, without those that every link has. They
+    /// are asked for by their places: a listing has those of all links, and leaves out a link where another one goes meanwhile.
     ///
     /// # Errors
-    /// When the kernel cannot be read.
+    /// When the kernel cannot be read; a link that does not exist has none.
     pub fn qdiscs(&mut self, index: u32) -> Result<Vec<Qdisc>, KernelError> {
-        let body = Tc { index, handle: 0, parent: 0, info: 0 }.bytes();
-        let message = Message { kind: RTM_GETQDISC, flags: 0, body };
-        let listed = self.socket.dump(&message).map_err(|fault| {
-            KernelError::new("list queueing disciplines", format!("of link with index {index}"), fault)
-        })?;
-        // The kernel lists those of all links, whatever was asked for.
-        Ok(listed.iter().filter_map(|frame| qdisc(frame, index)).collect())
+        let mut found = Vec::new();
+        for parent in [ROOT, INGRESS] {
+            let body = Tc { index, handle: 0, parent, info: 0 }.bytes();
+            // Up to Linux 6.7 the answer is one that only NLM_F_ECHO has come back (`qdisc_notify`).
+            let message = Message { kind: RTM_GETQDISC, flags: NLM_F_ECHO, body };
+            let object = format!("of link with index {index}");
+            match self.request(&Operation { op: "read queueing discipline", object, message }) {
+                Ok(frames) => found.extend(frames.iter().filter_map(|frame| qdisc(frame, index))),
+                // No discipline in that place, or no link.
+                Err(error) if matches!(error.errno(), Some(libc::ENOENT | libc::ENODEV)) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(found)
     }
 }
 
