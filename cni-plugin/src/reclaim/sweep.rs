@@ -21,6 +21,7 @@ use crate::protocol::netconf::NetConf;
 use crate::state::RESERVATION_WAIT;
 use crate::state::places::{Places, flannel_draft, stored_network};
 use crate::state::records::{Class, Found, Held};
+use crate::state::reservations::locked::is_blank;
 
 /// Removes everything that `cni.dev/valid-attachments` does not list. Without the list nothing is valid (SPEC "GC").
 ///
@@ -65,7 +66,8 @@ fn subjects(places: &Places) -> Result<BTreeSet<Subject>, CniError> {
             match Subject::of_reservation(&text) {
                 Some(subject) => drop(subjects.insert(subject)),
                 // A crash emptied it: nobody can ever ask for it back.
-                None => locked.discard(addr)?,
+                None if is_blank(&text) => locked.discard(addr)?,
+                None => {}
             }
         }
     }

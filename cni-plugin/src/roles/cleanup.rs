@@ -1,7 +1,7 @@
 //! `netd-cni cleanup [--yes] LIST...`: takes away what this program has left on a node for the networks of these lists: the bridge, tables and
 //! folders that Pods shared, and what Pods left that nobody deleted.
 //!
-//! Invariants: without `--yes` nothing is changed; a network whose Pods are alive is left whole; what is wrong with one list or network keeps
+//! Invariants: without `--yes` nothing is changed; what somebody else uses stays, and is named; a network whose Pods are alive is left whole; what is wrong with one list or network keeps
 //! no other from being cleaned; one for which this program never attached a
 //! Pod, as the folder of its records shows, is somebody else's, whatever its list names.
 
@@ -19,6 +19,7 @@ use serde_json::{Map, Value};
 
 use super::name::PluginName;
 use crate::plan::attach::vlan::vlan_port;
+use crate::plan::gc::Subject;
 use crate::plan::hostports::table;
 use crate::plan::{masquerade, spoof};
 use crate::protocol::error::{CniError, Code};
@@ -26,6 +27,7 @@ use crate::protocol::netconf::NetConf;
 use crate::reclaim::sweep;
 use crate::state::places::Places;
 use crate::state::records::Class;
+use crate::state::reservations::locked::{is_blank, peek};
 use crate::state::safe_file::LIST_MAX;
 
 /// How the command is written.
@@ -49,6 +51,23 @@ pub struct Cleaned {
     pub failure: Option<CniError>,
 }
 
+/// What there is of a network, a line for each.
+#[derive(Default)]
+struct Found {
+    /// What goes.
+    own: Vec<String>,
+    /// What stays, and why.
+    kept: Vec<String>,
+}
+
+/// The links of a network's bridge.
+#[derive(Default)]
+struct Links {
+    own: Vec<IfName>,
+    /// Why the bridge stays.
+    kept: Option<String>,
+}
+
 /// One network of a list, as far as it is ours.
 struct Network {
     conf: NetConf,
@@ -69,7 +88,7 @@ impl Cleanup {
     /// failure, and keeps no other from being done and reported.
     #[must_use]
     pub fn run(&self) -> Cleaned {
-        let (mut text, mut failures) = (String::new(), Vec::new());
+        let (mut text, mut failures, mut is_any) = (String::new(), Vec::new(), false);
         for network in self.networks(&mut failures).into_values() {
             let cleaned = network.found().and_then(|found| {
                 let removed = if self.yes { network.remove() } else { Ok(()) };
@@ -79,17 +98,21 @@ impl Cleanup {
                 })
             });
             match cleaned {
-                Ok(found) => found.iter().for_each(|line| text.extend([line, "\n"])),
+                Ok(found) => {
+                    is_any |= !found.own.is_empty();
+                    found.own.iter().chain(&found.kept).for_each(|line| text.extend([line, "\n"]));
+                }
                 Err(error) => failures.push(error),
             }
         }
         let failure = failures.into_iter().reduce(|first, other| first.details(format!("and: {other}")));
-        text.push_str(match (text.is_empty(), self.yes) {
+        text.push_str(match (is_any, self.yes) {
             // Of a network that failed there may be something.
-            (true, _) if failure.is_some() => "",
-            (true, _) => "nothing of this program's is here\n",
-            (false, true) => "removed\n",
-            (false, false) => "nothing is removed yet: --yes does\n",
+            (false, _) if failure.is_some() => "",
+            (false, _) if !text.is_empty() => "nothing else of this program's is here\n",
+            (false, _) => "nothing of this program's is here\n",
+            (true, true) => "removed\n",
+            (true, false) => "nothing is removed yet: --yes does\n",
         });
         Cleaned { text, failure }
     }
@@ -148,8 +171,8 @@ fn networks_of(text: &[u8]) -> Result<Vec<Network>, CniError> {
 }
 
 impl Network {
-    /// What there is, a line for each; a Pod that is alive is an error.
-    fn found(&self) -> Result<Vec<String>, CniError> {
+    /// What there is; a Pod that is alive is an error.
+    fn found(&self) -> Result<Found, CniError> {
         let mut host = Rtnl::open()?;
         let mut lines = Vec::new();
         for attachment in self.places.records(Class::Attachment).attachments() {
@@ -160,23 +183,29 @@ impl Network {
             }
             lines.push(format!("what container {} left on network {}", attachment.container, self.conf.name));
         }
-        lines.extend(self.links(&mut host)?.iter().map(|link| format!("link {link}")));
+        let Links { own, kept } = self.links(&mut host)?;
+        let mut kept = Vec::from_iter(kept);
+        lines.extend(own.iter().map(|link| format!("link {link}")));
         let mut nft = Nft::open()?;
         for key in self.tables() {
             if nft.ruleset(&key)?.is_some_and(|found| may_go(&key, &found)) {
                 lines.push(format!("nft table {key}"));
             }
         }
-        lines.extend(
-            self.folders().filter(|folder| folder.is_dir()).map(|folder| format!("folder {}", folder.display())),
-        );
-        Ok(lines)
+        for folder in self.folders().filter(|folder| folder.is_dir()) {
+            if has_nobodys(&folder) {
+                kept.push(format!("folder {} stays: a reservation in it names no container", folder.display()));
+            } else {
+                lines.push(format!("folder {}", folder.display()));
+            }
+        }
+        Ok(Found { own: lines, kept })
     }
 
     fn remove(&self) -> Result<(), CniError> {
         sweep::sweep(&NetConf { valid_attachments: None, ..self.conf.clone() })?;
         let mut host = Rtnl::open()?;
-        for link in self.links(&mut host)? {
+        for link in self.links(&mut host)?.own {
             host.delete_link(&link)?;
         }
         let mut nft = Nft::open()?;
@@ -186,7 +215,7 @@ impl Network {
         if let Some(dir) = self.places.data_dirs.first() {
             self.places.pools().forget(dir, &self.conf.name);
         }
-        for folder in self.folders() {
+        for folder in self.folders().filter(|folder| !has_nobodys(folder)) {
             remove_folder(&folder).map_err(|error| CniError::io("remove", &folder, &error))?;
         }
         // flannel's files name their network inside: one of another network keeps the folder.
@@ -196,20 +225,23 @@ impl Network {
 
     /// The links of the bridge's VLANs and the bridge; neither where something of somebody else's is plugged into it or stands
     /// on it.
-    fn links(&self, host: &mut Rtnl) -> Result<Vec<IfName>, CniError> {
+    fn links(&self, host: &mut Rtnl) -> Result<Links, CniError> {
         let all = host.links()?;
         let is_bridge = |link: &&LinkState| link.name == self.bridge && matches!(link.link.kind, LinkKind::Bridge(_));
-        let Some(bridge) = all.iter().find(is_bridge) else { return Ok(Vec::new()) };
+        let Some(bridge) = all.iter().find(is_bridge) else { return Ok(Links::default()) };
         let pairs: Vec<(&LinkState, &LinkState)> =
             all.iter().filter_map(|link| Some((link, self.vlan_port_of(link, &all)?))).collect();
         let is_own = |link: &LinkState| pairs.iter().any(|(_, port)| port.index == link.index);
         let is_plugged = |link: &LinkState| link.master_index == Some(bridge.index) && !is_own(link);
         // The other end of a veth may be in another namespace, where indexes mean other links.
         let stands = |link: &LinkState| link.lower_index == Some(bridge.index) && link.link.kind != LinkKind::Veth;
-        if all.iter().any(|link| is_plugged(link) || stands(link)) {
-            return Ok(Vec::new());
+        if let Some(other) = all.iter().find(|link| is_plugged(link) || stands(link)) {
+            let how = if is_plugged(other) { "is plugged into it" } else { "stands on it" };
+            let kept = Some(format!("link {} stays: {} {how}", bridge.name, other.name));
+            return Ok(Links { own: Vec::new(), kept });
         }
-        Ok(pairs.iter().map(|(gateway, _)| gateway.name.clone()).chain([bridge.name.clone()]).collect())
+        let own = pairs.iter().map(|(gateway, _)| gateway.name.clone()).chain([bridge.name.clone()]).collect();
+        Ok(Links { own, kept: None })
     }
 
     /// The end on the bridge of the pair that ADD made to hold the gateways of a VLAN, if `link` is its other one.
@@ -233,6 +265,11 @@ impl Network {
         let reservations: Vec<PathBuf> = leases.iter().map(|(store, _)| store.dir().to_owned()).collect();
         records.map(|records| records.dir().to_owned()).into_iter().chain(grants).chain(reservations)
     }
+}
+
+/// True for a folder of reservations in which somebody blocks an address: what names no container is not this program's.
+fn has_nobodys(folder: &Path) -> bool {
+    peek(folder).any(|text| !is_blank(&text) && Subject::of_reservation(&text).is_none())
 }
 
 /// Host ports of another network's Pods keep the table of all.

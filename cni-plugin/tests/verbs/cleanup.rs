@@ -20,6 +20,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("cleanup_leaves_a_network_with_a_pod_that_is_alive", alive),
     ("cleanup_goes_past_a_broken_list_and_a_living_network", goes_past),
     ("cleanup_leaves_what_is_somebody_elses", foreign),
+    ("cleanup_names_what_stays_for_somebody_else", kept),
     ("cleanup_removes_tables_and_leaves_the_host_ports_of_other_networks", tables),
     ("cleanup_removes_a_bridge_with_the_links_of_its_vlans_alone", vlans),
 ];
@@ -114,6 +115,26 @@ fn foreign(node: &Node) {
     let (status, said) = cleanup(node, &native(), true);
     assert!(status == Some(0) && said.contains("nothing of this program's is here"), "{said}");
     assert!(Rtnl::open().unwrap().link(&bridge).unwrap().is_some());
+}
+
+fn kept(node: &Node) {
+    let (conf, blocked) = (native(), "/var/lib/cni/networks/cbr0/172.7.21.9");
+    let (pod, _) = node.attached(&conf, "web");
+    node.del(&conf, "web", &pod).silent();
+    fs::write(blocked, "the printer has this one\n").unwrap();
+    ip("link add theirs type veth peer name away");
+    ip("link set theirs master cbr0");
+    let stays = [
+        "link cbr0 stays: theirs is plugged into it\n",
+        "folder /var/lib/cni/networks/cbr0 stays: a reservation in it names no container\n",
+    ];
+    for yes in [false, true] {
+        let (status, said) = cleanup(node, &conf, yes);
+        assert!(status == Some(0) && stays.iter().all(|line| said.contains(line)), "{said}");
+        assert!(!said.contains("link cbr0\n") && said.contains("folder /var/lib/cni/netd/cbr0\n"), "{said}");
+        assert_eq!(said.ends_with("\nremoved\n"), yes, "{said}");
+    }
+    assert!(node.links().contains(&"cbr0".to_owned()) && Path::new(blocked).exists());
 }
 
 fn tables(node: &Node) {

@@ -14,6 +14,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("gc_removes_what_is_not_listed_and_keeps_what_is", gc_keeps_valid),
     ("gc_without_a_list_removes_everything_of_this_network_only", gc_without_list),
     ("gc_cleans_up_after_the_predecessor", gc_predecessor),
+    ("gc_leaves_an_address_that_somebody_blocks", gc_blocked),
     ("status_is_ready_with_a_lease_and_not_without", status_needs_lease),
     ("status_reports_a_full_range_and_a_lost_bridge", status_reports),
     ("status_is_ready_after_a_reboot_whatever_it_left", status_after_reboot),
@@ -87,6 +88,15 @@ fn gc_predecessor(node: &Node) {
         names,
         ["/var/lib/cni/flannel/alive", "/var/lib/cni/flannel/theirs", "/var/lib/cni/networks/cbr0/172.7.21.4"]
     );
+}
+
+fn gc_blocked(node: &Node) {
+    let conf = modern(&native());
+    node.attached(&conf, "dead");
+    let blocked = ("/var/lib/cni/networks/cbr0/172.7.21.9".to_owned(), "the printer has this one\n".to_owned());
+    fs::write(&blocked.0, &blocked.1).unwrap();
+    run(node, "GC", &conf).silent();
+    assert_eq!(node.files(), [blocked]);
 }
 
 fn status_needs_lease(node: &Node) {

@@ -18,7 +18,7 @@ use crate::state::HostState;
 type Test = (&'static str, fn(&Node));
 
 pub(crate) const TESTS: &[Test] = &[
-    ("junk_in_state_files_stops_no_verb_and_gc_clears_it", junk_everywhere),
+    ("junk_in_state_files_stops_no_verb_and_gc_clears_what_says_nothing", junk_everywhere),
     ("after_a_power_cut_empty_files_are_in_nobodys_way", power_cut),
     ("one_broken_record_does_not_keep_a_full_range_from_being_reclaimed", broken_record),
     ("no_inode_free_fails_add_and_leaves_nothing", no_inode),
@@ -36,6 +36,9 @@ const RESERVATIONS: &str = "/var/lib/cni/networks/cbr0";
 const RECORDS: &str = "/var/lib/cni/netd/cbr0";
 const STATES: &str = "/var/lib/cni/flannel";
 
+/// Texts that say something, and name no container.
+const NOBODYS: [&[u8]; 2] = [b"{", b"../../etc/passwd\r\neth0"];
+
 /// What a crash, a bad disk or somebody's hand leaves in a file.
 fn junk() -> Vec<Vec<u8>> {
     let long_id = format!("{}\r\neth0", "a".repeat(230));
@@ -44,8 +47,8 @@ fn junk() -> Vec<Vec<u8>> {
         vec![0; 4096],
         vec![0xff; 40],
         vec![b'a'; 1 << 20],
-        b"{".to_vec(),
-        b"../../etc/passwd\r\neth0".to_vec(),
+        NOBODYS[0].to_vec(),
+        NOBODYS[1].to_vec(),
         long_id.into_bytes(),
     ]
 }
@@ -66,8 +69,11 @@ fn junk_everywhere(node: &Node) {
             node.del(&conf, "victim", &pod).silent();
             assert!(!node.links().contains(&host_link("victim")));
             node.exec(conf["type"].as_str().unwrap(), &[("CNI_COMMAND", "GC")], &modern(&conf).to_string()).silent();
-            // Another plugin's state file of no readable network stays.
+            // Another plugin's state file of no readable network stays, and an address that a text of somebody's blocks.
             let _ = fs::remove_file(format!("{STATES}/victim"));
+            let blocked = fs::remove_file(format!("{RESERVATIONS}/172.7.21.9")).is_ok();
+            let expected = NOBODYS.contains(&&bytes[..]);
+            assert_eq!(blocked, expected, "{:?}...", &bytes[..bytes.len().min(40)]);
             assert_eq!(node.files(), [], "after {:?}...", &bytes[..bytes.len().min(40)]);
         }
         Rtnl::open()

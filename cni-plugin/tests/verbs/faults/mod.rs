@@ -45,7 +45,7 @@
 //! | fault | shown by |
 //! |---|---|
 //! | full disk, read-only state directory | `full_or_read_only_disk_fails_add_and_leaves_nothing`, `no_inode_free_fails_add_and_leaves_nothing` |
-//! | empty and junk state files | `junk_in_state_files_stops_no_verb_and_gc_clears_it`, `one_broken_record_does_not_keep_a_full_range_from_being_reclaimed` |
+//! | empty and junk state files | `junk_in_state_files_stops_no_verb_and_gc_clears_what_says_nothing`, `one_broken_record_does_not_keep_a_full_range_from_being_reclaimed` |
 //! | unreadable subnet file | `unreadable_subnet_file_is_reported_and_nothing_is_touched` |
 //! | missing namespace, ordinary file for one | `the_hosts_own_namespace_is_refused_before_anything_is_touched`, `del_needs_no_namespace` |
 //! | bridge with a foreign address | `bridge_with_a_foreign_address_is_refused_before_a_pod_is_made` |
