@@ -3,7 +3,7 @@
 //! Invariant: exactly one JSON object goes to standard output: the result (nothing for verbs without one), or the
 //! error, and then the exit code is 1.
 
-use std::io::Read;
+use std::io::{self, Read, Write as _};
 
 use netstate::calls::Verb;
 
@@ -78,7 +78,11 @@ fn dispatch(
 fn warn_of_ignored(network: &str, name: PluginName, paths: &[String]) {
     if !paths.is_empty() {
         let paths = paths.join(", ");
-        eprintln!("netd-cni: network {network}: keys that plugin {name} does not know are ignored: {paths}");
+        // A runtime that has closed its log gets its Pod all the same.
+        let _ = writeln!(
+            io::stderr(),
+            "netd-cni: network {network}: keys that plugin {name} does not know are ignored: {paths}"
+        );
     }
 }
 

@@ -12,6 +12,9 @@
 //! | [`roles`] | one plugin name per module: its verbs gather facts, plan, apply, return a result | all of them |
 //! | [`call`] | one execution: version gates, the role's verb, the answer | `roles`, `state` |
 
+// They panic where nobody takes what they print.
+#![warn(clippy::print_stdout, clippy::print_stderr)]
+
 pub(crate) mod apply;
 pub(crate) mod call;
 #[cfg(test)]

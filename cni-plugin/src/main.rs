@@ -1,5 +1,8 @@
 //! `netd-cni`: executed by a container runtime, once per verb; and by an operator, to install it.
 
+// They panic where nobody takes what they print.
+#![warn(clippy::print_stdout, clippy::print_stderr)]
+
 use std::env;
 use std::io::{self, Write};
 use std::path::Path;
@@ -19,22 +22,18 @@ fn main() -> ExitCode {
     match words.next() {
         // Runtimes pass no arguments.
         None if env::var_os("CNI_COMMAND").is_none_or(|command| command.is_empty()) => {
-            eprint!("{}", about());
+            aside(&about());
             ExitCode::SUCCESS
         }
         None => serve(&program),
         Some(word) if word == "install" => install(words),
         Some(word) if word == "cleanup" => cleanup(words),
-        Some(word) if ["--help", "-h", "help"].contains(&word.as_str()) => {
-            print!("{}", about());
-            ExitCode::SUCCESS
-        }
+        Some(word) if ["--help", "-h", "help"].contains(&word.as_str()) => put(&about()),
         Some(word) if ["--version", "-V"].contains(&word.as_str()) => {
-            println!("netd-cni {}", env!("CARGO_PKG_VERSION"));
-            ExitCode::SUCCESS
+            put(concat!("netd-cni ", env!("CARGO_PKG_VERSION"), "\n"))
         }
         Some(word) => {
-            eprintln!("unknown command {word}\n{USAGE}\n{CLEANUP_USAGE}");
+            aside(&format!("unknown command {}\n{USAGE}\n{CLEANUP_USAGE}\n", printable(&word)));
             ExitCode::from(2)
         }
     }
@@ -68,28 +67,43 @@ fn about() -> String {
 
 fn cleanup(words: impl Iterator<Item = String>) -> ExitCode {
     let Some(cleanup) = Cleanup::parse(words) else {
-        eprintln!("{CLEANUP_USAGE}");
+        aside(&format!("{CLEANUP_USAGE}\n"));
         return ExitCode::from(2);
     };
     let cleaned = cleanup.run();
-    print!("{}", printable(&cleaned.text));
-    let Some(error) = cleaned.failure else { return ExitCode::SUCCESS };
-    eprintln!("netd-cni cleanup: {}", printable(&error.to_string()));
+    let printed = put(&printable(&cleaned.text));
+    let Some(error) = cleaned.failure else { return printed };
+    aside(&format!("netd-cni cleanup: {}\n", printable(&error.to_string())));
     ExitCode::FAILURE
 }
 
 fn install(words: impl Iterator<Item = String>) -> ExitCode {
     let installed = Install::parse(words).and_then(|install| install.run(Path::new("/proc/self/exe")));
     match installed {
-        Ok(paths) => {
-            paths.iter().for_each(|path| println!("installed {}", path.display()));
-            ExitCode::SUCCESS
-        }
+        Ok(paths) => put(&paths.iter().map(|path| format!("installed {}\n", path.display())).collect::<String>()),
         Err(error) => {
-            eprintln!("netd-cni install: {}", printable(&error.to_string()));
+            aside(&format!("netd-cni install: {}\n", printable(&error.to_string())));
             ExitCode::from(if matches!(error, InstallError::Usage(_)) { 2 } else { 1 })
         }
     }
+}
+
+/// Prints `text`; whoever reads it may have read enough, as `head` has.
+fn put(text: &str) -> ExitCode {
+    let mut out = io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            aside(&format!("netd-cni: write to standard output: {error}\n"));
+            ExitCode::FAILURE
+        }
+        _ => ExitCode::SUCCESS,
+    }
+}
+
+/// Prints `text` on standard error, whether somebody takes it or not.
+fn aside(text: &str) {
+    // There is no other place to say so.
+    let _ = io::stderr().lock().write_all(text.as_bytes());
 }
 
 /// `text`, of which much is from files, without what drives a terminal; its lines stay.

@@ -8,6 +8,9 @@
 //! Invariants: `plan` is pure; one changed endpoint costs the steps of that endpoint; nothing is removed before Services
 //! and EndpointSlices have both been listed once; a malformed object leaves what was served before it.
 
+// They panic where nobody takes what they print.
+#![warn(clippy::print_stdout, clippy::print_stderr)]
+
 mod command;
 mod commands;
 mod dataplane;

@@ -16,6 +16,9 @@
 //! Invariants of the crate: `format`, `choose`, `plan` and `page` are pure; a plan never imports `run`. The kernel is written by
 //! one thread only. No program is executed. Ending leaves the data path as it is.
 
+// They panic where nobody takes what they print.
+#![warn(clippy::print_stdout, clippy::print_stderr)]
+
 mod choose;
 mod command;
 mod doctor;
@@ -68,8 +71,8 @@ fn explain(error: &clap::Error, role: Role) -> ExitCode {
         error.exit();
     }
     match error.kind() {
-        ErrorKind::DisplayVersion => eprintln!("v{}", run::VERSION),
-        _ => eprint!("{error}"),
+        ErrorKind::DisplayVersion => terminal::note(&format!("v{}", run::VERSION)),
+        _ => terminal::aside(&error.to_string()),
     }
     if error.use_stderr() { Exit::Failure.into() } else { Exit::Success.into() }
 }

@@ -12,6 +12,9 @@
 //! `nodes` is pure; every mistake is named at once,
 //! with line and column.
 
+// They panic where nobody takes what they print.
+#![warn(clippy::print_stdout, clippy::print_stderr)]
+
 mod apply;
 mod backup;
 mod certs;

@@ -16,6 +16,7 @@ use anyhow::Context;
 use daemon::lifecycle::Exit;
 use daemon::log::Log;
 use daemon::shell::seed;
+use daemon::status::Lines;
 use daemon::terminal;
 
 use self::args::{Invocation, Verb};
@@ -64,18 +65,18 @@ fn begin(invocation: &Invocation) -> anyhow::Result<Exit> {
     }
     start_log(settings)?;
     match &invocation.verb {
-        None if flags.cleanup_kube_proxy => report(&run::cleanup::kube_proxy::remove(&load::excluded(invocation)?)?),
-        None => match run::cleanup(&load::excluded(invocation)?)? {
-            Some(Cleaned::All(rows)) => {
-                println!(
-                    "removed {rows} of IPVS (virtual servers with all behind them), their addresses, and the nft tables"
-                )
-            }
+        None if flags.cleanup_kube_proxy => {
+            terminal::put(&report(&run::cleanup::kube_proxy::remove(&load::excluded(invocation)?)?))?;
+        }
+        None => terminal::put(&match run::cleanup(&load::excluded(invocation)?)? {
+            Some(Cleaned::All(rows)) => format!(
+                "removed {rows} of IPVS (virtual servers with all behind them), their addresses, and the nft tables\n"
+            ),
             Some(Cleaned::LeftTo(rival)) => {
-                println!("removed the nft tables; virtual servers and their addresses are left to {rival}")
+                format!("removed the nft tables; virtual servers and their addresses are left to {rival}\n")
             }
-            None => println!("this program has put nothing into the kernel; nothing is removed"),
-        },
+            None => "this program has put nothing into the kernel; nothing is removed\n".to_owned(),
+        })?,
         Some(Verb::Completions(wanted)) => std::io::stdout().write_all(&wanted.render(args::command()))?,
         Some(Verb::Man(pages)) => pages.write(&args::command()).context("write the manual pages")?,
         Some(Verb::Status { json, watch }) => return commands::status(&config::run_dir(flags), *json, *watch),
@@ -87,18 +88,20 @@ fn begin(invocation: &Invocation) -> anyhow::Result<Exit> {
     Ok(Exit::Success)
 }
 
-/// Says what was taken away of a kube-proxy, and what is left to do.
-fn report(found: &Leftovers) {
+/// What was taken away of a kube-proxy, and what is left to do.
+fn report(found: &Leftovers) -> String {
+    let mut lines = Lines::new();
     if found.removed.is_empty() && found.kept.is_empty() {
-        println!("nothing of a kube-proxy was found in nft and IPVS");
+        lines.push(format_args!("nothing of a kube-proxy was found in nft and IPVS"));
     }
-    found.removed.iter().for_each(|removed| println!("removed {removed}"));
+    found.removed.iter().for_each(|removed| lines.push(format_args!("removed {removed}")));
     if !found.kept.is_empty() {
-        println!("connections of these are open; run this again when they have ended:");
-        found.kept.iter().for_each(|kept| println!("  {kept}"));
+        lines.push(format_args!("connections of these are open; run this again when they have ended:"));
+        found.kept.iter().for_each(|kept| lines.push(format_args!("  {kept}")));
     }
     if !found.commands.is_empty() {
-        println!("tables of iptables-legacy are in use; what kube-proxy has there goes with:");
-        found.commands.iter().for_each(|command| println!("  {command}"));
+        lines.push(format_args!("tables of iptables-legacy are in use; what kube-proxy has there goes with:"));
+        found.commands.iter().for_each(|command| lines.push(format_args!("  {command}")));
     }
+    lines.into_text()
 }

@@ -25,7 +25,7 @@ pub(super) async fn list(store: &Store, prefix: &Prefix) -> anyhow::Result<()> {
         }
     }
     terminal::put(&table(&view))?;
-    eprint!("{}", refusals(&view));
+    terminal::aside(&refusals(&view));
     Ok(())
 }
 

@@ -8,6 +8,7 @@ use std::net::TcpListener;
 use anyhow::Context;
 use daemon::http::Address;
 use daemon::lifecycle::Exit;
+use daemon::terminal;
 use kernel::ipvs::Ipvs;
 use netstate::SysctlKey;
 
@@ -150,16 +151,17 @@ pub(crate) fn init_only(config: &Config) -> anyhow::Result<Exit> {
     if let Some(ipvs) = ipvs.as_mut().filter(|_| mode == Mode::Ipvs) {
         self::ipvs(ipvs, config)?;
     }
-    let mut failed = 0_usize;
+    let (mut failed, mut done) = (0_usize, String::new());
     for (key, value) in parameters(config, &super::release()?, mode) {
         match kernel::sysctl::write(&key, &value) {
-            Ok(()) => println!("{key} is {value}"),
+            Ok(()) => done.push_str(&format!("{key} is {value}\n")),
             Err(error) => {
                 failed = failed.saturating_add(1);
-                eprintln!("{}", kernel::Chain(&error));
+                terminal::note(&kernel::Chain(&error).to_string());
             }
         }
     }
+    terminal::put(&done)?;
     Ok(if failed == 0 { Exit::Success } else { Exit::Failure })
 }
 

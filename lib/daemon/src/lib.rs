@@ -24,6 +24,9 @@
 //!
 //! Invariant: nothing here knows a lease or a Service. The plugin does not link this crate.
 
+// They panic where nobody takes what they print.
+#![warn(clippy::print_stdout, clippy::print_stderr)]
+
 pub mod confine;
 pub mod doctor;
 pub mod flags;

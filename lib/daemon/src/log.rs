@@ -4,14 +4,15 @@
 //! `service.name`, `error.message`); fields that the schema does not know stand below the program's own name. The
 //! detail changes while the daemon runs: SIGUSR1 adds detail, SIGUSR2 takes it back to what the flags say.
 //!
-//! Invariant: RUST_LOG, when set, says what instead of `--v`, until a signal asks for more.
+//! Invariants: RUST_LOG, when set, says what instead of `--v`, until a signal asks for more; a line that nobody takes, on a full disk or in a
+//! pipe without a reader, is missed and hinders nothing.
 
 mod journal;
 mod recent;
 
 use std::backtrace::Backtrace;
 use std::fmt;
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write as _};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 
@@ -108,7 +109,8 @@ impl Log {
     pub fn start(program: &'static str, version: &'static str, settings: Settings) -> Result<Self, TryInitError> {
         let initial = EnvFilter::try_from_default_env().unwrap_or_else(|_| filter(settings.verbosity));
         let (initial, handle) = reload::Layer::new(initial);
-        let lines = layer().with_writer(std::io::stderr).fmt_fields(Words);
+        // Of a line that cannot be written the library would say so where it cannot be written either, by a macro that panics then.
+        let lines = layer().with_writer(std::io::stderr).log_internal_errors(false).fmt_fields(Words);
         let lines = match (settings.form.for_reader(), Socket::open()) {
             (Form::Journal, Ok(socket)) => {
                 lines.with_writer(move || socket.clone()).with_ansi(false).event_format(Entry { program }).boxed()
@@ -188,7 +190,8 @@ impl<S: Subscriber> Layer<S> for Stacks {
     fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
         let meta = event.metadata();
         let place = format_args!("{}:{}", meta.file().unwrap_or_default(), meta.line().unwrap_or_default());
-        eprintln!("stack at {place}\n{}", Backtrace::force_capture());
+        // As a line of the log that cannot be written, it is missed and hinders nothing.
+        let _ = writeln!(std::io::stderr().lock(), "stack at {place}\n{}", Backtrace::force_capture());
     }
 }
 

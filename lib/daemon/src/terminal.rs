@@ -103,12 +103,27 @@ pub fn plain(text: &str) -> String {
 /// # Errors
 /// When it cannot be written for another reason.
 pub fn put(text: &str) -> io::Result<()> {
-    put_into(&mut io::stdout().lock(), &plain(text))
+    put_unchanged(&plain(text))
 }
 
-/// Prints `text`, as [`plain`], and the end of its line on standard error.
+/// Prints `text` as it is, for whoever redirects it.
+///
+/// # Errors
+/// As [`put`].
+pub fn put_unchanged(text: &str) -> io::Result<()> {
+    put_into(&mut io::stdout().lock(), text)
+}
+
+/// Prints `text`, as [`plain`], and the end of its line on standard error. Where nobody takes it, what it is about goes on all the same.
 pub fn note(text: &str) {
-    eprintln!("{}", plain(text));
+    aside(&(plain(text) + "\n"));
+}
+
+/// Prints `text` as it is on standard error, whether somebody takes it or not.
+pub fn aside(text: &str) {
+    let mut out = io::stderr().lock();
+    // There is no other place to say so.
+    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
 }
 
 /// `text` with its lines folded where standard output is a terminal; who searches a pipe finds each line whole.
@@ -126,7 +141,7 @@ fn folded(text: &str) -> String {
 fn put_into(out: &mut impl Write, text: &str) -> io::Result<()> {
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        done => done,
+        done => done.map_err(|error| io::Error::new(error.kind(), format!("write to standard output: {error}"))),
     }
 }
 
@@ -146,7 +161,7 @@ pub fn show<E: Display>(
         let printed = put_into(&mut io::stdout().lock(), &painted(plain(&text), tone));
         return Ok(printed.map_or_else(
             |error| {
-                eprintln!("write to standard output: {error}");
+                note(&error.to_string());
                 Exit::Failure
             },
             |()| exit,
@@ -192,7 +207,7 @@ impl Waiting {
     pub fn on(what: impl Display) -> Self {
         let is_terminal = io::stderr().is_terminal();
         if is_terminal {
-            eprint!("{what} …");
+            aside(&format!("{what} …"));
         }
         Self(is_terminal)
     }
@@ -201,7 +216,7 @@ impl Waiting {
 impl Drop for Waiting {
     fn drop(&mut self) {
         if self.0 {
-            eprint!("\r\u{1b}[K");
+            aside("\r\u{1b}[K");
         }
     }
 }

@@ -39,6 +39,15 @@ fn child() {
             exit_on_panic();
             let _ = std::thread::spawn(|| panic!("the kernel thread is broken")).join();
         }
+        Ok("log") => {
+            exit_on_panic();
+            // What is logged two lines further on has its stack written.
+            let backtrace_at = format!("process.rs:{}", line!() + 2).parse().ok();
+            Log::start("netd", "0.1.0", Settings { backtrace_at, ..Settings::default() }).unwrap();
+            tracing::warn!("nobody takes this");
+            daemon::terminal::note("nor this");
+            println!("the process went on");
+        }
         Ok("loop") => run_a_loop(),
         Ok("notify") => {
             let ready = [Notice::Starting, Notice::Ready, Notice::Reloading, Notice::Ready];
@@ -129,6 +138,20 @@ fn panic_goes_to_the_log_and_a_log_in_json_holds_nothing_else() {
     let lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     let message = lines.last().unwrap()["message"].as_str().unwrap();
     assert!(message.contains("the kernel thread is broken"), "{text}");
+}
+
+#[test]
+fn log_that_nobody_takes_hinders_nothing() {
+    let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
+    let (reader, closed) = std::io::pipe().unwrap();
+    drop(reader);
+    for (what, stderr) in [("a full disk", Stdio::from(full)), ("a pipe without a reader", Stdio::from(closed))] {
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command.args(["--exact", "child", "--nocapture"]).env(PART, "log").stderr(stderr);
+        let output = command.output().unwrap();
+        assert!(output.status.success(), "{what}: {}", output.status);
+        assert!(String::from_utf8_lossy(&output.stdout).contains("the process went on"), "{what}");
+    }
 }
 
 #[test]

@@ -40,7 +40,7 @@ pub(super) fn answer(question: &str) -> Result<bool, String> {
     if !io::stdin().is_terminal() {
         return Err("nothing was touched: nobody is there to say yes to it; say --yes".to_owned());
     }
-    eprint!("{} [y/N] ", daemon::terminal::plain(question));
+    daemon::terminal::aside(&format!("{} [y/N] ", daemon::terminal::plain(question)));
     let mut line = String::new();
     io::stdin().lock().take(LINE).read_line(&mut line).map_err(|cause| format!("read the answer: {cause}"))?;
     Ok(matches!(line.trim(), "y" | "Y" | "yes"))

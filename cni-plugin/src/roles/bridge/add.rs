@@ -4,6 +4,7 @@
 //! the host, plan, apply. From the reservation on a failure takes back all of it and reports the first cause.
 
 use std::fs;
+use std::io::{self, Write as _};
 use std::net::IpAddr;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -120,8 +121,8 @@ fn attach_now(
     }
     apply::apply(&steps, &mut executor)?;
     if let Some(notice) = notice {
-        // Runtimes put it into their log.
-        eprintln!("{notice}");
+        // Runtimes put it into their log. Without one the Pod is attached all the same.
+        let _ = writeln!(io::stderr(), "{notice}");
     }
     Ok(result)
 }

@@ -51,17 +51,19 @@ pub(super) fn act(options: &Cleanup, flags: &Flags) -> Result<Exit> {
         lines.push(format_args!("file {}", file.display()));
     }
     let text = lines.into_text();
-    print!("{text}");
+    terminal::put(&text)?;
     let legacy = if options.flannel { flannel::legacy() } else { None };
     if let Some(commands) = &legacy {
-        println!("not within reach, in a table of iptables-legacy; these commands remove it:\n{commands}");
+        terminal::put(&format!(
+            "not within reach, in a table of iptables-legacy; these commands remove it:\n{commands}\n"
+        ))?;
     }
     if text.is_empty() {
-        println!("nothing of this program's is here");
+        terminal::put("nothing of this program's is here\n")?;
         return Ok(Exit::Success);
     }
     if !options.yes {
-        println!("nothing is removed yet: --yes does");
+        terminal::put("nothing is removed yet: --yes does\n")?;
         return Ok(Exit::Success);
     }
     let failed = leftovers.remove()?;
@@ -71,7 +73,7 @@ pub(super) fn act(options: &Cleanup, flags: &Flags) -> Result<Exit> {
     // What is recorded is known as ours only as long as it is recorded.
     if failed.is_empty() {
         files::remove(&files, &folder)?;
-        println!("removed");
+        terminal::put("removed\n")?;
         return Ok(Exit::Success);
     }
     Ok(Exit::Failure)

@@ -4,6 +4,7 @@
 
 use anyhow::Result;
 use daemon::lifecycle::Exit;
+use daemon::terminal;
 use kernel::nft::Nft;
 
 use super::flannel;
@@ -23,21 +24,23 @@ pub(super) fn act(yes: bool) -> Result<Exit> {
     let mut found: Vec<String> = tables.iter().map(|table| format!("nft table {table}")).collect();
     found.extend(flannel::chains(&mut nft)?);
     for row in &found {
-        println!("{row}");
+        terminal::put(&format!("{row}\n"))?;
     }
     if let Some(commands) = flannel::legacy() {
-        println!("not within reach, in a table of iptables-legacy; these commands remove it:\n{commands}");
+        terminal::put(&format!(
+            "not within reach, in a table of iptables-legacy; these commands remove it:\n{commands}\n"
+        ))?;
     }
     if found.is_empty() {
-        println!("no rule of flannel's is here");
+        terminal::put("no rule of flannel's is here\n")?;
     } else if yes {
         for table in &tables {
             nft.remove_foreign_table(table)?;
         }
         flannel::remove_chains(&mut nft)?;
-        println!("removed");
+        terminal::put("removed\n")?;
     } else {
-        println!("nothing is removed yet: --yes does");
+        terminal::put("nothing is removed yet: --yes does\n")?;
     }
     Ok(Exit::Success)
 }

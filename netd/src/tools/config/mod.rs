@@ -48,7 +48,7 @@ pub(super) fn act(verb: &ConfigVerb, flags: &Flags) -> Result<Exit> {
                 if terminal::is_terminal() {
                     terminal::put(&format!("{text}\n"))?
                 } else {
-                    println!("{text}")
+                    terminal::put_unchanged(&format!("{text}\n"))?
                 }
                 Ok(Exit::Success)
             }
@@ -172,12 +172,12 @@ async fn set(place: &Place, before: Option<Stored>, text: &str, dry_run: bool) -
         terminal::put(&format!("  {effect}\n"))?;
     }
     if dry_run {
-        println!("nothing is written: --dry-run");
+        terminal::put("nothing is written: --dry-run\n")?;
     } else if before.as_ref().is_some_and(|stored| stored.text.trim_end() == text) {
-        println!("{} holds this text already", place.name());
+        terminal::put(&format!("{} holds this text already\n", place.name()))?;
     } else {
         place.replace(before.as_ref(), text).await?;
-        println!("written to {}", place.name());
+        terminal::put(&format!("written to {}\n", place.name()))?;
     }
     Ok(Exit::Success)
 }

@@ -9,6 +9,7 @@ mod reserve;
 use anyhow::{Context, Result, bail};
 use cluster::etcd::{Deletion, Prefix as Folder, Store};
 use daemon::lifecycle::Exit;
+use daemon::terminal;
 use netstate::Prefix;
 use netstate::family::PerFamily;
 
@@ -67,7 +68,7 @@ async fn release(store: &Store, prefix: &Folder, subnet: &str, force: bool) -> R
         );
     }
     match store.delete_if(&whole, entry.mod_revision).await? {
-        Deletion::Gone => println!("{whole} is deleted; it was of {holder}"),
+        Deletion::Gone => terminal::put(&format!("{whole} is deleted; it was of {holder}\n"))?,
         Deletion::Changed(_) => bail!("{whole} was changed by somebody else meanwhile: it stays"),
     }
     Ok(())

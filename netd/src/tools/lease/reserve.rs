@@ -7,6 +7,7 @@ use std::net::IpAddr;
 
 use anyhow::{Context, Result, bail};
 use cluster::etcd::{Creation, Entry, Hold, Prefix, Replacement, Store};
+use daemon::terminal;
 
 use super::etcd;
 use crate::format::lease::{LeaseAttrs, SubnetKey, read_lease};
@@ -39,7 +40,7 @@ pub(super) async fn reserve(store: &Store, prefix: &Prefix, key: &SubnetKey, nod
         let Ok(lease) = read_lease(&other.key, &other.value) else { continue };
         if names(&lease.attrs, node) {
             let (holder, subnet) = (lease.attrs.public_ips.list(), lease.key.list());
-            println!("note: {holder} has {subnet} and keeps it as long as Pods live there");
+            terminal::put(&format!("note: {holder} has {subnet} and keeps it as long as Pods live there\n"))?;
         }
     }
     Ok(())
@@ -80,11 +81,13 @@ async fn keep(store: &Store, whole: &str, entry: &Entry, node: &[IpAddr]) -> Res
         bail!("{whole} is {holder}'s: release it first");
     }
     if entry.lease.is_none() {
-        println!("{whole} is reserved for {holder} already");
+        terminal::put(&format!("{whole} is reserved for {holder} already\n"))?;
         return Ok(());
     }
     match store.replace_if(whole, &entry.value, Hold::Forever, entry.mod_revision).await? {
-        Replacement::Replaced { .. } => println!("{whole}: the lease of {holder} is a reservation now"),
+        Replacement::Replaced { .. } => {
+            terminal::put(&format!("{whole}: the lease of {holder} is a reservation now\n"))?
+        }
         Replacement::Changed(_) => bail!("{whole} was changed by somebody else meanwhile: it stays a lease"),
     }
     Ok(())
@@ -101,7 +104,9 @@ async fn create(store: &Store, whole: &str, node: &[IpAddr]) -> Result<()> {
     let node = public_ips.list();
     let value = LeaseAttrs { public_ips, backend: BackendAttrs::Other(String::new()) }.render();
     match store.create(whole, value.as_bytes(), Hold::Forever).await? {
-        Creation::Created { .. } => println!("{whole} is reserved for {node}, which takes it when it has no subnet"),
+        Creation::Created { .. } => {
+            terminal::put(&format!("{whole} is reserved for {node}, which takes it when it has no subnet\n"))?
+        }
         Creation::Exists(_) => bail!("{whole} was written by somebody else meanwhile"),
     }
     Ok(())
