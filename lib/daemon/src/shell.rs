@@ -162,13 +162,19 @@ impl Shell {
 
     async fn reload(&self) {
         tracing::info!("everything is compared with the kernel now");
-        lifecycle::notify(Notice::Reloading);
+        // What has not begun its work has nothing to be ready with again: systemd would begin what waits for it.
+        let was_ready = self.readiness.is_ready();
+        if was_ready {
+            lifecycle::notify(Notice::Reloading);
+        }
         if let Some(audit) = self.ask(|attached| (attached.audit)(AUDIT_LIMIT))
             && !audit.await
         {
             tracing::warn!("comparing everything takes longer than {} s", AUDIT_LIMIT.as_secs());
         }
-        lifecycle::notify(Notice::Ready);
+        if was_ready {
+            lifecycle::notify(Notice::Ready);
+        }
     }
 
     fn site(&self, program: &Program) -> Site {

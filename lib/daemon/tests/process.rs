@@ -124,6 +124,32 @@ fn watchdog_is_fed_while_every_loop_makes_progress_and_not_while_one_is_stuck() 
 }
 
 #[test]
+fn hangup_before_the_daemon_is_ready_does_not_say_that_it_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("notify");
+    let manager = UnixDatagram::bind(&path).unwrap();
+    manager.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args(["--exact", "child", "--nocapture"]).env(PART, "loop").env(FOLDER, folder.path());
+    command.env("NOTIFY_SOCKET", &path).env_remove("WATCHDOG_USEC");
+    let mut child = command.stdin(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut log = BufReader::new(child.stderr.take().unwrap()).lines();
+    let mut logged = |words: &str| log.find(|line| line.as_ref().is_ok_and(|line| line.contains(words))).is_some();
+    assert!(logged("netd starts"), "its signals are followed");
+    let id = nix::unistd::Pid::from_raw(i32::try_from(child.id()).unwrap());
+    nix::sys::signal::kill(id, nix::sys::signal::Signal::SIGHUP).unwrap();
+    assert!(logged("everything is compared"));
+    drop(child.stdin.take());
+    assert!(child.wait().unwrap().success());
+    manager.set_nonblocking(true).unwrap();
+    let mut buffer = [0; 256];
+    while let Ok(size) = manager.recv(&mut buffer) {
+        let notice = String::from_utf8_lossy(&buffer[..size]);
+        assert!(!notice.contains("READY=1") && !notice.contains("RELOADING=1"), "{notice}");
+    }
+}
+
+#[test]
 fn panic_of_a_thread_ends_the_process_with_its_own_exit_code() {
     let output = play("panic", &[]);
     assert_eq!(output.status.code(), Some(i32::from(Exit::Panic.code())));
