@@ -187,6 +187,14 @@ fn terminal_gets_text_and_a_pipe_objects() -> Result<()> {
     let on_terminal = host.command("script").env("NETD_LOG_FORMAT", "auto").args(words).start("script")?;
     let line = on_terminal.wait_for_line("lease acquired", SOON)?;
     ensure!(!line.starts_with('{') && line.contains("INFO"), "{line}");
+    for (variable, value, has_colour) in [("TERM", "xterm", true), ("NO_COLOR", "1", false), ("TERM", "dumb", false)] {
+        let script = host.command("script").env("TERM", "xterm").env_remove("NO_COLOR").env(variable, value);
+        // It ends where its interface is missing.
+        let words = ["-qec", &format!("{command}9 --run-dir=/run/other"), "/dev/null"];
+        let shown = script.env("NETD_LOG_FORMAT", "auto").args(words).output()?.stdout;
+        let line = shown.lines().find(|line| line.contains("netd starts")).with_context(|| shown.clone())?;
+        ensure!(line.contains("INFO") && line.contains('\u{1b}') == has_colour, "{variable}={value}: {line:?}");
+    }
     Ok(())
 }
 

@@ -34,6 +34,7 @@ pub use self::recent::{Entry as RecentEntry, KEPT, Kind, Recent};
 use crate::glog::{Modules, SourceLine};
 use crate::json;
 use crate::status::escape;
+use crate::terminal::wants_colour;
 
 /// Version of the Elastic Common Schema whose names are used.
 const ECS_VERSION: &str = "8.11.0";
@@ -116,7 +117,7 @@ impl Log {
                 lines.with_writer(move || socket.clone()).with_ansi(false).event_format(Entry { program }).boxed()
             }
             (Form::Json, _) => lines.event_format(Ecs { program, version }).boxed(),
-            _ => lines.with_ansi(std::io::stderr().is_terminal()).with_target(false).boxed(),
+            _ => lines.with_ansi(wants_colour(std::io::stderr().is_terminal())).with_target(false).boxed(),
         };
         let stacks = settings.backtrace_at.map(Stacks::layer);
         let lines = lines.with_filter(with_modules(initial, settings.modules));

@@ -54,8 +54,8 @@ pub struct Shown {
     pub exit: Exit,
 }
 
-/// Whether whoever reads `stream` wants colour.
-fn wants_colour(is_terminal: bool) -> bool {
+/// True when whoever reads a stream wants colour, which `is_terminal` or not.
+pub(crate) fn wants_colour(is_terminal: bool) -> bool {
     let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
     is_terminal && set("NO_COLOR").is_none() && set("TERM").is_none_or(|term| term != "dumb")
 }
