@@ -96,7 +96,7 @@ impl Files {
     /// When it cannot be written; what was there stays.
     pub fn write(&self, path: &Path, content: &[u8]) -> Result<(), FileError> {
         let written = || {
-            let place = Place::make(&self.root, path, place::PUBLIC, &mut Vec::new())?;
+            let place = Place::make(&self.root, path, place::PUBLIC)?;
             let private = Rights { mode: 0o600, user: 0, group: 0 };
             let written = place.write_draft(content, private).and_then(|()| place.publish());
             if written.is_err() {
@@ -117,7 +117,7 @@ impl Files {
         let copied = || {
             let Some(from) = Place::find(&self.root, path.as_path())? else { return Ok(()) };
             let Some(status) = from.status()? else { return Ok(()) };
-            let to = Place::make(&self.root, copy, place::PRIVATE, &mut Vec::new())?;
+            let to = Place::make(&self.root, copy, place::PRIVATE)?;
             let rights = Rights { mode: status.st_mode & 0o7777, user: status.st_uid, group: status.st_gid };
             let drafted = match place::kind(&status) {
                 Err("link") => to.link_draft(&from.link()?),
@@ -162,7 +162,7 @@ impl Files {
     /// # Errors
     /// When it cannot be made or locked.
     pub fn lock(&self, path: &Path) -> Result<Option<impl Sized + use<>>, FileError> {
-        let locked = Place::make(&self.root, path, place::PUBLIC, &mut Vec::new()).and_then(|place| place.lock());
+        let locked = Place::make(&self.root, path, place::PUBLIC).and_then(|place| place.lock());
         locked.map_err(|cause| FileError::at("lock", path, cause))
     }
 
@@ -236,7 +236,7 @@ impl Files {
         let owner = self.accounts.numbers(&file.owner);
         let (user, group) = owner.map_err(|unknown| failed(io::Error::other(unknown)))?;
         let rights = Rights { mode: file.mode, user, group };
-        let place = Place::make(&self.root, path.as_path(), place::PUBLIC, &mut Vec::new()).map_err(failed)?;
+        let place = Place::make(&self.root, path.as_path(), place::PUBLIC).map_err(failed)?;
         place.write_draft(content, rights).map_err(failed)
     }
 

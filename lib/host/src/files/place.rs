@@ -47,9 +47,8 @@ impl Place {
         }
     }
 
-    /// The place of `path`; folders that are not there are made with `mode`, whatever the mask of the caller is, and added to
-    /// `made`, the outermost first.
-    pub(super) fn make(root: &OwnedFd, path: &Path, mode: Mode, made: &mut Vec<PathBuf>) -> io::Result<Self> {
+    /// The place of `path`; folders that are not there are made with `mode`, whatever the mask of the caller is.
+    pub(super) fn make(root: &OwnedFd, path: &Path, mode: Mode) -> io::Result<Self> {
         let (folder, name) = split(path)?;
         let mut reached = PathBuf::new();
         for step in folder.components() {
@@ -59,7 +58,6 @@ impl Place {
             match mkdirat(&above, step, mode) {
                 Ok(()) => {
                     fchmod(open_folder(root, &reached)?, mode)?;
-                    made.push(Path::new("/").join(&reached));
                     sync(&above)?;
                 }
                 Err(Errno::EEXIST) => {}
