@@ -19,6 +19,7 @@
 //! | [`directory`] | a watched directory of Kubernetes manifests |
 //! | [`manifest`] | Kubernetes objects read from YAML or JSON text |
 //! | [`certificates`] | until when the certificates are valid that clients use |
+//! | [`text`] | text of others, on one line and without letters that hide |
 //! | [`time`] | times as the Kubernetes API has them |
 //! | [`bounded`] | files that somebody else writes, read up to a limit |
 //! | [`backoff`] | jittered waiting times |
@@ -40,6 +41,7 @@ pub mod problem;
 mod provider;
 pub mod snapshot;
 pub mod source;
+pub mod text;
 pub mod time;
 pub mod words;
 

@@ -1,9 +1,11 @@
 //! `Problem`: one thing wrong with an input, with its field and the accepted form.
 //!
 //! Invariant: a reader of inputs collects problems and reports them all at once, so that nobody has to mend one to
-//! learn of the next. The text never carries a secret.
+//! learn of the next. Each stands on a line of its own, whatever somebody wrote. The text never carries a secret.
 
 use std::fmt;
+
+use crate::text::escape;
 
 /// One thing wrong with a flag, a file, a key or value of a store, or an object.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,7 +21,8 @@ pub struct Problem {
 impl Problem {
     /// A problem with `field`.
     pub fn new(field: impl Into<String>, found: impl Into<String>, accepted: impl Into<String>) -> Self {
-        Self { field: elided(field.into()), found: elided(found.into()), accepted: accepted.into() }
+        let shown = |text: String| elided(escape(&text).into_owned());
+        Self { field: shown(field.into()), found: shown(found.into()), accepted: accepted.into() }
     }
 
     /// The same problem one level further out: `prefix` stands before the field.
@@ -93,9 +96,11 @@ mod tests {
         let list = vec![
             Problem::new("--store", "\"disk\" is unknown", "etcd or local"),
             Problem::new("--iface", "no interface \"eth9\"", ""),
+            Problem::new("a\nb", "\"x\n  --store: all is well\u{202e}\" is unknown", ""),
         ];
         let problems = Problems { source: "command line".to_owned(), list };
-        let text = "command line: 2 problems\n  --store: \"disk\" is unknown; accepted: etcd or local\n  --iface: no interface \"eth9\"";
+        let text = "command line: 3 problems\n  --store: \"disk\" is unknown; accepted: etcd or local\n  --iface: no interface \"eth9\"\n  \
+                    a\\nb: \"x\\n  --store: all is well\\u{202e}\" is unknown";
         assert_eq!(problems.to_string(), text);
     }
 

@@ -403,7 +403,7 @@ mod tests {
             in_each_form(|| tracing::warn!(error = %key, object = %key, name = key, rows = 3, "{key} is junk"));
         for text in &logged {
             assert_eq!(text.lines().count(), 1, "{text}");
-            assert!(!text.trim_end_matches('\n').contains(crate::status::is_unsafe), "{text:?}");
+            assert!(!text.trim_end_matches('\n').contains(cluster::text::is_hidden), "{text:?}");
         }
         let [json, text] = logged;
         let object: Value = serde_json::from_str(&json).unwrap();

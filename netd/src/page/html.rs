@@ -5,6 +5,8 @@
 
 use std::fmt::{self, Display, Write};
 
+use cluster::text::is_hidden;
+
 /// A part of a page.
 #[derive(Debug, Default)]
 pub(super) struct Html(String);
@@ -53,17 +55,6 @@ impl Write for Escaped<'_> {
         }
         Ok(())
     }
-}
-
-/// True for letters that show nothing of themselves, and change how others are shown.
-fn is_hidden(letter: char) -> bool {
-    letter.is_control()
-        || matches!(letter, '\u{2028}' | '\u{2029}' | '\u{fff9}'..='\u{fffb}')
-        // Unicode's Default_Ignorable_Code_Point and Bidi_Control.
-        || matches!(letter, '\u{ad}' | '\u{34f}' | '\u{61c}' | '\u{115f}' | '\u{1160}' | '\u{17b4}' | '\u{17b5}' | '\u{180b}'..='\u{180f}')
-        || matches!(letter, '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{3164}' | '\u{feff}')
-        || matches!(letter, '\u{fe00}'..='\u{fe0f}' | '\u{ffa0}' | '\u{fff0}'..='\u{fff8}' | '\u{1bca0}'..='\u{1bca3}')
-        || matches!(letter, '\u{1d173}'..='\u{1d17a}' | '\u{e0000}'..='\u{e0fff}')
 }
 
 /// A text as a value in a query, without letters that have a meaning there.

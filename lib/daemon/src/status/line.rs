@@ -1,7 +1,8 @@
 //! `Lines`: text for a terminal, in which nothing from outside can begin a line of its own.
 
-use std::borrow::Cow;
 use std::fmt::{self, Write as _};
+
+pub use cluster::text::escape;
 
 /// Text that grows line by line.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -59,33 +60,6 @@ fn fold(line: &str, columns: usize, folded: &mut String) {
         folded.push_str(word);
         width = width.saturating_add(length);
     }
-}
-
-/// `text` with control characters, line separators and what changes the direction of writing as `\u{…}`.
-#[must_use]
-pub fn escape(text: &str) -> Cow<'_, str> {
-    if !text.contains(is_unsafe) {
-        return Cow::Borrowed(text);
-    }
-    let mut escaped = String::with_capacity(text.len() + 16);
-    for c in text.chars() {
-        match c {
-            '\n' => escaped.push_str("\\n"),
-            '\t' => escaped.push_str("\\t"),
-            '\r' => escaped.push_str("\\r"),
-            c if is_unsafe(c) => escaped.extend(c.escape_unicode()),
-            c => escaped.push(c),
-        }
-    }
-    Cow::Owned(escaped)
-}
-
-/// True for what [`escape`] does not leave as it is; none of them is beyond U+FFFF.
-pub(crate) fn is_unsafe(c: char) -> bool {
-    // The second line is Unicode's Bidi_Control.
-    c.is_control()
-        || matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
-        || matches!(c, '\u{2028}' | '\u{2029}')
 }
 
 #[cfg(test)]

@@ -8,6 +8,5 @@ mod line;
 mod table;
 
 pub use file::{FILE, File, HEARTBEAT, Process, STALE, State, Stored, replace};
-pub(crate) use line::is_unsafe;
 pub use line::{Lines, escape};
 pub use table::{LISTED, Row, RowText, Table, TableRows, bounded, is_tried};
