@@ -20,7 +20,8 @@ const QUIET: Duration = Duration::from_secs(2);
 fn listings(host: &Host) -> Result<BTreeMap<String, u64>> {
     let curl = ["-s", "--unix-socket", "/run/netd/http.sock", "http://netd/metrics"];
     let page = host.command("curl").args(curl).run()?.stdout;
-    let lines = page.lines().filter_map(|line| line.strip_prefix("netd_table_listings{table=\"")?.split_once("\"} "));
+    let lines =
+        page.lines().filter_map(|line| line.strip_prefix("netd_table_listings_total{table=\"")?.split_once("\"} "));
     let listings: BTreeMap<_, _> =
         lines.map(|(table, count)| Ok((table.to_owned(), count.parse()?))).collect::<Result<_>>()?;
     ensure!(!listings.is_empty(), "{page}");

@@ -5,7 +5,7 @@
 
 use std::fmt;
 use std::pin::Pin;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -42,7 +42,7 @@ pub struct Metrics {
     desired: Gauges,
     in_place: Gauges,
     actual: Gauges,
-    listings: Gauges,
+    listings: Family<Label, Counter>,
     failed: Gauges,
     written: Family<Label, Counter>,
     repairs: Counter,
@@ -242,7 +242,8 @@ impl Metrics {
         set(&self.desired, &label, counts.desired);
         set(&self.in_place, &label, counts.done);
         set(&self.failed, &label, counts.failed);
-        self.listings.get_or_create(&label).set(i64::try_from(counts.listings).unwrap_or(i64::MAX));
+        // Its thread counts; another one begins anew, as a counter does whose program was started again.
+        self.listings.get_or_create(&label).inner().store(counts.listings, Ordering::Relaxed);
         if let Some(actual) = counts.actual {
             set(&self.actual, &label, actual);
         }
@@ -329,7 +330,7 @@ mod tests {
             "ipvs_proxy_table_rows_desired{table=\"ipvs\"} 5",
             "ipvs_proxy_table_rows_in_place{table=\"ipvs\"} 4",
             "ipvs_proxy_table_rows_actual{table=\"ipvs\"} 6",
-            "ipvs_proxy_table_listings{table=\"ipvs\"} 3",
+            "ipvs_proxy_table_listings_total{table=\"ipvs\"} 3",
             "ipvs_proxy_table_rows_failed{table=\"ipvs\"} 1",
             "ipvs_proxy_rows_written_total{result=\"set\"} 12",
             "ipvs_proxy_rows_written_total{result=\"failed\"} 2",
