@@ -291,7 +291,8 @@ fn packages_go_where_folders_are_mount_points_or_links_and_programs_are_gone() -
     let host = Host::start("packages")?;
     let script = |package: &str, script: &str, verb: &str| -> Result<String> {
         let path = place.path().join(package).join(script);
-        Ok(host.command(path).arg(verb).env("DPKG_MAINTSCRIPT_PACKAGE", package).run()?.stderr)
+        let command = host.command(path).arg(verb).env("DPKG_MAINTSCRIPT_PACKAGE", package);
+        Ok(command.env("PATH", "/run/stand-in:/usr/sbin:/usr/bin:/sbin:/bin").run()?.stderr)
     };
     for folder in [
         "/run/netd",
@@ -310,9 +311,18 @@ fn packages_go_where_folders_are_mount_points_or_links_and_programs_are_gone() -
     script("netd-cni", "preinst", "install")?;
     ensure!(host.read("/opt/plugins/bridge.diverted")? == "somebody else's", "another's plugin is in the way");
     host.write("/var/lib/netdadm/applied.json", "{}")?;
+    // A systemd that knows no such unit: somebody has deleted it.
+    host.run(&["mkdir", "-p", "/run/systemd/system", "/run/stand-in"])?;
+    for program in ["deb-systemd-invoke", "deb-systemd-helper", "systemctl"] {
+        let path = format!("/run/stand-in/{program}");
+        host.write(&path, "#!/bin/sh\necho \"Unit not loaded.\" >&2\nexit 5\n")?;
+        host.run(&["chmod", "755", &path])?;
+    }
     for daemon in ["netd", "ipvs-proxy", "netd-cni"] {
         let said = script(daemon, "prerm", "remove")?;
         ensure!(said.contains(&format!("{daemon}: a purge will leave")), "{daemon}, whose program is gone: {said}");
+        let is_of_a_unit = daemon != "netd-cni";
+        ensure!(said.contains(&format!("{daemon} could not be stopped")) == is_of_a_unit, "{said}");
     }
     // As dpkg, which takes the link for a folder of the package.
     host.run(&["bash", "-euc", "rm /opt/cni/bin; rmdir /opt/cni"])?;
