@@ -1,7 +1,8 @@
 //! `PluginCalls`: how often the CNI plugin was called, and how many of this node's addresses Pods have, for `/metrics`.
 //!
 //! Invariants: nothing is read unless somebody asks for the numbers, and then no more than [`MOST`] names of files; the file of calls is
-//! there from the start on and readable for root alone, who could hold its lock; one that is torn or foreign is named and made anew.
+//! there from the start on and readable for root alone, who could hold its lock; one that is torn or foreign is named and made anew. Numbers
+//! that cannot be read at this moment are not shown: a counter that is 0 for once rises by everything with the next answer.
 
 use std::fmt;
 use std::fs::{self, OpenOptions, Permissions};
@@ -10,6 +11,8 @@ use std::net::Ipv4Addr;
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::Duration;
 
 use daemon::metrics::counters;
 use daemon::slot::locked;
@@ -26,6 +29,12 @@ const RESERVATIONS: &str = "/var/lib/cni/networks";
 
 /// Names of files that are read there at most.
 const MOST: usize = 65_536;
+
+/// How often the file's lock is asked for; each call of the plugin holds it for microseconds.
+const TRIES: u32 = 20;
+
+/// Time between two tries.
+const PAUSE: Duration = Duration::from_micros(200);
 
 /// See the module's text; clones are the same.
 #[derive(Debug, Clone)]
@@ -48,25 +57,32 @@ impl PluginCalls {
         calls
     }
 
-    /// What the file says; one that says nothing is made anew. Each new reason is logged once.
+    /// What the file says; one that is none is made anew. Each new reason is logged once.
     fn read(&self) -> Option<Calls> {
-        let missing = match read(&self.path) {
+        let error = match read(&self.path) {
             Ok(calls) => return Some(calls),
+            // The next answer has them.
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return None,
             Err(error) => error,
         };
-        let is_new = missing.kind() == io::ErrorKind::NotFound;
-        let made = make(&self.path);
+        let is_new = error.kind() == io::ErrorKind::NotFound;
+        // What says nothing of the file, as a lack of descriptors, is no reason to lose what it says.
+        let is_none = is_new
+            || [io::ErrorKind::InvalidData, io::ErrorKind::IsADirectory].contains(&error.kind())
+            || error.raw_os_error() == Some(libc::ELOOP);
+        let made = is_none.then(|| make(&self.path));
         let text = match &made {
-            Ok(()) if is_new => None,
-            Ok(()) => Some(format!("{missing}; it is made anew, and the plugin's calls are counted from 0")),
-            Err(error) => Some(format!("{missing}; make it anew: {error}; the plugin's calls are not counted")),
+            Some(Ok(())) if is_new => None,
+            Some(Ok(())) => Some(format!("{error}; it is made anew, and the plugin's calls are counted from 0")),
+            Some(Err(failed)) => Some(format!("{error}; make it anew: {failed}; the plugin's calls are not counted")),
+            None => Some(format!("{error}; the plugin's calls are not shown")),
         };
         let mut said = locked(&self.said);
         if let Some(text) = text.as_ref().filter(|text| said.as_ref() != Some(text)) {
             tracing::warn!("{}: {text}", self.path.display());
         }
         *said = text;
-        made.ok().map(|()| Calls::default())
+        made?.ok().map(|()| Calls::default())
     }
 
     /// How many addresses of the subnet Pods have, and how many there are for Pods; `None` before there is a subnet, or where nothing is
@@ -83,13 +99,19 @@ impl PluginCalls {
     }
 }
 
-/// Reads the file, under its lock if nobody has it: a sum says whether it is whole.
+/// Reads the file, under its lock where it can be had: while somebody writes it, it may look torn, and that is `WouldBlock`.
 fn read(path: &Path) -> io::Result<Calls> {
     let file = OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(path)?;
-    let _ = file.try_lock_shared();
+    let is_locked = (0..TRIES).any(|tries| {
+        if tries > 0 {
+            thread::sleep(PAUSE);
+        }
+        file.try_lock_shared().is_ok()
+    });
     let mut bytes = Vec::with_capacity(LENGTH + 1);
     file.take(u64::try_from(LENGTH + 1).unwrap_or(u64::MAX)).read_to_end(&mut bytes)?;
-    Calls::decode(&bytes).map_err(io::Error::other)
+    let kind = if is_locked { io::ErrorKind::InvalidData } else { io::ErrorKind::WouldBlock };
+    Calls::decode(&bytes).map_err(|why| io::Error::new(kind, why))
 }
 
 /// Puts an empty one in its place.
@@ -104,25 +126,8 @@ fn make(path: &Path) -> io::Result<()> {
 
 impl Collector for PluginCalls {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
-        let calls = self.read().unwrap_or_default();
-        let about = "Calls of the CNI plugin that have ended";
-        counters(&mut encoder, ("netd_cni_calls", about), calls.verbs().map(|(verb, of)| (label(verb), of.count())))?;
-        let codes = || CODES.iter().map(u32::to_string).chain(["other".to_owned()]);
-        let errors = calls.verbs().flat_map(|(verb, of)| {
-            let coded = codes().zip(of.errors).filter(|(code, count)| *count > 0 || code == "11");
-            coded.map(move |(code, count)| ([label(verb)[0].clone(), ("code", code)], count))
-        });
-        counters(&mut encoder, ("netd_cni_errors", "Calls of it that failed, by the error's code"), errors)?;
-        let mut family = encoder.encode_descriptor(
-            "netd_cni_duration_seconds",
-            "Time that these calls took",
-            None,
-            MetricType::Histogram,
-        )?;
-        for (verb, of) in calls.verbs() {
-            let label = label(verb);
-            let mut one = family.encode_family(&label)?;
-            one.encode_histogram::<NoLabelSet>(seconds(of.microseconds), of.count(), &buckets(of), None)?;
+        if let Some(calls) = self.read() {
+            encode_calls(&calls, &mut encoder)?;
         }
         let Some([reserved, all]) = self.addresses() else { return Ok(()) };
         for (name, about, count) in [
@@ -134,6 +139,29 @@ impl Collector for PluginCalls {
         }
         Ok(())
     }
+}
+
+fn encode_calls(calls: &Calls, encoder: &mut DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+    let about = "Calls of the CNI plugin that have ended";
+    counters(encoder, ("netd_cni_calls", about), calls.verbs().map(|(verb, of)| (label(verb), of.count())))?;
+    let codes = || CODES.iter().map(u32::to_string).chain(["other".to_owned()]);
+    let errors = calls.verbs().flat_map(|(verb, of)| {
+        let coded = codes().zip(of.errors).filter(|(code, count)| *count > 0 || code == "11");
+        coded.map(move |(code, count)| ([label(verb)[0].clone(), ("code", code)], count))
+    });
+    counters(encoder, ("netd_cni_errors", "Calls of it that failed, by the error's code"), errors)?;
+    let mut family = encoder.encode_descriptor(
+        "netd_cni_duration_seconds",
+        "Time that these calls took",
+        None,
+        MetricType::Histogram,
+    )?;
+    for (verb, of) in calls.verbs() {
+        let label = label(verb);
+        let mut one = family.encode_family(&label)?;
+        one.encode_histogram::<NoLabelSet>(seconds(of.microseconds), of.count(), &buckets(of), None)?;
+    }
+    Ok(())
 }
 
 fn label(verb: Verb) -> [(&'static str, String); 1] {
@@ -208,6 +236,29 @@ mod tests {
         fs::create_dir(&path).unwrap();
         assert!(page(&calls).contains("netd_repairs_total 0\n"), "the other numbers are there");
         assert!(locked(&calls.said).as_ref().is_some_and(|said| said.contains("not counted")));
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_read_now_keeps_its_numbers_and_shows_none() {
+        let folder = tempfile::tempdir().unwrap();
+        let calls = PluginCalls::open(folder.path(), Path::new("/nowhere"));
+        let path = folder.path().join(NAME);
+        let mut counted = Calls::default();
+        counted.count(Verb::Add, 400, None);
+        let whole = counted.encode();
+        // In the midst of a call that writes it.
+        let writer = OpenOptions::new().write(true).open(&path).unwrap();
+        writer.lock().unwrap();
+        fs::write(&path, [&whole[..LENGTH / 2], &[0; LENGTH / 2]].concat()).unwrap();
+        assert!(!page(&calls).contains("netd_cni_calls"));
+        fs::write(&path, &whole).unwrap();
+        assert!(page(&calls).contains("netd_cni_calls_total{verb=\"ADD\"} 1\n"), "it is whole, whoever holds it");
+        drop(writer);
+        // What stands above it is no folder for a moment.
+        let elsewhere = PluginCalls { path: path.join(NAME), ..calls.clone() };
+        assert!(!page(&elsewhere).contains("netd_cni_calls"));
+        assert!(locked(&elsewhere.said).as_ref().is_some_and(|said| said.contains("not shown")));
+        assert!(page(&calls).contains("netd_cni_calls_total{verb=\"ADD\"} 1\n"));
     }
 
     #[test]
