@@ -1,6 +1,6 @@
 //! `Gatherer`: the facts of the page, kept for a moment for all who ask.
 //!
-//! Invariants: the daemon is asked for its leases only when its status has changed since, files are read only when their folder has, and
+//! Invariants: the daemon is asked for its leases only when its status has changed since it said them, files are read only when their folder has, and
 //! ipvs-proxy is asked no more often than once in [`FRESH`] for each search; what another program sends is bounded in size and time.
 
 use std::collections::BTreeMap;
@@ -106,8 +106,11 @@ impl Gatherer {
     async fn gather(&self, kept: &mut Kept) {
         let number = *self.board.changes().borrow();
         if kept.status_number != Some(number) {
-            kept.status = Arc::new(Reported::deserialize(&self.board.whole().await).unwrap_or_default());
-            kept.status_number = Some(number);
+            let mut status = Reported::deserialize(&self.board.whole().await).unwrap_or_default();
+            // A daemon that is busy does not say its leases; those that it said last are better than none until it does.
+            kept.status_number = status.leases.is_some().then_some(number);
+            status.leases = status.leases.or_else(|| kept.status.leases.clone());
+            kept.status = Arc::new(status);
         }
         let (run_dir, proxy_dir, mut files) = (self.run_dir.clone(), self.proxy_dir.clone(), kept.files.clone());
         let read = tokio::task::spawn_blocking(move || {
@@ -251,6 +254,39 @@ mod tests {
             tokio::task::yield_now().await;
         }
         assert!(questions.is_empty(), "the status is the same");
+    }
+
+    #[tokio::test]
+    async fn leases_that_a_busy_daemon_does_not_say_are_asked_for_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let (shell, run_dir) = (Shell::new(&PROGRAM), folder.path().to_owned());
+        let mut questions = shell.board.details();
+        let wanted = Wanted { shown: Shown::Loopback, proxy_dir: run_dir.join("none"), run_dir };
+        let gatherer = Gatherer::new(&shell, &wanted);
+        shell.board.set(&json!({"lease_count": 1}));
+        let (busy, ()) = tokio::join!(gatherer.snapshot(""), async { drop(questions.recv().await) });
+        assert_eq!((busy.status.lease_count, &busy.status.leases), (1, &None));
+        let details: Map<_, _> =
+            json!({"leases": {"172.7.22.0/24": {"public_ip": "10.4.7.22"}}}).as_object().cloned().unwrap();
+        let answer = async { questions.recv().await.unwrap().send(details).unwrap() };
+        let ask = async {
+            let deadline = Instant::now() + Duration::from_secs(30);
+            while gatherer.snapshot("").await.peers().next().is_none() {
+                assert!(Instant::now() < deadline, "nobody asks again");
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::join!(ask, answer);
+        // Another status, and busy again.
+        shell.board.set(&json!({"lease_count": 2}));
+        let again = async {
+            while gatherer.snapshot("").await.status.lease_count != 2 {
+                tokio::task::yield_now().await;
+            }
+            gatherer.snapshot("").await
+        };
+        let (busy, ()) = tokio::join!(again, async { drop(questions.recv().await) });
+        assert_eq!(busy.peers().count(), 1, "what it said last");
     }
 
     #[test]
