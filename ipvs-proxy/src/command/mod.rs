@@ -9,7 +9,6 @@ mod node;
 pub(crate) mod service_metrics;
 pub(crate) mod settings;
 
-use std::io::Write as _;
 use std::process::ExitCode;
 
 use anyhow::Context;
@@ -77,7 +76,7 @@ fn begin(invocation: &Invocation) -> anyhow::Result<Exit> {
             }
             None => "this program has put nothing into the kernel; nothing is removed\n".to_owned(),
         })?,
-        Some(Verb::Completions(wanted)) => std::io::stdout().write_all(&wanted.render(args::command()))?,
+        Some(Verb::Completions(wanted)) => terminal::put_unchanged(&wanted.render(args::command()))?,
         Some(Verb::Man(pages)) => pages.write(&args::command()).context("write the manual pages")?,
         Some(Verb::Status { json, watch }) => return commands::status(&config::run_dir(flags), *json, *watch),
         Some(Verb::Doctor { json }) => return doctor::act(invocation, *json),

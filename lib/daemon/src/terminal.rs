@@ -103,14 +103,14 @@ pub fn plain(text: &str) -> String {
 /// # Errors
 /// When it cannot be written for another reason.
 pub fn put(text: &str) -> io::Result<()> {
-    put_unchanged(&plain(text))
+    put_unchanged(plain(text).as_bytes())
 }
 
 /// Prints `text` as it is, for whoever redirects it.
 ///
 /// # Errors
 /// As [`put`].
-pub fn put_unchanged(text: &str) -> io::Result<()> {
+pub fn put_unchanged(text: &[u8]) -> io::Result<()> {
     put_into(&mut io::stdout().lock(), text)
 }
 
@@ -138,8 +138,8 @@ fn folded(text: &str) -> String {
     lines.into_folded(COLUMNS)
 }
 
-fn put_into(out: &mut impl Write, text: &str) -> io::Result<()> {
-    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+fn put_into(out: &mut impl Write, text: &[u8]) -> io::Result<()> {
+    match out.write_all(text).and_then(|()| out.flush()) {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
         done => done.map_err(|error| io::Error::new(error.kind(), format!("write to standard output: {error}"))),
     }
@@ -158,7 +158,7 @@ pub fn show<E: Display>(
     let Some(seconds) = watch.watch else {
         let Shown { notes, text, exit } = make()?;
         notes.iter().for_each(|text| note(text));
-        let printed = put_into(&mut io::stdout().lock(), &painted(plain(&text), tone));
+        let printed = put_unchanged(painted(plain(&text), tone).as_bytes());
         return Ok(printed.map_or_else(
             |error| {
                 note(&error.to_string());
@@ -257,9 +257,11 @@ mod tests {
     fn a_reader_that_has_read_enough_is_no_failure_and_a_full_disk_is_one() {
         let (reader, mut writer) = io::pipe().unwrap();
         drop(reader);
-        put_into(&mut writer, "text\n").unwrap();
+        put_into(&mut writer, b"text\n").unwrap();
         let mut full = std::fs::File::options().write(true).open("/dev/full").unwrap();
-        assert_eq!(put_into(&mut full, "text\n").unwrap_err().kind(), io::ErrorKind::StorageFull);
+        let error = put_into(&mut full, b"text\n").unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::StorageFull);
+        assert!(error.to_string().starts_with("write to standard output: "), "{error}");
     }
 
     #[test]

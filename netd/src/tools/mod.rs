@@ -10,7 +10,6 @@ mod etcd;
 mod lease;
 mod status;
 
-use std::io::Write as _;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
@@ -44,7 +43,7 @@ pub(crate) fn act(verb: &Verb, flags: &Flags) -> Result<Exit> {
         Verb::Trace(options) => crate::trace::act(options, flags, probe_port(flags)?),
         Verb::Cleanup(options) => cleanup::act(options, flags),
         Verb::Completions(wanted) => {
-            std::io::stdout().write_all(&wanted.render(args::command()))?;
+            terminal::put_unchanged(&wanted.render(args::command()))?;
             Ok(Exit::Success)
         }
         Verb::Man(pages) => {

@@ -48,7 +48,7 @@ pub(super) fn act(verb: &ConfigVerb, flags: &Flags) -> Result<Exit> {
                 if terminal::is_terminal() {
                     terminal::put(&format!("{text}\n"))?
                 } else {
-                    terminal::put_unchanged(&format!("{text}\n"))?
+                    terminal::put_unchanged(format!("{text}\n").as_bytes())?
                 }
                 Ok(Exit::Success)
             }
