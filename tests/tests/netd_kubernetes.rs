@@ -339,7 +339,7 @@ fn node_with_an_address_of_one_family_holds_its_podcidrs_of_both() -> Result<()>
 }
 
 /// flannel asks nothing of a network here but that podCIDRs are in it.
-fn network_of_two_subnets_or_of_one_is_served_as_the_controller_manager_cuts_it() -> Result<()> {
+fn network_of_two_subnets_is_served_as_the_controller_manager_cuts_it() -> Result<()> {
     let two = r#"{"Network":"172.7.22.0/23","SubnetLen":9,"SubnetMin":"10.0.0.1","Backend":{"Type":"host-gw"}}"#;
     let net = Net::start(Release::V1_20, two)?;
     net.put_node(NODES[0], &["172.7.22.0/24"])?;
@@ -347,9 +347,11 @@ fn network_of_two_subnets_or_of_one_is_served_as_the_controller_manager_cuts_it(
     let _daemons = [net.launch(NODES[0], &[])?, net.launch(NODES[1], &[])?];
     net.eventually_routes(NODES[0], &["172.7.23.0/24"])?;
     net.eventually_routes(NODES[1], &["172.7.22.0/24"])?;
-    NODES.iter().try_for_each(|node| net.eventually_available(node))?;
-    let one = r#"{"Network":"172.7.21.0/24","Backend":{"Type":"vxlan"}}"#;
-    let net = Net::start(Release::V1_20, one)?;
+    NODES.iter().try_for_each(|node| net.eventually_available(node))
+}
+
+fn network_that_is_one_podcidr_is_served() -> Result<()> {
+    let net = Net::start(Release::V1_20, r#"{"Network":"172.7.21.0/24","Backend":{"Type":"vxlan"}}"#)?;
     net.put_node(NODES[0], &["172.7.21.0/24"])?;
     let _netd = net.launch(NODES[0], &[])?;
     net.eventually_available(NODES[0])?;
@@ -517,7 +519,8 @@ fn main() -> ExitCode {
         an_operators_annotations_name_other_addresses,
         nodes_of_one_two_and_reversed_families_are_served_in_what_they_have,
         node_with_an_address_of_one_family_holds_its_podcidrs_of_both,
-        network_of_two_subnets_or_of_one_is_served_as_the_controller_manager_cuts_it,
+        network_of_two_subnets_is_served_as_the_controller_manager_cuts_it,
+        network_that_is_one_podcidr_is_served,
         network_is_unavailable_while_the_data_path_is_broken,
         a_configuration_that_cannot_be_used_is_an_event_of_the_node,
         the_node_is_that_of_the_pod_and_annotations_have_the_prefix,
