@@ -593,6 +593,22 @@ fn row_that_fails_goes_on_failing_beside_our_own_accepts() {
     assert_eq!((second.upserted, second.failed), (0, 1), "{second:?}");
 }
 
+/// A policy of firewalld's with the target DROP for what comes in by the link, in front of a zone that denies as well.
+fn denial_of_a_policy_for_a_link_is_meant_so() {
+    let (pod, _server) = pod_and_server();
+    let policy = "chain denies { tcp dport 22 accept; drop; }; chain allow { }; chain zone { jump allow; }";
+    for zone in ["iifname pod goto zone", "iifname pod jump zone; iifname pod drop"] {
+        let base = "type filter hook forward priority 10; policy accept; iifname pod jump denies;";
+        load("nft", &["-f", "-"], &format!("table inet strict {{ {policy}; chain f {{ {base} {zone}; }}; }}\n"));
+        let mut forward = forward(MARKER, both_ways(&["172.7.0.0/16"]));
+        forward.entered_by([IfName::new("pod").unwrap()].into());
+        settle(&mut forward);
+        let all = nft("list ruleset");
+        assert!(!pod.reaches("10.9.0.2") && !all.contains(MARKER), "the owner's denial denies: {all}");
+        nft("delete table inet strict");
+    }
+}
+
 fn chain_that_denies_in_one_of_several_hooks_is_a_row_that_fails_and_says_why() {
     let shared = "add chain inet firewalld filter_INPUT { type filter hook input priority 10; policy accept; }\n\
                   add rule inet firewalld filter_INPUT iifname dmz goto filter_FWD_public\n";
@@ -682,6 +698,7 @@ fn main() -> ExitCode {
         exception_stands_before_the_denial_of_each_zone_and_has_its_conditions,
         denial_of_a_zone_alone_is_accepted_in_or_a_row_that_says_why_not,
         denial_behind_a_chain_that_only_logs_is_meant_so,
+        denial_of_a_policy_for_a_link_is_meant_so,
         row_that_fails_goes_on_failing_beside_our_own_accepts,
         chain_that_denies_in_one_of_several_hooks_is_a_row_that_fails_and_says_why,
     ];

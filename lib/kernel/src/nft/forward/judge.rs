@@ -236,7 +236,8 @@ impl<E> Chains<'_, E> {
                 _ => continue,
             };
             if line.conditional && line.dispatches && line.conditions.iter().any(|condition| enters(condition, links)) {
-                if let Fate::DeniesRest(spot) = self.fate(name)? {
+                // What is jumped to is for some of the packets: a policy of firewalld's, whose denial is meant so.
+                if leaves && let Fate::DeniesRest(spot) = self.fate(name)? {
                     found.push(Zone { spot, of: Vec::new() }.through(name));
                 }
             } else if !line.conditional && seen.insert(name.clone()) {
@@ -480,6 +481,7 @@ mod tests {
         assert!(zones("if goto for-eth1", &[("for-eth1", "if accept; deny")]).is_empty(), "another link's");
         assert!(zones("if goto for-eth0", &[("for-eth0", "deny")]).is_empty(), "it is meant so");
         assert!(zones("if goto for-eth0", &[("for-eth0", "if deny; accept")]).is_empty(), "it passes");
+        assert!(zones("if jump for-eth0; if goto for-eth1", &[rest]).is_empty(), "a policy, not a zone");
         assert!(zones("accept; if goto for-eth0", &[rest]).is_empty(), "no packet comes there");
         assert_eq!(zones("jump a; jump a", &[("a", "jump a; if goto for-eth0"), rest]), ["a for-eth0 2"], "once");
     }
