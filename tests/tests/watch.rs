@@ -95,6 +95,16 @@ fn watched_status_goes_on_while_its_daemon_is_away_and_comes_back() -> Result<()
         ensure!(frames("\u{1b}[H") > 1 && frames("in sync") > 1, "{:?}", screen.log());
         Ok(())
     })?;
+    // A terminal of few rows shows what there is room for, and nothing rolls away.
+    let sized = format!("stty rows 6 cols 40; {command}");
+    let small = host.command("script").env("TERM", "xterm").args(["-qefc", &sized, "/dev/null"]).start("script")?;
+    eventually(SOON, || {
+        let log = small.log();
+        let last = seen(log.rsplit("\u{1b}[H").nth(1).unwrap_or_default());
+        ensure!(last.contains(" more lines") && last.lines().count() == 5, "{last:?}");
+        ensure!(last.lines().all(|line| line.chars().count() <= 40 || !line.trim().contains(' ')), "{last:?}");
+        Ok(())
+    })?;
     netd.kill()?;
     // On the screen, not only on its way there: what stands below a frame is cleared with the next one.
     eventually(SOON, || {

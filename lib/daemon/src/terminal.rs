@@ -1,7 +1,7 @@
 //! What verbs print for people: colour and repetition on a terminal, neither elsewhere.
 //!
 //! Invariants: nothing from outside drives the terminal; text for a pipe or a file has no escape sequence; `NO_COLOR` (no-color.org) and `TERM=dumb` are respected; a verb that is
-//! repeated goes on when what it asks is away for a while.
+//! repeated goes on when what it asks is away for a while, and no text is wider or, where it is repeated, higher than the terminal.
 
 use std::fmt::Display;
 use std::io::{self, IsTerminal as _, Write};
@@ -12,8 +12,24 @@ use clap::Args;
 use crate::lifecycle::Exit;
 use crate::status::{Lines, escape};
 
-/// Width of a terminal that nobody has widened.
-pub const COLUMNS: usize = 80;
+/// Columns and rows of a terminal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Size {
+    columns: usize,
+    rows: usize,
+}
+
+impl Size {
+    /// One whose size nobody has set, as that of `script`: the usual width, and any height.
+    const UNKNOWN: Self = Self { columns: 80, rows: usize::MAX };
+
+    /// That of standard output. A number of zero is not known.
+    fn of_output() -> Self {
+        let Ok(size) = rustix::termios::tcgetwinsize(io::stdout()) else { return Self::UNKNOWN };
+        let known = |number: u16, unknown| if number == 0 { unknown } else { usize::from(number) };
+        Self { columns: known(size.ws_col, Self::UNKNOWN.columns), rows: known(size.ws_row, Self::UNKNOWN.rows) }
+    }
+}
 
 /// Shows it again and again.
 #[derive(Debug, Clone, Copy, Default, Args)]
@@ -129,13 +145,13 @@ pub fn aside(text: &str) {
 /// `text` with its lines folded where standard output is a terminal; who searches a pipe finds each line whole.
 #[must_use]
 pub fn fitted(text: String) -> String {
-    if is_terminal() { folded(&text) } else { text }
+    if is_terminal() { folded(&text, Size::of_output().columns) } else { text }
 }
 
-fn folded(text: &str) -> String {
+fn folded(text: &str, columns: usize) -> String {
     let mut lines = Lines::new();
     text.lines().for_each(|line| lines.push(format_args!("{line}")));
-    lines.into_folded(COLUMNS)
+    lines.into_folded(columns)
 }
 
 fn put_into(out: &mut impl Write, text: &[u8]) -> io::Result<()> {
@@ -174,7 +190,7 @@ pub fn show<E: Display>(
         if !is_terminal() {
             notes.iter().for_each(|text| note(text));
         }
-        let frame = frame(&notes, &painted(plain(&text), tone), is_terminal());
+        let frame = frame(&notes, &painted(plain(&text), tone), is_terminal().then(Size::of_output));
         let mut out = io::stdout().lock();
         if out.write_all(frame.as_bytes()).and_then(|()| out.flush()).is_err() {
             // Nobody reads any more.
@@ -186,15 +202,24 @@ pub fn show<E: Display>(
 }
 
 /// One of several texts: a terminal is cleared behind each line and below the last one, so that nothing flickers; what stood on standard
-/// error would go with that, so that notes are part of the frame.
-fn frame(notes: &[String], text: &str, is_terminal: bool) -> String {
-    if !is_terminal {
-        return format!("{text}\n");
-    }
+/// error would go with that, so that notes are part of the frame. What the terminal has no rows for is counted.
+fn frame(notes: &[String], text: &str, terminal: Option<Size>) -> String {
+    let Some(Size { columns, rows }) = terminal else { return format!("{text}\n") };
     let mut above = Lines::new();
     notes.iter().for_each(|note| above.push(format_args!("{note}")));
-    let whole = above.into_folded(COLUMNS) + text;
+    let whole = above.into_folded(columns) + text;
+    // The cursor stands behind the last line, in a row of its own.
+    let (lines, room) = (whole.lines().count(), rows.saturating_sub(1));
+    let whole = if lines <= room { whole } else { cut(&whole, room) };
     format!("\u{1b}[H{}\u{1b}[J", whole.replace('\n', "\u{1b}[K\r\n"))
+}
+
+/// The first of the lines of `text`, and how many more there are: `rows` lines together.
+fn cut(text: &str, rows: usize) -> String {
+    let shown = rows.saturating_sub(1);
+    let cut: String = text.split_inclusive('\n').take(shown).collect();
+    let left = text.lines().count().saturating_sub(shown);
+    cut + &format!("... {left} more lines\n")
 }
 
 /// A line on standard error that says what is waited for, while it is: on a terminal only.
@@ -237,20 +262,33 @@ mod tests {
 
     #[test]
     fn nothing_of_the_text_before_stays_beside_or_below_the_next_one() {
-        assert_eq!(frame(&[], "a\nb\n", true), "\u{1b}[Ha\u{1b}[K\r\nb\u{1b}[K\r\n\u{1b}[J");
-        assert_eq!(frame(&[], "a\n", false), "a\n\n");
+        let screen = Some(Size::UNKNOWN);
+        assert_eq!(frame(&[], "a\nb\n", screen), "\u{1b}[Ha\u{1b}[K\r\nb\u{1b}[K\r\n\u{1b}[J");
+        assert_eq!(frame(&[], "a\n", None), "a\n\n");
+    }
+
+    #[test]
+    fn frame_has_no_more_lines_than_the_terminal_has_rows_for() {
+        let notes = ["note".to_owned()];
+        let shown = |rows| {
+            let size = Size { columns: 80, rows };
+            frame(&notes, "a\nb\nc\n", Some(size)).replace("\u{1b}[K\r", "")
+        };
+        assert_eq!(shown(5), "\u{1b}[Hnote\na\nb\nc\n\u{1b}[J");
+        assert_eq!(shown(4), "\u{1b}[Hnote\na\n... 2 more lines\n\u{1b}[J");
+        assert_eq!(shown(1), "\u{1b}[H... 4 more lines\n\u{1b}[J", "that one line may be too many");
     }
 
     #[test]
     fn notes_stand_in_the_frame_that_clears_the_terminal_and_not_in_what_a_pipe_reads() {
         let notes = ["netd is not running".to_owned(), "word ".repeat(20)];
-        let shown = frame(&notes, "a\n", true).replace("\u{1b}[K\r", "");
+        let shown = frame(&notes, "a\n", Some(Size { columns: 40, rows: 24 })).replace("\u{1b}[K\r", "");
         assert!(
             shown.starts_with("\u{1b}[Hnetd is not running\nword ") && shown.ends_with("\na\n\u{1b}[J"),
             "{shown:?}"
         );
-        assert!(shown.lines().all(|line| line.chars().count() <= COLUMNS + 3), "{shown:?}");
-        assert_eq!(frame(&notes, "a\n", false), "a\n\n");
+        assert!(shown.lines().all(|line| line.chars().count() <= 40 + 3), "{shown:?}");
+        assert_eq!(frame(&notes, "a\n", None), "a\n\n");
     }
 
     #[test]
@@ -274,8 +312,10 @@ mod tests {
 
     #[test]
     fn lines_are_folded_for_a_terminal() {
-        assert_eq!(folded("a\n"), "a\n");
-        assert!(folded(&"word ".repeat(20)).lines().all(|line| line.chars().count() <= COLUMNS));
+        assert_eq!(folded("a\n", 80), "a\n");
+        for columns in [40, 80, 200] {
+            assert!(folded(&"word ".repeat(100), columns).lines().all(|line| line.chars().count() <= columns));
+        }
     }
 
     #[test]
