@@ -151,10 +151,15 @@ fn key_outlives_restart_and_reboot_and_is_shown_to_nobody() -> Result<()> {
     let mode = std::fs::metadata(here.path(KEY_FILE))?.permissions().mode();
     ensure!(mode & 0o777 == 0o600, "{mode:o}");
     let said = |args: &[&str]| anyhow::Ok(here.command(lab::bin("netd")?).args(args).run()?.stdout);
-    let shown = [first.log(), said(&["tables"])?, said(&["status", "--json"])?, here.read("/run/netd/status.json")?];
-    for text in &shown {
-        ensure!(text.contains("172.7.21") && !text.contains(private.trim()) && !text.contains(psk), "{text}");
-    }
+    // The status is written behind the log's line.
+    eventually(SOON, || {
+        let shown =
+            [first.log(), said(&["tables"])?, said(&["status", "--json"])?, here.read("/run/netd/status.json")?];
+        for text in &shown {
+            ensure!(text.contains("172.7.21") && !text.contains(private.trim()) && !text.contains(psk), "{text}");
+        }
+        Ok(())
+    })?;
     ensure!(first.terminate(SOON)?.success());
     // What a reboot takes.
     here.run(&["ip", "link", "del", "flannel-wg"])?;
