@@ -110,12 +110,15 @@ fn served_by_release(release: Release) -> Result<()> {
         slice["metadata"] =
             json!({"name": format!("{name}-1"), "labels": {"kubernetes.io/service-name": name, label: ""}});
         server.put(&slice)?;
+        // The controller of slices puts no label of a headless one on those of a Service with an address.
+        slice["metadata"] = json!({"name": format!("{name}-2"), "labels": {"kubernetes.io/service-name": name}});
+        server.put(&slice)?;
     }
     let _proxy = start(&nodes, &faults.kubeconfig())?;
     answered_by(&nodes, &["172.7.21.2", "172.7.22.2"])?;
     let tables = nodes.node()?.command(lab::bin("ipvs-proxy")?).args(["tables", "--json"]).run()?.stdout;
     ensure!(!tables.contains("192.168.0.11") && !tables.contains("172.7.21.9"), "what is not selected is not served");
-    ensure!(tables.contains("192.168.0.12"), "a Service without slices refuses, whatever its labels say (case 41)");
+    ensure!(tables.contains("192.168.0.12"), "a Service that is labelled as headless refuses (case 41)");
     server.put(&slice(release, &["172.7.22.3"]))?;
     answered_by(&nodes, &["172.7.22.3"])?;
     server.delete(&format!("/apis/{}/{SLICE}", release.slices()))?;

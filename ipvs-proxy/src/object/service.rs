@@ -25,6 +25,10 @@ pub(crate) use super::service_port::ServicePort;
 
 /// Label that leaves a Service to another proxy.
 const PROXY_NAME: &str = "service.kubernetes.io/service-proxy-name";
+
+/// Label of headless Services and of their slices, which no proxy serves.
+pub(super) const HEADLESS: &str = "service.kubernetes.io/headless";
+
 /// The annotation that gives a Service's virtual servers a scheduler of their own.
 pub(crate) const SCHEDULER: &str = "ipvs-proxy/scheduler";
 
@@ -59,6 +63,9 @@ pub(crate) struct Service {
     pub(crate) sources: PerFamily<Sources>,
     /// Port where the load balancer asks whether this node has endpoints.
     pub(crate) health_check_node_port: Option<u16>,
+    /// Labelled as headless although it has an address: its clients are refused. A controller that manages its slices puts no such label
+    /// on them.
+    pub(crate) refuses: bool,
     /// Which endpoints clients should rather use.
     pub(crate) distribution: Option<Distribution>,
     /// The scheduler of its virtual servers, by an annotation of our own ([`SCHEDULER`]).
@@ -162,6 +169,14 @@ impl Service {
         service.cluster_ips.shrink_to_fit();
         service.ports.shrink_to_fit();
         service.created = or_open(&mut service.skipped, created(&root));
+        let label = root.get("metadata").get("labels").get(HEADLESS);
+        service.refuses = !label.is_absent();
+        if service.refuses {
+            skip(
+                &mut service.skipped,
+                label.problem("no such label where there is an address: clients are refused there"),
+            );
+        }
         service.read_options(&root);
         Ok(service)
     }
@@ -181,6 +196,7 @@ impl Service {
             external_policy: Policy::Cluster,
             sources: PerFamily::default(),
             health_check_node_port: None,
+            refuses: false,
             distribution: None,
             scheduler: None,
             weights: None,
@@ -633,6 +649,16 @@ mod tests {
         object["spec"]["ports"][0]["name"] = "x".repeat(1 << 20).into();
         let problem = Service::from_json(&object).unwrap_err().to_string();
         assert!(problem.starts_with("spec.ports[0].name: ") && problem.len() < 1000, "{problem}");
+    }
+
+    #[test]
+    fn a_service_with_an_address_that_is_labelled_as_headless_refuses_its_clients() {
+        let plain = Service::from_json(&with(&["metadata", "labels"], json!({}))).unwrap();
+        assert!(!plain.refuses);
+        let labelled = with(&["metadata", "labels"], json!({"service.kubernetes.io/headless": ""}));
+        let labelled = Service::from_json(&labelled).unwrap();
+        assert!(labelled.refuses && labelled.cluster_ips == plain.cluster_ips);
+        assert!(labelled.skipped[0].contains("service.kubernetes.io/headless"), "{:?}", labelled.skipped);
     }
 
     #[test]

@@ -12,15 +12,13 @@ use serde_json::Value;
 
 use super::field::{Field, is_unusable, keep, skip};
 use super::key::Kind;
+use super::service::HEADLESS;
 use super::topology::{Hints, Topology};
 use super::trigger::Trigger;
 use super::{ObjectName, object_name};
 
 /// Label that names the Service of a slice.
 const SERVICE_NAME: &str = "kubernetes.io/service-name";
-
-/// Label of slices of headless Services, which no proxy serves.
-const HEADLESS: &str = "service.kubernetes.io/headless";
 
 /// A part of the endpoints of a Service.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -18,8 +18,8 @@ use crate::object::node::Node;
 use crate::object::service::Service;
 use crate::object::slice::EndpointSlice;
 
-/// kube-proxy's selection of Services (cmd/kube-proxy/app/server.go). The label says nothing on a slice: whoever writes one copies the
-/// Service's labels, and may be late to take one back.
+/// kube-proxy's selection of Services (cmd/kube-proxy/app/server.go), but for those with the label of headless ones, whose clients are
+/// refused. The label says nothing on a slice: whoever writes one copies the Service's labels, and may be late to take one back.
 const SERVICES: &str = "!service.kubernetes.io/service-proxy-name";
 
 /// Its selection of their endpoints.

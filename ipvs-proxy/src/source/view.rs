@@ -358,9 +358,15 @@ impl View {
         self.nodes.objects.get(&ObjectName::of_cluster(name)).map(AsRef::as_ref)
     }
 
-    /// The EndpointSlices of a Service.
+    /// The EndpointSlices of a Service that serve it.
     pub(crate) fn slices(&self, name: &ObjectName) -> impl Iterator<Item = &EndpointSlice> + Clone {
-        self.slices_of.get(name).into_iter().flat_map(Few::as_slice).filter_map(|slice| self.slices.get(slice))
+        let refuses = self.service(name).is_some_and(|service| service.refuses);
+        self.slices_of
+            .get(name)
+            .filter(|_| !refuses)
+            .into_iter()
+            .flat_map(Few::as_slice)
+            .filter_map(|slice| self.slices.get(slice))
     }
 
     /// All Services.
