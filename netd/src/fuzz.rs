@@ -57,7 +57,9 @@ fn lease(input: &[u8]) {
 }
 
 fn net_conf(input: &[u8]) {
-    if let Err(problems) = NetConf::parse(&String::from_utf8_lossy(input)) {
+    let text = String::from_utf8_lossy(input);
+    for parsed in [NetConf::parse(&text), NetConf::parse_assigned(&text)] {
+        let Err(problems) = parsed else { continue };
         assert!(problems.iter().all(|problem| problem.to_string().len() <= LONGEST), "{problems:?}");
         assert!(!problems.is_empty(), "refused without a reason");
     }

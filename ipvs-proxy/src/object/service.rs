@@ -174,7 +174,7 @@ impl Service {
         if service.refuses {
             skip(
                 &mut service.skipped,
-                label.problem("no such label where there is an address: clients are refused there"),
+                &label.problem("no such label where there is an address: clients are refused there"),
             );
         }
         service.read_options(&root);

@@ -361,12 +361,8 @@ impl View {
     /// The EndpointSlices of a Service that serve it.
     pub(crate) fn slices(&self, name: &ObjectName) -> impl Iterator<Item = &EndpointSlice> + Clone {
         let refuses = self.service(name).is_some_and(|service| service.refuses);
-        self.slices_of
-            .get(name)
-            .filter(|_| !refuses)
-            .into_iter()
-            .flat_map(Few::as_slice)
-            .filter_map(|slice| self.slices.get(slice))
+        let slices = self.slices_of.get(name).filter(|_| !refuses).into_iter().flat_map(Few::as_slice);
+        slices.filter_map(|slice| self.slices.get(slice))
     }
 
     /// All Services.

@@ -5,11 +5,12 @@
 //! own documentation says `vxlan`; here it is `vxlan`, with a note. And every problem is reported at once. Invariant: what
 //! belongs to a family that is off is read and counts for nothing, as in flannel.
 
+mod pool;
+
 use std::collections::BTreeSet;
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use netstate::family::{IpFamily, PerFamily};
+use netstate::family::PerFamily;
 use netstate::{IfName, Prefix};
 use serde_json::Value;
 
@@ -19,19 +20,8 @@ use crate::choose::policy::Policy;
 use crate::plan::backend::Backend;
 use cluster::Problem;
 
-/// The Pod addresses of one family, and how they are cut into subnets.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Pool {
-    /// All Pod addresses; where nodes take their subnets, /28 or larger, of IPv6 /124.
-    pub network: Prefix,
-    /// Length of one node's subnet, from the network's length + 2 to 30, of IPv6 to 126; where somebody else gives them out, they may
-    /// have another one.
-    pub subnet_len: u8,
-    /// The first subnet a node may get.
-    pub subnet_min: Prefix,
-    /// The last subnet a node may get.
-    pub subnet_max: Prefix,
-}
+pub(crate) use self::pool::Pool;
+use self::pool::{Fields, TakePool, take_assigned, take_pool};
 
 /// The Pod network of the cluster.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -65,42 +55,6 @@ pub(crate) struct NetConf {
     pub network: Network,
     /// For the log: ignored keys, defaults that differ from flannel's.
     pub notes: Vec<String>,
-}
-
-impl Pool {
-    /// The subnet with number `n`, counted from the network's first; `None` when it is not between the first and the
-    /// last that a node may get.
-    #[must_use]
-    pub(crate) fn subnet(&self, n: u128) -> Option<Prefix> {
-        self.network.subnet(self.subnet_len, n).filter(|subnet| self.may_lease(subnet))
-    }
-
-    /// The number of `subnet`, counted from the network's first.
-    #[must_use]
-    pub(crate) fn number(&self, subnet: &Prefix) -> u128 {
-        let host_bits = u32::from(self.network.width().saturating_sub(self.subnet_len));
-        self.network.number_of(subnet.addr()).and_then(|offset| offset.checked_shr(host_bits)).unwrap_or(0)
-    }
-
-    /// True when `prefix` is a part of the Pod network, of whatever length, and not all of it.
-    #[must_use]
-    pub(crate) fn has_subnet(&self, prefix: &Prefix) -> bool {
-        self.network.covers(prefix) && *prefix != self.network
-    }
-
-    /// True when a node may get `subnet`: it has the right length and lies between the first and the last.
-    #[must_use]
-    pub(crate) fn may_lease(&self, subnet: &Prefix) -> bool {
-        subnet.family() == self.network.family()
-            && subnet.len() == self.subnet_len
-            && (self.subnet_min..=self.subnet_max).contains(subnet)
-    }
-
-    /// Every subnet a node may get, in order.
-    pub(crate) fn subnets(&self) -> impl Iterator<Item = Prefix> {
-        let last = self.subnet_max;
-        std::iter::successors(Some(self.subnet_min), Prefix::next).take_while(move |subnet| *subnet <= last)
-    }
 }
 
 impl Network {
@@ -156,7 +110,7 @@ impl NetConf {
     /// # Errors
     /// Every problem of the text, each with its field.
     pub(crate) fn parse(text: &str) -> Result<Self, Vec<Problem>> {
-        Self::read(text, take_pool)
+        Self::with_pools(text, take_pool)
     }
 
     /// Reads the text of net-conf.json where somebody else gives the nodes their subnets, as the controller-manager of Kubernetes:
@@ -165,10 +119,10 @@ impl NetConf {
     /// # Errors
     /// Every problem of the text, each with its field.
     pub(crate) fn parse_assigned(text: &str) -> Result<Self, Vec<Problem>> {
-        Self::read(text, take_assigned)
+        Self::with_pools(text, take_assigned)
     }
 
-    fn read(text: &str, take_pool: TakePool) -> Result<Self, Vec<Problem>> {
+    fn with_pools(text: &str, take_pool: TakePool) -> Result<Self, Vec<Problem>> {
         let accepted = r#"a JSON object such as {"Network":"172.7.0.0/16","Backend":{"Type":"vxlan"}}"#;
         let mut object =
             Object::parse(text).map_err(|error| vec![Problem::new("net-conf", error.to_string(), accepted)])?;
@@ -233,179 +187,6 @@ fn enabled(object: &mut Object, problems: &mut Vec<Problem>) -> PerFamily<bool> 
         problems.push(Problem::new("EnableIPv4", "false, and IPv6 is off: there would be no Pod network", "true"));
     }
     PerFamily::new(v4, v6)
-}
-
-/// The members of one family's pool, and flannel's bounds for them.
-struct Fields {
-    family: IpFamily,
-    network: &'static str,
-    len: &'static str,
-    min: &'static str,
-    max: &'static str,
-    /// An accepted network.
-    example: &'static str,
-    /// An accepted first or last subnet.
-    subnet: &'static str,
-    /// Length of a node's subnet where the network has room for four of them.
-    usual_len: u8,
-    /// The longest length.
-    longest: u8,
-}
-
-impl Fields {
-    const fn of(family: IpFamily) -> Self {
-        match family {
-            IpFamily::V4 => Self {
-                family,
-                network: "Network",
-                len: "SubnetLen",
-                min: "SubnetMin",
-                max: "SubnetMax",
-                example: "an IPv4 network such as 172.7.0.0/16",
-                subnet: "the first address of a subnet such as 172.7.21.0",
-                usual_len: 24,
-                longest: 30,
-            },
-            IpFamily::V6 => Self {
-                family,
-                network: "IPv6Network",
-                len: "IPv6SubnetLen",
-                min: "IPv6SubnetMin",
-                max: "IPv6SubnetMax",
-                example: "an IPv6 network such as fd00:7::/48",
-                subnet: "the first address of a subnet such as fd00:7:0:21::",
-                usual_len: 64,
-                longest: 126,
-            },
-        }
-    }
-
-    const fn all(&self) -> [&'static str; 4] {
-        [self.network, self.len, self.min, self.max]
-    }
-
-    fn take_addr(&self, field: &str, object: &mut Object, problems: &mut Vec<Problem>) -> Option<IpAddr> {
-        match self.family {
-            IpFamily::V4 => object.take::<Ipv4Addr>(field, self.subnet, problems).map(IpAddr::V4),
-            IpFamily::V6 => object.take::<Ipv6Addr>(field, self.subnet, problems).map(IpAddr::V6),
-        }
-    }
-}
-
-/// Takes the addresses of one family.
-type TakePool = fn(&Fields, &mut Object, &mut Vec<Problem>, &mut Vec<String>) -> Option<Pool>;
-
-/// What a family's members say.
-struct Said {
-    network: Option<Prefix>,
-    len: Option<u64>,
-    min: Option<IpAddr>,
-    max: Option<IpAddr>,
-}
-
-impl Said {
-    fn take(fields: &Fields, object: &mut Object, problems: &mut Vec<Problem>) -> Self {
-        let network = take_network(fields, object, problems);
-        let accepted = format!("a number from 2 to {}", fields.longest);
-        let len = object.take(fields.len, &accepted, problems);
-        let min = fields.take_addr(fields.min, object, problems);
-        let max = fields.take_addr(fields.max, object, problems);
-        Self { network, len, min, max }
-    }
-}
-
-/// Any network, in one subnet at least.
-fn take_assigned(
-    fields: &Fields,
-    object: &mut Object,
-    problems: &mut Vec<Problem>,
-    notes: &mut Vec<String>,
-) -> Option<Pool> {
-    let known = problems.len();
-    let Said { network, len, min, max } = Said::take(fields, object, problems);
-    let network = network?;
-    let said = [(fields.len, len.is_some()), (fields.min, min.is_some()), (fields.max, max.is_some())];
-    let ignored = said.into_iter().filter(|(_, said)| *said);
-    notes.extend(ignored.map(|(field, _)| format!("{field}: ignored: netd does not choose the subnets here")));
-    let subnet_len = network.len().max(fields.usual_len);
-    let subnet = |addr| Prefix::new(addr, subnet_len).ok();
-    let (subnet_min, subnet_max) = (subnet(network.addr())?, subnet(network.last())?);
-    (problems.len() == known).then_some(Pool { network, subnet_len, subnet_min, subnet_max })
-}
-
-/// A network with room for four subnets, and those of them that nodes may take.
-fn take_pool(fields: &Fields, object: &mut Object, problems: &mut Vec<Problem>, _: &mut Vec<String>) -> Option<Pool> {
-    let known = problems.len();
-    let Said { network, len, min, max } = Said::take(fields, object, problems);
-    let network = network?;
-    let longest = fields.longest - 2;
-    if network.len() > longest {
-        let message = format!("{network}: network is too small. Minimum useful network prefix is /{longest}");
-        problems.push(Problem::new(fields.network, message, format!("a network from /1 to /{longest}")));
-        return None;
-    }
-    let len = subnet_len(fields, network, len, problems)?;
-    let step = 1u128.checked_shl(u32::from(network.width().saturating_sub(len)));
-    let default_min = step.and_then(|step| network.nth(step)).and_then(|addr| Prefix::new(addr, len).ok());
-    let default_max = Prefix::new(network.last(), len).ok();
-    let mut bound = |field, typed| bound(fields, (field, typed), network, len, problems);
-    let min = bound(fields.min, min).or(default_min)?;
-    let max = bound(fields.max, max).or(default_max)?;
-    if min > max {
-        let message = format!("{} is after {} {}", min.addr(), fields.max, max.addr());
-        problems.push(Problem::new(fields.min, message, format!("an address up to {}", fields.max)));
-    }
-    (problems.len() == known).then_some(Pool { network, subnet_len: len, subnet_min: min, subnet_max: max })
-}
-
-fn take_network(fields: &Fields, object: &mut Object, problems: &mut Vec<Problem>) -> Option<Prefix> {
-    let mut refuse = |message: String| {
-        problems.push(Problem::new(fields.network, message, fields.example));
-        None
-    };
-    let Some(raw) = object.take_raw(fields.network) else { return refuse("missing".to_owned()) };
-    let text: Option<String> = serde_json::from_str(raw.get()).ok();
-    let parsed = text.and_then(|text| text.parse::<Prefix>().ok()).filter(|found| found.family() == fields.family);
-    match parsed {
-        Some(network) if network.is_default() => refuse(format!("{network} is every address")),
-        Some(network) => Some(network),
-        None => refuse(raw.get().to_owned()),
-    }
-}
-
-/// flannel: /24 in networks up to /22 (IPv6: /64, /62), else a quarter of the network.
-fn subnet_len(fields: &Fields, network: Prefix, typed: Option<u64>, problems: &mut Vec<Problem>) -> Option<u8> {
-    let (smallest, longest) = (network.len() + 2, fields.longest);
-    let Some(len) = typed.filter(|len| *len != 0) else {
-        return Some(smallest.max(fields.usual_len));
-    };
-    let message = match u8::try_from(len) {
-        Ok(len) if (smallest..=longest).contains(&len) => return Some(len),
-        Ok(len) if len < smallest => format!("{len}: network must be able to accommodate at least four subnets"),
-        _ => format!("{len}: {} must be less than /{}", fields.len, longest + 1),
-    };
-    problems.push(Problem::new(fields.len, message, format!("a number from {smallest} to {longest}")));
-    None
-}
-
-fn bound(
-    fields: &Fields,
-    (field, typed): (&str, Option<IpAddr>),
-    network: Prefix,
-    len: u8,
-    problems: &mut Vec<Problem>,
-) -> Option<Prefix> {
-    let addr = typed.filter(|addr| !addr.is_unspecified())?;
-    let subnet = Prefix::new(addr, len).ok()?;
-    let message = if !network.contains(addr) {
-        format!("{addr} is not in the range of {} {network}", fields.network)
-    } else if subnet.addr() != addr {
-        format!("{addr} is not on a {} boundary (/{len})", fields.len)
-    } else {
-        return Some(subnet);
-    };
-    problems.push(Problem::new(field, message, fields.subnet));
-    None
 }
 
 #[cfg(test)]

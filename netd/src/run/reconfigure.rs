@@ -74,7 +74,7 @@ impl Change {
 /// The backend that earlier runs of this daemon have used and other nodes may use still, when that is another one.
 pub(super) fn earlier_backend<S: LeaseSource>(source: &S, run_dir: &Path, network: &Network) -> Option<Backend> {
     let text = bounded::read_text(&run_dir.join(SETTLED), bounded::SETTINGS).ok()?;
-    let before = start::parse(source, &text).ok()?.network;
+    let before = start::net_conf(source, &text).ok()?.network;
     (change::refusals(&before, network, |_| None).is_empty() && before.backend.stands_beside(&network.backend))
         .then_some(before.backend)
 }
@@ -127,7 +127,7 @@ impl<S: LeaseSource> Daemon<S> {
         let list = |problems: Vec<Problem>| problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
         let text = text.ok_or("it is gone")?;
         let text = String::from_utf8(text).map_err(|_| "it holds no text")?;
-        let conf = start::parse(&self.source, &text).map_err(list)?;
+        let conf = start::net_conf(&self.source, &text).map_err(list)?;
         if conf.network == self.node.network {
             return Ok(None);
         }

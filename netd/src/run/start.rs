@@ -233,7 +233,7 @@ async fn network<S: LeaseSource>(source: &S, seed: u64) -> Result<(String, Netwo
     let place = source.config_place();
     let text = wait_for_config(source, &place, seed).await?;
     let text = String::from_utf8(text).with_context(|| format!("{place} holds no text"))?;
-    let conf = parse(source, &text).map_err(|list| Problems { source: place.clone(), list })?;
+    let conf = net_conf(source, &text).map_err(|list| Problems { source: place.clone(), list })?;
     for note in &conf.notes {
         tracing::warn!(source = place, "{note}");
     }
@@ -243,7 +243,7 @@ async fn network<S: LeaseSource>(source: &S, seed: u64) -> Result<(String, Netwo
 }
 
 /// Reads a configuration as the source of the leases takes it.
-pub(super) fn parse<S: LeaseSource>(source: &S, text: &str) -> Result<NetConf, Vec<Problem>> {
+pub(super) fn net_conf<S: LeaseSource>(source: &S, text: &str) -> Result<NetConf, Vec<Problem>> {
     if source.is_chosen_from() { NetConf::parse(text) } else { NetConf::parse_assigned(text) }
 }
 
