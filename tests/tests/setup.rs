@@ -215,8 +215,12 @@ fn dpkg(args: &[&str]) -> Option<String> {
 fn packages_hold_the_programs_that_the_table_says() -> Result<()> {
     for (package, programs) in ALWAYS_THERE.iter().chain(&INSTALLED) {
         let Some(files) = dpkg(&["-L", package]) else { continue };
+        let needs = dpkg(&["-W", "-f", "${Depends}", package]).unwrap_or_default();
         for program in programs.split_whitespace().filter(|program| !ALTERNATIVES.contains(program)) {
-            let holds = files.lines().any(|file| file.ends_with(&format!("bin/{program}")));
+            let is_in = |files: &str| files.lines().any(|file| file.ends_with(&format!("bin/{program}")));
+            // Debian 13 has promtool in a package of its own, which prometheus needs.
+            let of_its_own = needs.split(", ").any(|need| need.split(' ').next() == Some(program));
+            let holds = is_in(&files) || of_its_own && dpkg(&["-L", program]).is_some_and(|files| is_in(&files));
             ensure!(holds, "{package} has no {program}");
         }
     }
