@@ -217,7 +217,9 @@ fn packages_hold_the_programs_that_the_table_says() -> Result<()> {
         let Some(files) = dpkg(&["-L", package]) else { continue };
         let needs = dpkg(&["-W", "-f", "${Depends}", package]).unwrap_or_default();
         for program in programs.split_whitespace().filter(|program| !ALTERNATIVES.contains(program)) {
-            let is_in = |files: &str| files.lines().any(|file| file.ends_with(&format!("bin/{program}")));
+            // systemd itself is started by its path.
+            let paths = [format!("bin/{program}"), format!("/lib/systemd/{program}")];
+            let is_in = |files: &str| files.lines().any(|file| paths.iter().any(|path| file.ends_with(path)));
             // Debian 13 has promtool in a package of its own, which prometheus needs.
             let of_its_own = needs.split(", ").any(|need| need.split(' ').next() == Some(program));
             let holds = is_in(&files) || of_its_own && dpkg(&["-L", program]).is_some_and(|files| is_in(&files));
