@@ -54,22 +54,21 @@ impl Line {
         let said = attribute::find(attributes, rule::USERDATA).and_then(comment).or_else(|| match_comment(list));
         let elements: Vec<&[u8]> =
             attribute::iter(list).filter(|(kind, _)| *kind == LIST_ELEM).map(|(_, element)| element).collect();
-        let (mut conditional, mut effect) = (false, Effect::Nothing);
+        let mut effect = Effect::Nothing;
         let (mut rest, mut conditions) = (Vec::new(), Vec::new());
         for element in elements {
             match Part::read(element) {
                 Part::Neutral => {}
                 Part::Effect(found) => effect = found,
-                Part::Condition(None) => {
-                    conditional = true;
-                    rest.push(Expression::read(element));
-                }
-                Part::Condition(Some(condition)) => {
-                    conditional = true;
-                    conditions.push(condition);
-                }
+                Part::Condition(None) => rest.push(Expression::read(element)),
+                Part::Condition(Some(condition)) => conditions.push(condition),
             }
         }
+        // What is read and compared with nothing is no condition: `-i +` of iptables.
+        while effect != Effect::Map && matches!(rest.last(), Some(Expression::Meta { .. })) {
+            rest.pop();
+        }
+        let conditional = !(rest.is_empty() && conditions.is_empty());
         let statements = recognise::rule(family, &rest);
         let understood = statements.iter().all(|statement| matches!(statement, Statement::Match(_)));
         conditions.extend(statements.into_iter().filter_map(|statement| match statement {

@@ -7,6 +7,7 @@ use super::*;
 use crate::attribute::Writer;
 use crate::golden;
 use crate::nft::compile;
+use crate::nft::expression::{Expression, meta};
 use crate::nft::wire::{LIST_ELEM, comment_bytes};
 
 const MARKER: &str = "netd: Pod network";
@@ -94,6 +95,28 @@ fn rule_that_does_more_than_accept_accepts_nothing_we_know() {
     assert_eq!(limited.accepts, None);
     let not = Rule::new().when(Match::Saddr(Op::IsNot, "172.7.0.0/16".parse().unwrap())).then(Verdict::Accept);
     assert_eq!(line(Some(MARKER), |list| compiled(list, &not)).accepts, None);
+}
+
+/// As iptables 1.8.9 writes `-i +`.
+#[test]
+fn what_is_read_and_compared_with_nothing_is_no_condition() {
+    let load = |list: &mut Writer| Expression::Meta { key: meta::IIFNAME, to: 0 }.write(list);
+    let any = line(None, |list| {
+        load(list);
+        bare(list, "counter");
+        compiled(list, &Rule::new().then(Verdict::Goto(named("FWD_public"))));
+    });
+    assert!(!any.conditional && any.dispatches && any.effect == Effect::Goto(named("FWD_public")));
+    let also = line(None, |list| {
+        load(list);
+        compiled(list, &from("172.7.0.0/16"));
+    });
+    assert!(also.conditional);
+    let map = line(None, |list| {
+        load(list);
+        bare(list, "lookup");
+    });
+    assert!(map.conditional && map.effect == Effect::Map);
 }
 
 #[test]
