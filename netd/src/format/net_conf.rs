@@ -21,7 +21,7 @@ use crate::plan::backend::Backend;
 use cluster::Problem;
 
 pub(crate) use self::pool::Pool;
-use self::pool::{Fields, TakePool, take_assigned, take_pool};
+use self::pool::{Fields, Subnets, take_pool};
 
 /// The Pod network of the cluster.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -110,7 +110,7 @@ impl NetConf {
     /// # Errors
     /// Every problem of the text, each with its field.
     pub(crate) fn parse(text: &str) -> Result<Self, Vec<Problem>> {
-        Self::with_pools(text, take_pool)
+        Self::with(text, Subnets::Chosen)
     }
 
     /// Reads the text of net-conf.json where somebody else gives the nodes their subnets, as the controller-manager of Kubernetes:
@@ -119,10 +119,10 @@ impl NetConf {
     /// # Errors
     /// Every problem of the text, each with its field.
     pub(crate) fn parse_assigned(text: &str) -> Result<Self, Vec<Problem>> {
-        Self::with_pools(text, take_assigned)
+        Self::with(text, Subnets::Assigned)
     }
 
-    fn with_pools(text: &str, take_pool: TakePool) -> Result<Self, Vec<Problem>> {
+    fn with(text: &str, subnets: Subnets) -> Result<Self, Vec<Problem>> {
         let accepted = r#"a JSON object such as {"Network":"172.7.0.0/16","Backend":{"Type":"vxlan"}}"#;
         let mut object =
             Object::parse(text).map_err(|error| vec![Problem::new("net-conf", error.to_string(), accepted)])?;
@@ -131,7 +131,7 @@ impl NetConf {
         let pools = PerFamily::from_fn(|family| {
             let fields = Fields::of(family);
             if *enabled.get(family) {
-                return take_pool(&fields, &mut object, &mut problems, &mut notes);
+                return take_pool(&fields, subnets, &mut object, &mut problems, &mut notes);
             }
             // flannel reads and ignores what belongs to a family that is off.
             fields.all().into_iter().for_each(|field| drop(object.take_raw(field)));

@@ -116,75 +116,75 @@ impl Fields {
     }
 }
 
-/// Takes the addresses of one family.
-pub(super) type TakePool = fn(&Fields, &mut Object, &mut Vec<Problem>, &mut Vec<String>) -> Option<Pool>;
+/// Who says which subnets nodes have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Subnets {
+    /// The nodes, out of what the configuration leaves them.
+    Chosen,
+    /// Somebody else, whatever it says of them.
+    Assigned,
+}
 
-/// What a family's members say.
+/// What a family's members say of subnets.
 struct Said {
-    network: Option<Prefix>,
     len: Option<u64>,
     min: Option<IpAddr>,
     max: Option<IpAddr>,
 }
 
-impl Said {
-    fn take(fields: &Fields, object: &mut Object, problems: &mut Vec<Problem>) -> Self {
-        let network = take_network(fields, object, problems);
-        let accepted = format!("a number from 2 to {}", fields.longest);
-        let len = object.take(fields.len, &accepted, problems);
-        let min = fields.take_addr(fields.min, object, problems);
-        let max = fields.take_addr(fields.max, object, problems);
-        Self { network, len, min, max }
-    }
-}
-
-/// Any network, in one subnet at least.
-pub(super) fn take_assigned(
+/// Takes the addresses of one family.
+pub(super) fn take_pool(
     fields: &Fields,
+    subnets: Subnets,
     object: &mut Object,
     problems: &mut Vec<Problem>,
     notes: &mut Vec<String>,
 ) -> Option<Pool> {
     let known = problems.len();
-    let Said { network, len, min, max } = Said::take(fields, object, problems);
-    let network = network?;
-    let said = [(fields.len, len.is_some()), (fields.min, min.is_some()), (fields.max, max.is_some())];
+    let network = take_network(fields, object, problems);
+    let accepted = format!("a number from 2 to {}", fields.longest);
+    let len = object.take(fields.len, &accepted, problems);
+    let min = fields.take_addr(fields.min, object, problems);
+    let max = fields.take_addr(fields.max, object, problems);
+    let (network, said) = (network?, Said { len, min, max });
+    let pool = match subnets {
+        Subnets::Chosen => chosen(fields, network, &said, problems),
+        Subnets::Assigned => assigned(fields, network, &said, notes),
+    };
+    pool.filter(|_| problems.len() == known)
+}
+
+/// Any network, in one subnet at least.
+fn assigned(fields: &Fields, network: Prefix, said: &Said, notes: &mut Vec<String>) -> Option<Pool> {
+    let said = [(fields.len, said.len.is_some()), (fields.min, said.min.is_some()), (fields.max, said.max.is_some())];
     let ignored = said.into_iter().filter(|(_, said)| *said);
     notes.extend(ignored.map(|(field, _)| format!("{field}: ignored: netd does not choose the subnets here")));
     let subnet_len = network.len().max(fields.usual_len);
     let subnet = |addr| Prefix::new(addr, subnet_len).ok();
     let (subnet_min, subnet_max) = (subnet(network.addr())?, subnet(network.last())?);
-    (problems.len() == known).then_some(Pool { network, subnet_len, subnet_min, subnet_max })
+    Some(Pool { network, subnet_len, subnet_min, subnet_max })
 }
 
 /// A network with room for four subnets, and those of them that nodes may take.
-pub(super) fn take_pool(
-    fields: &Fields,
-    object: &mut Object,
-    problems: &mut Vec<Problem>,
-    _: &mut Vec<String>,
-) -> Option<Pool> {
-    let known = problems.len();
-    let Said { network, len, min, max } = Said::take(fields, object, problems);
-    let network = network?;
+fn chosen(fields: &Fields, network: Prefix, said: &Said, problems: &mut Vec<Problem>) -> Option<Pool> {
     let longest = fields.longest - 2;
     if network.len() > longest {
         let message = format!("{network}: network is too small. Minimum useful network prefix is /{longest}");
         problems.push(Problem::new(fields.network, message, format!("a network from /1 to /{longest}")));
         return None;
     }
-    let len = subnet_len(fields, network, len, problems)?;
+    let len = subnet_len(fields, network, said.len, problems)?;
     let step = 1u128.checked_shl(u32::from(network.width().saturating_sub(len)));
     let default_min = step.and_then(|step| network.nth(step)).and_then(|addr| Prefix::new(addr, len).ok());
     let default_max = Prefix::new(network.last(), len).ok();
     let mut bound = |field, typed| bound(fields, (field, typed), network, len, problems);
-    let min = bound(fields.min, min).or(default_min)?;
-    let max = bound(fields.max, max).or(default_max)?;
+    let min = bound(fields.min, said.min).or(default_min)?;
+    let max = bound(fields.max, said.max).or(default_max)?;
     if min > max {
         let message = format!("{} is after {} {}", min.addr(), fields.max, max.addr());
         problems.push(Problem::new(fields.min, message, format!("an address up to {}", fields.max)));
     }
-    (problems.len() == known).then_some(Pool { network, subnet_len: len, subnet_min: min, subnet_max: max })
+    Some(Pool { network, subnet_len: len, subnet_min: min, subnet_max: max })
 }
 
 fn take_network(fields: &Fields, object: &mut Object, problems: &mut Vec<Problem>) -> Option<Prefix> {

@@ -2,9 +2,10 @@
 //!
 //! Invariant: every chain has an end, whatever jumps where.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 
+use netstate::IfName;
 use netstate::nft::{Family, Name, Policy};
 
 use super::judge;
@@ -26,12 +27,13 @@ pub(in crate::nft) fn chains(frames: &[Frame]) {
     }
     for lines in chains.values() {
         let mut read = 0_usize;
-        let ends = judge::ends(Family::Inet, Policy::Drop, lines, &mut |name| {
+        let links = BTreeSet::from([IfName::literal("eth0")]);
+        let outcome = judge::outcome(Family::Inet, Policy::Drop, lines, &links, &mut |name| {
             read += 1;
             assert!(read <= chains.len() + lines.len(), "{read} readings of {} chains", chains.len());
             Ok::<_, Infallible>(chains.get(name).cloned().unwrap_or_default())
         });
-        let Ok(ends) = ends;
+        let Ok((ends, _)) = outcome;
         let (_, in_place) = judge::accepted(lines, &ends, &[]);
         let ours = lines.iter().any(|line| line.ours);
         assert!(in_place || ours, "a chain without rules of ours has none in a wrong place");

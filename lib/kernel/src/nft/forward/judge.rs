@@ -136,19 +136,31 @@ enum Fate {
     Leaves(Spot),
 }
 
-/// How a base chain of `family` ends. `chain` reads another chain of its table, each once.
-pub(super) fn ends<E>(
+/// How a base chain of `family` ends, and where packets of `links` are denied in zones of their own. `chain` reads another chain of its
+/// table, each once.
+pub(super) fn outcome<E>(
     family: Family,
     policy: Policy,
     lines: &[Line],
+    links: &BTreeSet<IfName>,
     chain: &mut dyn FnMut(&Name) -> Result<Vec<Line>, E>,
-) -> Result<Ends, E> {
+) -> Result<(Ends, Vec<Zone>), E> {
     let mut known: BTreeMap<Name, Vec<Line>> = BTreeMap::new();
     let mut chain = |name: &Name| match known.get(name) {
         Some(lines) => Ok(lines.clone()),
         None => chain(name).inspect(|lines| drop(known.insert(name.clone(), lines.clone()))),
     };
-    let any = end(policy, lines, &mut chain)?;
+    Ok((ends(family, policy, lines, &mut chain)?, zones(lines, links, &mut chain)?))
+}
+
+/// How a base chain of `family` ends.
+fn ends<E>(
+    family: Family,
+    policy: Policy,
+    lines: &[Line],
+    chain: &mut dyn FnMut(&Name) -> Result<Vec<Line>, E>,
+) -> Result<Ends, E> {
+    let any = end(policy, lines, chain)?;
     if family != Family::Inet {
         return Ok(Ends::same(any));
     }
@@ -187,8 +199,8 @@ fn end<E>(policy: Policy, lines: &[Line], chain: &mut dyn FnMut(&Name) -> Result
 
 /// Where packets that come in by one of `links` are denied in a zone of their own, as firewalld has them: in a chain, or by a
 /// rule with the same conditions behind the jump there, as of version 2.3. That denies as well what comes in by no zone's
-/// interface and leaves by one. `chain` reads another chain of its table, each once. A zone that does nothing but deny is meant so.
-pub(super) fn zones<E>(
+/// interface and leaves by one. A zone that does nothing but deny is meant so.
+fn zones<E>(
     lines: &[Line],
     links: &BTreeSet<IfName>,
     chain: &mut dyn FnMut(&Name) -> Result<Vec<Line>, E>,
@@ -253,14 +265,15 @@ impl<E> Chains<'_, E> {
     }
 
     /// True when the denial at `at` is that of a zone that packets of ours come by: behind a jump with the same conditions, to a chain
-    /// that lets some packets pass and from which the others come back. Without an interface that they come in by, it is that of the chain's own last zone.
+    /// that lets some packets pass and from which the others come back. Without an interface that they come in by, it is that of the
+    /// chain's own last zone.
     fn ends_zone(&mut self, lines: &[Line], at: usize, links: &BTreeSet<IfName>) -> Result<bool, E> {
         let (before, behind) = lines.split_at(at);
         let Some(Line { conditions: of, .. }) = behind.first() else { return Ok(false) };
-        let chooses = |condition: &Match| {
-            enters(condition, links) || matches!(condition, Match::Oifname(Op::Is, _) | Match::Daddr(Op::Is, _))
+        let leaves = |condition: &Match| {
+            matches!(condition, Match::Oifname(Op::Is, _) | Match::Daddr(Op::Is, _) | Match::Nfproto(..))
         };
-        if !of.iter().all(|condition| chooses(condition) || matches!(condition, Match::Nfproto(..))) {
+        if !of.iter().all(|condition| enters(condition, links) || leaves(condition)) {
             return Ok(false);
         }
         let mut zone = None;

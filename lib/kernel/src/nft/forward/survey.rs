@@ -65,10 +65,9 @@ impl Accepts {
         let mut read = Vec::new();
         for (base, policy) in bases {
             let lines = self.lines(table, Some(base))?;
-            let read_chain = &mut |name: &Name| self.lines(table, Some(name));
-            let ends = judge::ends(table.family, *policy, &lines, read_chain)?;
             let links = self.links.clone();
-            let zones = judge::zones(&lines, &links, &mut |name| self.lines(table, Some(name)))?;
+            let read_chain = &mut |name: &Name| self.lines(table, Some(name));
+            let (ends, zones) = judge::outcome(table.family, *policy, &lines, &links, read_chain)?;
             read.push((base, *policy, lines, zones, ends));
         }
         let denies = |ends: &Ends, zones: &[Zone]| ends.iter().any(|end| *end != End::Passes) || !zones.is_empty();
