@@ -24,6 +24,19 @@ const CONFIG_FILE: &str = "/run/containerd.toml";
 const WITHOUT_CRI: &str = r#"disabled_plugins = ["io.containerd.grpc.v1.cri"]"#;
 
 pub(crate) const RUNTIME: &str = "/run/crun-without-cgroups";
+
+/// crun reads the processes of a container from its control group. A container without any is none that runs to containerd 1.7, which forgets
+/// it when it is started again: so the first process is named.
+const RUNTIME_SCRIPT: &str = r#"#!/bin/sh
+words="$*"
+case " $words " in
+*' ps '*)
+  first=$(crun --cgroup-manager=disabled ${words%% ps *} state "${words##* }" | sed -n 's/.*"pid": *\([1-9][0-9]*\).*/\1/p')
+  echo "[$first]"
+  ;;
+*) exec crun --cgroup-manager=disabled "$@" ;;
+esac
+"#;
 const LIMIT: Duration = Duration::from_secs(60);
 
 /// Why containerd cannot be run here.
@@ -52,7 +65,7 @@ impl Containerd {
     /// Starts the daemon with further lines of configuration.
     pub(crate) fn start_with(host: &Host, config: &str) -> Result<Self> {
         host.write(CONFIG_FILE, format!("{CONFIG}{config}"))?;
-        host.write(RUNTIME, "#!/bin/sh\nexec crun --cgroup-manager=disabled \"$@\"\n")?;
+        host.write(RUNTIME, RUNTIME_SCRIPT)?;
         fs::set_permissions(host.path(RUNTIME), fs::Permissions::from_mode(0o755))?;
         image::build(host)?;
         let containerd = Self { host: host.clone(), daemon: launch(host)? };
