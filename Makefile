@@ -14,6 +14,7 @@ BACKEND ?= vxlan
 PROXY ?= auto
 KEEP ?=
 MINUTES ?= 5
+RELEASE ?= 12
 SEED ?=
 MUSL := x86_64-unknown-linux-musl
 TARGET := $(or $(CARGO_TARGET_DIR),target)
@@ -104,6 +105,10 @@ release: build ## Make what is published, in target/release-files: tarball, pack
 	cargo build --locked -p tests --bin sbom
 	@PROGRAMS=$(PROGRAMS) SBOM=$(TARGET)/debug/sbom packaging/release $(TARGET)/release-files
 
+.PHONY: release-twice
+release-twice: setup ## Build and make the release of the last commit twice, from two folders, and compare the bytes
+	@packaging/twice
+
 # Static for an image without libraries: only the last step, the linking, is another one, so what was compiled for `make build` or for the
 # tests is used as it is. glibc in any case: what resolves names is part of it since 2.34.
 .PHONY: static
@@ -185,8 +190,8 @@ test-kernels: setup ## Run the kernel's half of the tests and the demo in lab ke
 	@$(TARGET)/debug/run-tests --kernels "$(KERNELS)"
 
 .PHONY: bare
-bare: ## Pass every test on a minimal Debian 12 that debootstrap makes in /var/tmp (as root)
-	@tests/bare make test
+bare: ## Run the demo and pass every test on a minimal Debian that debootstrap makes in /var/tmp (as root; RELEASE=12 or 13)
+	@tests/bare -r $(RELEASE) bash -c 'make demo && make test'
 
 .PHONY: lint
 lint: setup ## Format, clippy and rustdoc, with warnings as errors; and whether the static plugin compiles
