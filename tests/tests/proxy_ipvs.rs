@@ -233,6 +233,10 @@ fn a_connection_that_is_open_when_its_service_goes_is_reset() -> Result<()> {
     filter::a_connection_that_is_open_when_its_service_goes_is_reset()
 }
 
+fn the_primary_address_is_that_of_the_default_route_whatever_becomes_of_its_link() -> Result<()> {
+    node::the_primary_address_is_that_of_the_default_route_whatever_becomes_of_its_link("ipvs")
+}
+
 fn a_node_object_says_zone_pods_and_primary_address() -> Result<()> {
     node::a_node_object_says_zone_pods_and_primary_address("ipvs")
 }

@@ -344,6 +344,10 @@ fn what_nobody_serves_is_refused_at_once() -> Result<()> {
     exposed::what_nobody_serves_is_refused_at_once("nftables")
 }
 
+fn the_primary_address_is_that_of_the_default_route_whatever_becomes_of_its_link() -> Result<()> {
+    node::the_primary_address_is_that_of_the_default_route_whatever_becomes_of_its_link("nftables")
+}
+
 fn a_node_object_says_zone_pods_and_primary_address() -> Result<()> {
     node::a_node_object_says_zone_pods_and_primary_address("nftables")
 }
@@ -397,6 +401,7 @@ fn main() -> ExitCode {
             source_ranges_let_only_listed_clients_in,
             what_nobody_serves_is_refused_at_once,
             a_node_object_says_zone_pods_and_primary_address,
+            the_primary_address_is_that_of_the_default_route_whatever_becomes_of_its_link,
             load_balancers_are_sent_elsewhere_while_the_node_leaves,
             both_ends_of_an_association_find_each_other,
             prometheus_scrapes_the_numbers_of_ten_thousand_services,

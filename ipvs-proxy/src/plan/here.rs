@@ -218,7 +218,7 @@ impl OwnAddresses {
 }
 
 /// True for an address that leads to this node from elsewhere.
-fn is_own(addr: IpAddr) -> bool {
+pub(crate) fn is_own(addr: IpAddr) -> bool {
     let link_local = matches!(addr, IpAddr::V6(addr) if addr.is_unicast_link_local());
     !addr.is_loopback() && !link_local
 }

@@ -17,7 +17,7 @@ use netstate::family::PerFamily;
 use netstate::{IfName, InterfaceAddress, IpFamily};
 
 use super::worker::{Order, ProxyWork};
-use crate::plan::here::OwnAddresses;
+use crate::plan::here::{OwnAddresses, is_own};
 use crate::source::Place;
 
 /// Pause before a monitor that failed is opened again.
@@ -31,7 +31,13 @@ pub(super) struct Following {
     watch: AddressWatch,
     query: Query,
     except: IfName,
-    links: BTreeMap<u32, Link>,
+    links: Links,
+}
+
+/// All links by their indexes, and what else was announced.
+#[derive(Default)]
+struct Links {
+    by_index: BTreeMap<u32, Link>,
     /// Addresses whose local routes are gone.
     unrouted: BTreeSet<IpAddr>,
 }
@@ -39,7 +45,19 @@ pub(super) struct Following {
 /// A link with its addresses in the kernel's order.
 struct Link {
     name: IfName,
+    up: bool,
     addresses: Vec<InterfaceAddress>,
+}
+
+/// What a change asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Effect {
+    /// All is as it was.
+    Nothing,
+    /// It was taken in.
+    Taken,
+    /// A listing: of a link that is new, or of everything.
+    Listing,
 }
 
 impl Following {
@@ -49,8 +67,7 @@ impl Following {
     /// When the kernel refuses.
     pub(super) async fn open(except: IfName) -> Result<Self, KernelError> {
         let watch = AddressWatch::open(except.clone())?;
-        let mut following =
-            Self { watch, query: Query::open()?, except, links: BTreeMap::new(), unrouted: BTreeSet::new() };
+        let mut following = Self { watch, query: Query::open()?, except, links: Links::default() };
         following.list().await?;
         Ok(following)
     }
@@ -60,9 +77,10 @@ impl Following {
         let found = Query::open()?.interfaces().await?;
         let addresses = |name: &IfName, found| if *name == self.except { Vec::new() } else { found };
         let link = |found: kernel::query::Interface| {
-            (found.index, Link { addresses: addresses(&found.name, found.addresses), name: found.name })
+            let addresses = addresses(&found.name, found.addresses);
+            (found.index, Link { name: found.name, up: found.up, addresses })
         };
-        self.links = found.into_iter().map(link).collect();
+        self.links.by_index = found.into_iter().map(link).collect();
         Ok(())
     }
 
@@ -76,41 +94,50 @@ impl Following {
             let routes = self.query.default_routes(family).await?;
             *uplink.get_mut(family) = routes.into_iter().flat_map(|route| route.hops).find_map(|hop| hop.link);
         }
-        let links = self.links.values().map(|link| (&link.name, link.addresses.as_slice()));
+        let links = self.links.by_index.values().map(|link| (&link.name, link.addresses.as_slice()));
         Ok(OwnAddresses::of(links, &self.except, &uplink))
     }
 
-    /// False when a default route leaves by a link that is not known by its name: nobody says here that one is renamed.
+    /// False when a default route leaves by a link that is not known: one without an address, or that was renamed this moment.
     fn have(&self, uplinks: &PerFamily<Option<IfName>>) -> bool {
-        uplinks.present().all(|(_, name)| self.links.values().any(|link| link.name == *name))
+        uplinks.present().all(|(_, name)| self.links.by_index.values().any(|link| link.name == *name))
     }
 
     /// Waits for changes and takes them in.
     async fn change(&mut self) -> Result<(), KernelError> {
-        let mut listed = true;
-        for change in self.watch.next().await? {
-            listed &= self.apply(change);
+        loop {
+            let effects = self.watch.next().await?.into_iter().map(|change| self.links.apply(change));
+            match effects.max() {
+                Some(Effect::Listing) => return self.list().await,
+                Some(Effect::Taken) => return Ok(()),
+                Some(Effect::Nothing) | None => {}
+            }
         }
-        if listed { Ok(()) } else { self.list().await }
     }
+}
 
-    /// Takes one change in; false when that takes a listing: of a link that is new, or of everything.
-    fn apply(&mut self, change: AddressChange) -> bool {
+impl Links {
+    /// Takes one change in.
+    fn apply(&mut self, change: AddressChange) -> Effect {
         match change {
             AddressChange::Came(index, address) => {
-                let Some(link) = self.links.get_mut(&index) else { return false };
+                let Some(link) = self.by_index.get_mut(&index) else { return Effect::Listing };
                 link.get(address);
             }
             AddressChange::Gone(index, addr, len) => {
-                if let Some(link) = self.links.get_mut(&index) {
+                if let Some(link) = self.by_index.get_mut(&index) {
                     link.lose(addr, len);
                 }
             }
             AddressChange::DefaultRoute => {}
             AddressChange::Unrouted(addr) => drop(self.unrouted.insert(addr)),
-            AddressChange::Lost => return false,
+            AddressChange::Link { index, name, up } => {
+                // One that is not known has no address.
+                return self.by_index.get_mut(&index).map_or(Effect::Nothing, |link| link.turn(name, up));
+            }
+            AddressChange::Lost => return Effect::Listing,
         }
-        true
+        Effect::Taken
     }
 }
 
@@ -122,6 +149,19 @@ impl Link {
         match self.addresses.iter_mut().find(is_it) {
             Some(known) => *known = address,
             None => self.addresses.push(address),
+        }
+    }
+
+    /// Takes in how it is called and whether it is up. When one with addresses goes down the kernel takes its default routes of IPv4 away
+    /// without a word, after it has announced this; links are listed when it is through with that (`rtnl_dump_ifinfo`).
+    fn turn(&mut self, name: IfName, up: bool) -> Effect {
+        let goes_down = self.up && !up && self.addresses.iter().any(|address| is_own(address.addr));
+        let is_renamed = self.name != name;
+        (self.name, self.up) = (name, up);
+        match (goes_down, is_renamed) {
+            (true, _) => Effect::Listing,
+            (false, true) => Effect::Taken,
+            (false, false) => Effect::Nothing,
         }
     }
 
@@ -154,7 +194,7 @@ pub(super) async fn follow(
             },
         };
         heartbeat.busy();
-        let unrouted = open.as_mut().map(|following| std::mem::take(&mut following.unrouted)).unwrap_or_default();
+        let unrouted = open.as_mut().map(|following| std::mem::take(&mut following.links.unrouted)).unwrap_or_default();
         if !unrouted.is_empty() {
             mailbox.send(Order::Unrouted(unrouted)).await;
         }
@@ -221,7 +261,7 @@ mod tests {
     fn an_address_whose_network_gets_another_length_stays() {
         let addr: IpAddr = [10, 4, 7, 21].into();
         let [earlier, new] = [32, 24].map(|len| InterfaceAddress::lasting(addr, len));
-        let mut link = Link { name: IfName::new("eth0").unwrap(), addresses: vec![earlier] };
+        let mut link = Link { name: IfName::new("eth0").unwrap(), up: true, addresses: vec![earlier] };
         link.get(new);
         link.lose(addr, 32);
         assert_eq!(link.addresses, [new]);
@@ -230,6 +270,30 @@ mod tests {
         assert_eq!(link.addresses, [again], "another state of the same one");
         link.lose(addr, 24);
         assert_eq!(link.addresses, []);
+    }
+
+    #[test]
+    fn a_link_is_followed_by_its_index_through_names_and_asked_about_only_where_it_matters() {
+        let link = |addr: &str| {
+            let addresses = vec![InterfaceAddress::lasting(addr.parse().unwrap(), 24)];
+            Link { name: IfName::new("eth0").unwrap(), up: true, addresses }
+        };
+        let said = |index, name: &str, up| AddressChange::Link { index, name: IfName::new(name).unwrap(), up };
+        let by_index = BTreeMap::from([(2, link("10.4.7.21")), (3, link("fe80::1"))]);
+        let mut links = Links { by_index, unrouted: BTreeSet::new() };
+        for (change, effect, what) in [
+            (said(2, "eth0", true), Effect::Nothing, "statistics, an MTU"),
+            (said(2, "wan0", true), Effect::Taken, "renamed while it is up"),
+            (said(2, "wan0", true), Effect::Nothing, "once more"),
+            (said(2, "wan0", false), Effect::Listing, "down, with its default routes"),
+            (said(2, "wan0", true), Effect::Nothing, "up; its default routes are announced"),
+            (said(3, "eth0", false), Effect::Nothing, "a Pod's, down"),
+            (said(4, "eth0", true), Effect::Nothing, "a Pod's, new"),
+            (AddressChange::Lost, Effect::Listing, "anything"),
+        ] {
+            assert_eq!(links.apply(change), effect, "{what}");
+        }
+        assert_eq!(links.by_index[&2].name.as_str(), "wan0");
     }
 
     #[test]

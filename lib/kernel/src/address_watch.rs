@@ -1,5 +1,5 @@
 //! `AddressWatch`: the kernel's own word that this host has got an address or lost one (RTM_NEWADDR, RTM_DELADDR), that a default route
-//! has changed, or that the local route of an address is gone.
+//! has changed, that the local route of an address is gone, or how a link is named and whether it is up.
 //!
 //! Other routes, of which a node may have ten thousand, are dropped in the kernel. Invariants: every notification carries its address, so whoever follows them lists addresses once; where some were lost that
 //! is reported, and addresses are to be listed anew. IPv6 link-local addresses, which come and go with every Pod, and those of
@@ -17,13 +17,18 @@ use netstate::{IfName, InterfaceAddress, IpFamily};
 use nix::net::if_::if_indextoname;
 
 use crate::address::{RTM_NEWADDR, interface_address};
+use crate::attribute;
 use crate::error::KernelError;
 use crate::route::{RTM_NEWROUTE, key_in};
 use crate::socket::{Frame, split};
+use crate::watch::interest::{IFINFOMSG, IFLA_IFNAME, RTM_NEWLINK};
 use crate::watch::own::{JUMP_EQUAL, KIND_AT, LOAD_HALF, LOAD_WORD, RETURN, attach, instruction, kind};
 
-/// RTNLGRP_IPV4_IFADDR, _IPV4_ROUTE, _IPV6_IFADDR and _IPV6_ROUTE (include/uapi/linux/rtnetlink.h).
-const GROUPS: [u32; 4] = [5, 7, 9, 11];
+/// RTNLGRP_LINK, _IPV4_IFADDR, _IPV4_ROUTE, _IPV6_IFADDR and _IPV6_ROUTE (include/uapi/linux/rtnetlink.h).
+const GROUPS: [u32; 5] = [1, 5, 7, 9, 11];
+/// Where `ifi_flags` is in `ifinfomsg`, and IFF_UP there.
+const FLAGS_AT: usize = 8;
+const IFF_UP: u32 = 1;
 const RTM_DELADDR: u16 = 21;
 const RTM_DELROUTE: u16 = 25;
 /// RT_TABLE_LOCAL and RTN_LOCAL.
@@ -31,7 +36,7 @@ const TABLE_LOCAL: u32 = 255;
 const LOCAL: u8 = 2;
 /// Where `rtm_dst_len` and `rtm_table` are in a message, behind `nlmsghdr`.
 const LENGTH_AT: u32 = 17;
-/// Where `ifa_index` is, likewise.
+/// Where `ifa_index` and `ifi_index` are, likewise.
 const INDEX_AT: u32 = 20;
 const TABLE_AT: u32 = 20;
 /// BPF_LD with BPF_ABS of one byte.
@@ -48,6 +53,16 @@ pub enum AddressChange {
     DefaultRoute,
     /// No local route leads to this address any more: because it is gone, or because somebody took the route away.
     Unrouted(IpAddr),
+    /// The link with this index has this name, and is up or not; it may have had the same before. With a link that goes down its default
+    /// routes of IPv4 go without an announcement, when this has been sent.
+    Link {
+        /// Its index.
+        index: u32,
+        /// Its name.
+        name: IfName,
+        /// Administratively up.
+        up: bool,
+    },
     /// Notifications were lost.
     Lost,
 }
@@ -104,6 +119,7 @@ impl AddressWatch {
     fn is_of_interest(&mut self, change: &AddressChange) -> bool {
         let index = match change {
             AddressChange::Came(index, _) | AddressChange::Gone(index, ..) => *index,
+            AddressChange::Link { index, .. } => return self.excepted != Some(*index),
             AddressChange::DefaultRoute | AddressChange::Unrouted(_) | AddressChange::Lost => return true,
         };
         if self.excepted == Some(index) {
@@ -136,8 +152,10 @@ impl AddressWatch {
 fn changes(datagram: &[u8]) -> Vec<AddressChange> {
     let Ok(frames) = split(datagram) else { return vec![AddressChange::Lost] };
     let change = |frame: &Frame| {
-        if matches!(frame.kind, RTM_NEWROUTE | RTM_DELROUTE) {
-            return route(frame);
+        match frame.kind {
+            RTM_NEWROUTE | RTM_DELROUTE => return route(frame),
+            RTM_NEWLINK => return link(frame),
+            _ => {}
         }
         let (index, address) = interface_address(frame)?;
         match frame.kind {
@@ -152,6 +170,17 @@ fn changes(datagram: &[u8]) -> Vec<AddressChange> {
         _ => false,
     };
     frames.iter().filter_map(change).filter(|change| !is_link_local(change)).collect()
+}
+
+/// What a link is said to be; what cannot be read counts as lost.
+fn link(frame: &Frame) -> Option<AddressChange> {
+    let read = || {
+        let (header, attributes) = frame.body.split_at_checked(IFINFOMSG)?;
+        let name = IfName::new(attribute::text(attribute::find(attributes, IFLA_IFNAME)?)).ok()?;
+        let word = |at: usize| header.get(at..)?.first_chunk::<4>().map(|bytes| u32::from_ne_bytes(*bytes));
+        Some(AddressChange::Link { index: word(4)?, name, up: word(FLAGS_AT)? & IFF_UP != 0 })
+    };
+    Some(read().unwrap_or(AddressChange::Lost))
 }
 
 /// What a change of a route means here, if anything.

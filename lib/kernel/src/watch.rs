@@ -7,7 +7,7 @@
 
 #[cfg(any(test, feature = "fuzz"))]
 pub(crate) mod fuzz;
-mod interest;
+pub(crate) mod interest;
 pub(crate) mod own;
 
 use std::collections::{BTreeSet, VecDeque};

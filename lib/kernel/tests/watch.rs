@@ -30,6 +30,7 @@ const CASES: &[common::Case] = &[
     ("what_our_own_sockets_change_does_not_wait_in_the_monitor", own_changes),
     ("addresses_are_reported_as_they_come_and_go_but_for_those_of_one_link", addresses),
     ("thousands_of_addresses_of_the_excepted_link_crowd_nothing_out", addresses_of_the_excepted_link),
+    ("a_link_that_is_renamed_while_it_is_up_is_reported", renamed_link),
     ("of_routes_default_ones_are_reported_and_local_ones_that_go", routes_of_addresses),
 ];
 
@@ -128,6 +129,34 @@ fn addresses() {
     });
 }
 
+fn renamed_link() {
+    ip("link add eth0 type bridge");
+    ip("link add kube-ipvs0 type bridge");
+    ip("link set eth0 up");
+    let index = if_nametoindex("eth0").unwrap();
+    on_tokio(async {
+        let mut watch = AddressWatch::open(IfName::literal("kube-ipvs0")).unwrap();
+        // Says which link is excepted.
+        ip("addr add 192.168.0.1/32 dev kube-ipvs0");
+        // Kernels before 6.2 rename no link that is up.
+        sh(
+            "sh",
+            &[
+                "-c",
+                "ip link set eth0 name wan0 || { ip link set eth0 down; ip link set eth0 name wan0; ip link set wan0 up; }",
+            ],
+        );
+        ip("link set wan0 down");
+        let mut found = Vec::new();
+        let said = |name: &str, up| AddressChange::Link { index, name: name.parse().unwrap(), up };
+        while found.last() != Some(&said("wan0", false)) {
+            let changes = tokio::time::timeout(LIMIT, watch.next()).await.expect("changes").unwrap();
+            found.extend(changes.into_iter().filter(|change| matches!(change, AddressChange::Link { .. })));
+        }
+        assert!(found.contains(&said("wan0", true)), "{found:?}");
+    });
+}
+
 fn addresses_of_the_excepted_link() {
     ip("link add eth0 type bridge");
     ip("link add kube-ipvs0 type bridge");
@@ -172,7 +201,8 @@ fn routes_of_addresses() {
         while !found.contains(&last) {
             let changes = tokio::time::timeout(LIMIT, watch.next()).await.expect("changes").unwrap();
             // Addresses of IPv6 are announced when the kernel gets to them.
-            let of_routes = |change: &AddressChange| !matches!(change, AddressChange::Came(..));
+            let of_routes =
+                |change: &AddressChange| !matches!(change, AddressChange::Came(..) | AddressChange::Link { .. });
             found.extend(changes.into_iter().filter(of_routes));
         }
         let default = AddressChange::DefaultRoute;

@@ -19,7 +19,7 @@ use crate::route::key_in;
 use crate::writer::{Subject, Writers};
 
 /// Message types (include/uapi/linux/rtnetlink.h); what is removed is one more than what is set.
-pub(super) const RTM_NEWLINK: u16 = 16;
+pub(crate) const RTM_NEWLINK: u16 = 16;
 pub(super) const RTM_DELLINK: u16 = 17;
 const RTM_NEWADDR: u16 = 20;
 const RTM_DELADDR: u16 = 21;
@@ -32,8 +32,8 @@ const RTM_DELRULE: u16 = 33;
 /// NLMSG_OVERRUN.
 const OVERRUN: u16 = 4;
 /// Bytes of `ifinfomsg`.
-const IFINFOMSG: usize = 16;
-const IFLA_IFNAME: u16 = 3;
+pub(crate) const IFINFOMSG: usize = 16;
+pub(crate) const IFLA_IFNAME: u16 = 3;
 const IFLA_LINKINFO: u16 = 18;
 const IFLA_INFO_KIND: u16 = 1;
 const AF_BRIDGE: u8 = 7;
