@@ -70,7 +70,8 @@ impl Checks {
 
     /// Serves, for as long as the future is polled.
     pub(super) async fn serve(self, liveness: Liveness) {
-        let mut served = Served { addresses: BTreeSet::new(), services: BTreeMap::new(), liveness };
+        let mut served =
+            Served { addresses: BTreeSet::new(), services: BTreeMap::new(), closing: Vec::new(), liveness };
         loop {
             let waits = !locked(&self.shared.problems).is_empty();
             tokio::select! {
@@ -79,6 +80,7 @@ impl Checks {
             }
             let wanted = std::mem::take(&mut *locked(&self.shared.wanted));
             served.take(wanted);
+            served.close().await;
             *locked(&self.shared.problems) = served.listen();
         }
     }
@@ -108,6 +110,8 @@ impl fmt::Display for Unbound {
 struct Served {
     addresses: BTreeSet<IpAddr>,
     services: BTreeMap<ObjectName, Asked>,
+    /// Listeners that nobody asks for any more.
+    closing: Vec<Listener>,
     liveness: Liveness,
 }
 
@@ -133,7 +137,10 @@ impl Served {
         }
         for (service, check) in wanted.services {
             match (check, self.services.get(&service)) {
-                (None, _) => drop(self.services.remove(&service)),
+                (None, _) => {
+                    let gone = self.services.remove(&service);
+                    self.closing.extend(gone.into_iter().flat_map(|asked| asked.listeners.into_values()));
+                }
                 (Some(check), Some(asked)) => *locked(&asked.check) = check,
                 (Some(check), None) => {
                     let asked = Asked { check: Arc::new(Mutex::new(check)), listeners: BTreeMap::new() };
@@ -141,10 +148,19 @@ impl Served {
                 }
             }
         }
-        // Before any is opened: a port may go from one Service to another.
         for asked in self.services.values_mut() {
             let check = *locked(&asked.check);
-            asked.listeners.retain(|at, _| is_asked(&check, *at) && self.addresses.contains(&at.ip()));
+            let is_left = |at: &SocketAddr| !is_asked(&check, *at) || !self.addresses.contains(&at.ip());
+            self.closing.extend(asked.listeners.extract_if(.., |at, _| is_left(at)).map(|(_, listener)| listener));
+        }
+    }
+
+    /// Waits until what nobody asks for is closed: a port may go from one Service to another, which cannot bind it before.
+    async fn close(&mut self) {
+        for mut listener in self.closing.drain(..) {
+            listener.0.abort();
+            // That it was ended is what it says.
+            let _ = (&mut listener.0).await;
         }
     }
 
@@ -265,6 +281,38 @@ mod tests {
         until(at, |found| found.as_ref().is_ok_and(|text| text.contains("503"))).await;
         checks.change(BTreeMap::from([(service, None)]), None);
         until(at, Result::is_err).await;
+        serving.abort();
+    }
+
+    #[tokio::test]
+    async fn a_port_that_goes_from_one_service_to_another_is_answered_for_the_other_at_once() {
+        let free = || TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let (first, second) = (free(), free());
+        let checks = Checks::default();
+        let serving = tokio::spawn(checks.clone().serve(Liveness::default()));
+        let check = |at: SocketAddr| Some(HealthCheck { port: at.port(), ready: PerFamily::only(IpFamily::V4, 1) });
+        let [a, b, c] = ["a", "b", "c"].map(|name| ObjectName::new("default", name));
+        let named = |name: &str| {
+            let name = format!("\"name\": \"{name}\"");
+            move |found: &std::io::Result<String>| found.as_ref().is_ok_and(|text| text.contains(&name))
+        };
+        let both = BTreeMap::from([(a.clone(), check(first)), (b.clone(), check(second))]);
+        checks.change(both, Some(BTreeSet::from([first.ip()])));
+        until(second, named("b")).await;
+        for (services, [at_first, at_second]) in [
+            (BTreeMap::from([(a.clone(), check(second)), (b.clone(), check(first))]), ["b", "a"]),
+            (BTreeMap::from([(a, None), (c, check(second))]), ["b", "c"]),
+        ] {
+            checks.change(services, None);
+            let deadline = std::time::Instant::now() + Duration::from_secs(20);
+            for (at, name) in [(first, at_first), (second, at_second)] {
+                let is_right = named(name);
+                while !is_right(&tokio::task::spawn_blocking(move || ask(at)).await.unwrap()) {
+                    assert_eq!(checks.problems(), [], "{at} for {name}");
+                    assert!(std::time::Instant::now() < deadline, "{at} is not answered for {name}");
+                }
+            }
+        }
         serving.abort();
     }
 
