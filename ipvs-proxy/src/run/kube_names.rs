@@ -2,6 +2,7 @@
 //!
 //! Invariant: a number under one of these names means what kube-proxy means by it; what has no such meaning here has no number.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::AtomicU64;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -13,8 +14,8 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
-use reconcile::Pass;
 
+use crate::object::ObjectName;
 use crate::plan::NoLocal;
 use crate::source::Update;
 use crate::source::view::View;
@@ -37,11 +38,14 @@ pub(super) struct KubeProxyNames {
     probes: [Family<Label, Counter>; 2],
     /// Slices whose cause is older were there before this program.
     started: SystemTime,
-    /// Causes of changes whose end was not received yet.
-    received: Vec<SystemTime>,
-    /// Causes of changes that are not in the kernel yet.
-    due: Vec<SystemTime>,
+    /// Causes of changes whose end was not received yet, each with its Service.
+    received: Vec<(ObjectName, SystemTime)>,
+    /// Causes of changes that are not in the kernel yet, the first [`CAUSES`] of each Service.
+    due: BTreeMap<ObjectName, Vec<SystemTime>>,
 }
+
+/// Causes of changes of one Service that wait for the kernel: it may refuse a row for ever, while endpoints come and go.
+const CAUSES: usize = 64;
 
 /// kube-proxy's: 0, 0.25 and 0.5 s, every second to a minute, every 5 s to two minutes, every 30 s to five.
 fn programming_buckets() -> impl Iterator<Item = f64> {
@@ -63,7 +67,7 @@ impl KubeProxyNames {
             probes: metrics.probes(),
             started: SystemTime::now(),
             received: Vec::new(),
-            due: Vec::new(),
+            due: BTreeMap::new(),
         };
         metrics.extend(|registry| names.register(registry));
         names
@@ -107,7 +111,12 @@ impl KubeProxyNames {
             Update::Slice(Event::Put { .. } | Event::Delete { .. }) => came(&self.endpoints, endpoints),
             _ => {
                 if update.is_end() {
-                    self.due.append(&mut self.received);
+                    for (service, cause) in self.received.drain(..) {
+                        let causes = self.due.entry(service).or_default();
+                        if causes.len() < CAUSES {
+                            causes.push(cause);
+                        }
+                    }
                     self.queued.set(seconds(SystemTime::now()));
                 }
                 return;
@@ -118,12 +127,19 @@ impl KubeProxyNames {
             && trigger >= self.started
             && view.slice(key) != Some(slice)
         {
-            self.received.push(trigger);
+            self.received.push((slice.service.clone(), trigger));
         }
     }
 
-    /// A pass has ended.
-    pub(super) fn pass(&mut self, cause: Cause, pass: &Pass, took: Took, no_local: NoLocal) {
+    /// A pass has ended; `is_in_place` says whether the kernel has all that is desired for a Service. A pass that failed of nothing does not:
+    /// it leaves a row alone that was refused and whose next try is later.
+    pub(super) fn pass(
+        &mut self,
+        cause: Cause,
+        took: Took,
+        no_local: NoLocal,
+        is_in_place: impl Fn(&ObjectName) -> bool,
+    ) {
         if cause == Cause::Order {
             for pending in &self.pending {
                 pending.set(0);
@@ -131,10 +147,11 @@ impl KubeProxyNames {
             self.duration.observe(took.pass.as_secs_f64());
             self.last.set(seconds(SystemTime::now()));
         }
-        if pass.failed == 0 {
-            let now = SystemTime::now();
-            let times = self.due.drain(..).map(|trigger| now.duration_since(trigger).unwrap_or_default());
-            times.map(|time: Duration| time.as_secs_f64()).for_each(|time| self.programming.observe(time));
+        let now = SystemTime::now();
+        for (_, causes) in self.due.extract_if(.., |service, _| is_in_place(service)) {
+            for cause in causes {
+                self.programming.observe(now.duration_since(cause).unwrap_or_default().as_secs_f64());
+            }
         }
         for (policy, count) in [("internal", no_local.internal), ("external", no_local.external)] {
             self.no_local.get_or_create(&[("traffic_policy", policy.to_owned())]).set(count.into());
@@ -174,7 +191,7 @@ mod tests {
         metrics.probe(Probe::Health, 200);
         metrics.probe(Probe::Live, 503);
         let no_local = NoLocal { internal: 2, external: 1 };
-        names.pass(Cause::Timer, &Pass::default(), took(), no_local);
+        names.pass(Cause::Timer, took(), no_local, |_| true);
         let text = metrics.encode();
         let typed = text.lines().filter_map(|line| line.strip_prefix("# TYPE kubeproxy_"));
         let mut found: Vec<_> = typed.map(ToOwned::to_owned).collect();
@@ -205,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn changes_are_timed_from_their_cause_until_a_pass_that_left_nothing_open() {
+    fn changes_are_timed_from_their_cause_until_the_kernel_has_their_service() {
         let metrics = metrics();
         let mut names = KubeProxyNames::new(&metrics);
         let mut view = View::default();
@@ -214,38 +231,50 @@ mod tests {
             names.take(&update, &view);
             view.take(update);
         };
-        let slice = |trigger: &str, port: u16| {
-            let metadata = json!({"name": "web-1", "labels": {"kubernetes.io/service-name": "web"},
+        let slice_of = |service: &str, trigger: &str, port: u16| {
+            let metadata = json!({"name": format!("{service}-1"), "labels": {"kubernetes.io/service-name": service},
                 "annotations": {"endpoints.kubernetes.io/last-change-trigger-time": trigger}});
             let json = json!({"kind": "EndpointSlice", "addressType": "IPv4", "endpoints": [], "metadata": metadata,
                 "ports": [{"port": port}]});
             Event::Put {
-                key: "endpointslices/default/web-1".to_owned(),
+                key: format!("endpointslices/default/{service}-1"),
                 value: json.to_string().into_bytes(),
                 revision: 1,
             }
         };
+        let slice = |trigger: &str, port: u16| slice_of("web", trigger, port);
         let (old, new) = ("2001-01-01T00:00:00Z", "2999-01-01T00:00:00Z");
         let count = || {
             let text = metrics.encode();
             let line = "kubeproxy_network_programming_duration_seconds_count ";
             text.lines().find_map(|found| found.strip_prefix(line)).unwrap().parse::<u32>().unwrap()
         };
-        let pass = |names: &mut KubeProxyNames, failed| {
-            names.pass(Cause::Order, &Pass { failed, ..Pass::default() }, took(), NoLocal::default());
+        let pass = |names: &mut KubeProxyNames, refused: &[&str]| {
+            let is_in_place = |service: &ObjectName| !refused.contains(&service.name());
+            names.pass(Cause::Order, took(), NoLocal::default(), is_in_place);
             count()
         };
         take(&mut names, slice(old, 80));
         take(&mut names, Event::Commit);
-        assert_eq!(pass(&mut names, 0), 0, "it came about before this program");
+        assert_eq!(pass(&mut names, &[]), 0, "it came about before this program");
         take(&mut names, slice(new, 81));
-        assert_eq!(pass(&mut names, 0), 0, "the change has no end yet");
+        assert_eq!(pass(&mut names, &[]), 0, "the change has no end yet");
         take(&mut names, Event::Commit);
-        assert_eq!(pass(&mut names, 1), 0, "the kernel has not all of it");
-        assert_eq!(pass(&mut names, 0), 1);
+        assert_eq!(pass(&mut names, &["web"]), 0, "the kernel has not all of it");
+        for port in 1..1000 {
+            take(&mut names, slice(new, port));
+            take(&mut names, Event::Commit);
+        }
+        take(&mut names, slice_of("dns", new, 53));
+        take(&mut names, Event::Commit);
+        assert_eq!(pass(&mut names, &["web"]), 1, "another Service waits for nobody");
+        assert_eq!(pass(&mut names, &[]), 1 + 64, "those that came first");
         take(&mut names, slice(new, 81));
         take(&mut names, Event::Commit);
-        assert_eq!(pass(&mut names, 0), 1, "a listing shows again what was there");
+        assert_eq!(pass(&mut names, &[]), 1 + 64 + 1);
+        take(&mut names, slice(new, 81));
+        take(&mut names, Event::Commit);
+        assert_eq!(pass(&mut names, &[]), 1 + 64 + 1, "a listing shows again what was there");
         assert_eq!(programming_buckets().count(), 3 + 59 + 12 + 7);
     }
 
@@ -262,9 +291,9 @@ mod tests {
         let update = update(event, ObjectKey::from_etcd, true).unwrap();
         names.take(&update, &View::default());
         assert_eq!(pending().as_deref(), Some("1"));
-        names.pass(Cause::Timer, &Pass::default(), took(), NoLocal::default());
+        names.pass(Cause::Timer, took(), NoLocal::default(), |_| true);
         assert_eq!(pending().as_deref(), Some("1"), "a pass of the clock takes in no object");
-        names.pass(Cause::Order, &Pass::default(), took(), NoLocal::default());
+        names.pass(Cause::Order, took(), NoLocal::default(), |_| true);
         assert_eq!(pending().as_deref(), Some("0"));
     }
 }

@@ -31,7 +31,7 @@ use crate::plan::check::HealthCheck;
 use crate::plan::findings::Findings;
 use crate::plan::here::{Facts, Here};
 use crate::plan::networks::{Networks, NodeNetwork};
-use crate::plan::{Claims, NoLocal};
+use crate::plan::{Claims, NoLocal, ServicePlan};
 use crate::source::Update;
 use crate::source::doubt::{GRACE, How, is_doubtful};
 use crate::source::view::View;
@@ -313,6 +313,13 @@ impl Proxy {
     #[must_use]
     pub(crate) const fn view(&self) -> &View {
         &self.view
+    }
+
+    /// True when the kernel has all that is desired for a Service, and nothing that is not.
+    #[must_use]
+    pub(crate) fn is_in_place(&self, service: &ObjectName) -> bool {
+        let mut frontends = self.claims.plan(service).map(ServicePlan::frontends).into_iter().flatten();
+        frontends.all(|(frontend, _)| self.tables.is_settled(frontend))
     }
 
     /// The kernel's tables.

@@ -222,7 +222,7 @@ impl ProxyWork {
     fn count(&mut self, cause: Cause, pass: &Pass, took: Took) {
         let metrics = &self.shell.metrics;
         metrics.pass(cause, pass, took);
-        self.names.pass(cause, pass, took, self.proxy.no_local());
+        self.names.pass(cause, took, self.proxy.no_local(), |service| self.proxy.is_in_place(service));
         if cause == Cause::Order {
             let now = SystemTime::now();
             let names = self.proxy.plane().families().map(|family| match family {

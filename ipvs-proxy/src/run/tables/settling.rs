@@ -9,7 +9,7 @@ use std::time::Duration;
 use netstate::Protocol;
 use netstate::ipvs::{RealServerKey, Row, VirtualServerKey};
 use netstate::nft::{Row as NftRow, RowKey as NftKey};
-use reconcile::Pass;
+use reconcile::{Pass, Reconciler, Target};
 
 use super::super::flows::{Check, Locals, Masqueraded};
 use super::Tables;
@@ -101,6 +101,15 @@ impl Tables {
         stands && keys.all(|key| servers.desired().get(&key).is_none_or(|row| is_as(&key, row)))
     }
 
+    /// True when the rows of a frontend are as they are desired, endpoints included.
+    pub(in crate::run) fn is_settled(&self, frontend: &FrontendKey) -> bool {
+        let Some(nft) = self.stack.get(self.nft) else { return false };
+        let mut rows = nftables::entries(frontend).into_iter().chain([nftables::list(frontend)]);
+        let mut servers = ipvs::servers(frontend, &self.own);
+        rows.all(|row| is_settled(nft, &row))
+            && self.servers().is_none_or(|table| servers.all(|key| is_settled(table, &key)))
+    }
+
     /// Who answers at a frontend by the rows of either path.
     fn answering(&self, frontend: &FrontendKey, masqueraded: Masqueraded) -> Option<Check> {
         // A connection of TCP ends by itself, whoever answers it: it is stale when nobody was chosen.
@@ -119,4 +128,12 @@ impl Tables {
         }
         Some(Check { answering, masqueraded, balanced })
     }
+}
+
+/// True when a table has been listed and has a row as it is desired, or does not have it.
+fn is_settled<T: Target>(table: &Reconciler<T>, key: &T::Key) -> bool {
+    if table.desired().contains_key(key) {
+        return table.holds(key);
+    }
+    table.mirror().is_some_and(|mirror| !mirror.contains_key(key))
 }

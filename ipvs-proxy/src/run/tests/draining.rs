@@ -1,6 +1,8 @@
 //! Real servers that leave: how long, and who comes back.
 
 use super::*;
+use crate::dataplane::{ipvs, nftables};
+use crate::object::ObjectName;
 
 #[test]
 fn a_tcp_endpoint_drains_and_a_udp_endpoint_goes_at_once() {
@@ -106,6 +108,33 @@ fn a_service_made_again_while_an_endpoint_drained_has_its_endpoints_and_no_other
     rig.service("web", 10, "TCP");
     assert!(rig.work().is_empty());
     assert_eq!(reals(&rig), 2);
+}
+
+#[test]
+fn a_service_is_not_in_place_while_a_refused_row_of_it_waits_for_its_next_try() {
+    let web = ObjectName::new("default", "web");
+    for mode in [Mode::Ipvs, Mode::Nftables] {
+        let kept = (FakeTable::default(), FakeTable::default(), FakeTable::default());
+        let mut rig = Rig::in_mode(mode, 1000, kept).restarted(&[2]);
+        rig.service("dns", 11, "TCP");
+        rig.work();
+        assert!(rig.proxy.is_in_place(&web), "{mode:?}");
+        let endpoints = nftables::list(&ipvs::frontend(&real(Protocol::Tcp, 3).service, &BTreeSet::new()));
+        rig.servers.refuse(ServerKey::Real(real(Protocol::Tcp, 3)), 22);
+        rig.nft.refuse(endpoints.clone(), 22);
+        rig.endpoints("web", "TCP", &[2, 3]);
+        rig.work();
+        // Nothing fails in this one, for nothing is tried.
+        rig.receive(Event::Commit);
+        let pass = rig.proxy.work(rig.now);
+        assert_eq!((pass.failed, rig.proxy.is_in_place(&web)), (0, false), "{mode:?}");
+        assert!(rig.proxy.is_in_place(&ObjectName::new("default", "dns")), "{mode:?}: another Service");
+        rig.servers.allow(&ServerKey::Real(real(Protocol::Tcp, 3)));
+        rig.nft.allow(&endpoints);
+        rig.later(60);
+        assert!(rig.proxy.is_in_place(&web), "{mode:?}");
+        assert!(rig.proxy.is_in_place(&ObjectName::new("default", "gone")), "{mode:?}: nothing is desired");
+    }
 }
 
 #[test]
