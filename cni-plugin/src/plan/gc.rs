@@ -16,7 +16,8 @@ pub enum Subject {
 }
 
 impl Subject {
-    /// Reads the content of a reservation: `<container>\r\n<interface>`, or the container alone.
+    /// Reads the content of a reservation: `<container>\r\n<interface>`, or the container alone, as host-local wrote it before 0.7. The
+    /// runtimes of that time gave containers 64 hexadecimal digits or a UUID (RFC 9562); another word is somebody's who keeps the address.
     #[must_use]
     pub fn of_reservation(text: &str) -> Option<Self> {
         match text.trim().split_once("\r\n") {
@@ -24,7 +25,7 @@ impl Subject {
                 let (container, ifname) = (ContainerId::new(container)?, ifname.parse().ok()?);
                 Some(Self::Attachment(Attachment::new(container, ifname)))
             }
-            None => ContainerId::new(text.trim()).map(Self::Container),
+            None => ContainerId::new(text.trim()).filter(is_generated).map(Self::Container),
         }
     }
 
@@ -46,6 +47,15 @@ impl Subject {
     }
 }
 
+/// True for an identifier that a runtime has made up.
+fn is_generated(container: &ContainerId) -> bool {
+    let digits = container.as_str().bytes().filter(|byte| *byte != b'-');
+    container.as_str().bytes().all(|byte| byte.is_ascii_hexdigit() || byte == b'-') && digits.count() >= DIGITS
+}
+
+/// Digits of the shortest identifier that a runtime makes up, of 128 bits.
+const DIGITS: usize = 32;
+
 /// Those of `owners` that `valid` does not name, each once.
 #[must_use]
 pub(crate) fn stale(owners: impl IntoIterator<Item = Subject>, valid: &[Attachment]) -> BTreeSet<Subject> {
@@ -66,7 +76,13 @@ mod tests {
         assert_eq!(Subject::of_reservation("c1\r\neth0"), Some(owner.clone()));
         assert_eq!(Subject::of_record("c1@eth0"), Some(owner));
         assert_eq!(Subject::of_record("c1@a@b"), Some(Subject::Attachment(attachment("c1", "a@b"))));
-        assert_eq!(Subject::of_reservation(" c1\n"), Some(Subject::Container(ContainerId::new("c1").unwrap())));
+        for id in ["3f".repeat(32), "110ec58a-a0f2-4ac4-8393-c866d813b8d1".to_owned()] {
+            let owner = Subject::Container(ContainerId::new(&id).unwrap());
+            assert_eq!(Subject::of_reservation(&format!(" {id}\n")), Some(owner));
+        }
+        for kept in ["reserved", "printer-3", "deadbeef", "10.4.7.9", "not-for-pods-but-for-the-old-printer"] {
+            assert_eq!(Subject::of_reservation(kept), None, "{kept}");
+        }
         for junk in ["", "../x", "c1\r\nway-too-long-a-name", "\u{0}"] {
             assert_eq!(Subject::of_reservation(junk), None, "{junk:?}");
         }

@@ -24,12 +24,20 @@ pub(crate) enum Links {
 /// # Errors
 /// What the system said; `InvalidData` for what is no UTF-8.
 pub(crate) fn read(path: &Path, max: u64, links: Links) -> io::Result<String> {
+    String::from_utf8(read_bytes(path, max, links)?).map_err(|_| io::ErrorKind::InvalidData.into())
+}
+
+/// The first `max` bytes of the file at `path`.
+///
+/// # Errors
+/// What the system said.
+pub(crate) fn read_bytes(path: &Path, max: u64, links: Links) -> io::Result<Vec<u8>> {
     let no_follow = if links == Links::Refused { libc::O_NOFOLLOW } else { 0 };
     let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK | no_follow).open(path)?;
     // Files of this kind are a few short lines: room for them saves system calls.
-    let mut text = String::with_capacity(1024);
-    file.take(max).read_to_string(&mut text)?;
-    Ok(text)
+    let mut bytes = Vec::with_capacity(1024);
+    file.take(max).read_to_end(&mut bytes)?;
+    Ok(bytes)
 }
 
 /// The longest list of plugins that an operator names to a command.

@@ -373,12 +373,18 @@ fn gc(node: &Node) {
         add(node, &tiny(), "alive");
         add(node, &tiny(), "dead");
         // Of the stock plugin, of before 0.7, and of nobody.
-        plant("1.1.0", "mynet", &[("10.9.9.100", "dead2\r\neth0"), ("10.9.9.101", "alive"), ("10.9.9.102", "\0\0")]);
-        let keep = json!([{"containerID": "alive", "ifname": "eth0"}]);
+        let (old, gone) = ("a7".repeat(32), "3f".repeat(32));
+        let planted = [("100", "dead2\r\neth0"), ("101", &*old), ("102", "\0\0"), ("103", &*gone), ("104", "reserved")];
+        for (last, text) in planted {
+            plant("1.1.0", "mynet", &[(&format!("10.9.9.{last}"), text)]);
+        }
+        let keep = json!([{"containerID": "alive", "ifname": "eth0"}, {"containerID": old, "ifname": "eth0"}]);
         gc(&with(&tiny(), key, keep));
-        assert_eq!(reserved("1.1.0", "mynet").len(), 2, "{:?}", reserved("1.1.0", "mynet"));
+        assert_eq!(reserved("1.1.0", "mynet").len(), 3, "{:?}", reserved("1.1.0", "mynet"));
         del(node, &tiny(), "alive");
-        del(node, &tiny(), "alive");
+        del(node, &tiny(), &old);
+        assert_eq!(reserved("1.1.0", "mynet"), ["10.9.9.104"], "an operator's own");
+        fs::remove_file(format!("{}/mynet/10.9.9.104", data_dir("1.1.0"))).unwrap();
         assert_eq!(reserved("1.1.0", "mynet"), Vec::<String>::new());
     }
     add(node, &tiny(), "alive");

@@ -73,20 +73,31 @@ fn gc_without_list(node: &Node) {
 fn gc_predecessor(node: &Node) {
     fs::create_dir_all("/var/lib/cni/networks/cbr0").unwrap();
     fs::create_dir_all("/var/lib/cni/flannel").unwrap();
-    for (name, text) in
-        [("172.7.21.2", "old-1\r\neth0"), ("172.7.21.3", "old-2"), ("172.7.21.4", "alive"), ("172.7.21.5", "")]
-    {
+    let (old, alive) = ("3f".repeat(32), "a7".repeat(32));
+    // Of host-local, of before its 0.7, without content, and an operator's.
+    for (name, text) in [
+        ("172.7.21.2", "old-1\r\neth0"),
+        ("172.7.21.3", &*old),
+        ("172.7.21.4", &*alive),
+        ("172.7.21.5", ""),
+        ("172.7.21.6", "reserved\n"),
+    ] {
         fs::write(format!("/var/lib/cni/networks/cbr0/{name}"), text).unwrap();
     }
     for (id, network) in [("old-1", "cbr0"), ("alive", "cbr0"), ("theirs", "other")] {
         fs::write(format!("/var/lib/cni/flannel/{id}"), json!({"name": network}).to_string()).unwrap();
     }
-    let valid = json!([{"containerID": "alive", "ifname": "eth0"}]);
+    let valid = json!([{"containerID": "alive", "ifname": "eth0"}, {"containerID": alive, "ifname": "eth0"}]);
     run(node, "GC", &with(&modern(&flannel()), "cni.dev/valid-attachments", valid)).silent();
     let names: Vec<String> = node.files().into_iter().map(|(name, _)| name).collect();
     assert_eq!(
         names,
-        ["/var/lib/cni/flannel/alive", "/var/lib/cni/flannel/theirs", "/var/lib/cni/networks/cbr0/172.7.21.4"]
+        [
+            "/var/lib/cni/flannel/alive",
+            "/var/lib/cni/flannel/theirs",
+            "/var/lib/cni/networks/cbr0/172.7.21.4",
+            "/var/lib/cni/networks/cbr0/172.7.21.6"
+        ]
     );
 }
 

@@ -222,12 +222,12 @@ impl Locked {
         addresses.iter().filter(|addr| is_free(**addr)).try_for_each(|addr| self.discard(*addr))
     }
 
-    /// Removes reservations without content: their makers were killed before they could write who they are.
+    /// Removes reservations that say nothing: their makers were killed before they could write who they are.
     ///
     /// # Errors
     /// [`StoreError::Io`] when the directory cannot be read or a file cannot be removed.
     pub fn remove_empty(&self) -> Result<(), StoreError> {
-        self.list()?.into_iter().filter(|(_, text)| text.is_empty()).try_for_each(|(addr, _)| self.discard(addr))
+        self.list()?.into_iter().filter(|(_, text)| is_blank(text)).try_for_each(|(addr, _)| self.discard(addr))
     }
 }
 
@@ -295,19 +295,24 @@ pub(crate) fn peek(dir: &Path) -> impl Iterator<Item = String> {
     entries.filter(is_address).filter_map(|entry| read_small(&entry.path()))
 }
 
-/// True for the text of a reservation that a power cut emptied; one that says anything may be somebody's way to block an
-/// address.
+/// True for the text of a reservation that a power cut emptied, or of which no character is one; one that says anything may be somebody's
+/// way to block an address.
 pub(crate) fn is_blank(text: &str) -> bool {
-    text.chars().all(|c| c == '\0' || c.is_whitespace())
+    text.chars().all(|c| matches!(c, '\0' | char::REPLACEMENT_CHARACTER) || c.is_whitespace())
 }
 
-/// The first KiB of a file; `None` when it cannot be read. What is no text, as after a power cut, names no owner: it reads as
-/// empty.
+/// Bytes of the longest reservation: a container and an interface, each no longer than the name of a file.
+const LONGEST: usize = 1024;
+
+/// What a reservation says; `None` when it cannot be read. Bytes that are no UTF-8 are replaced, and a longer text is cut and marked: it is
+/// somebody's and names no container, whatever its beginning.
 fn read_small(path: &Path) -> Option<String> {
-    match safe_file::read(path, 1024, Links::Refused) {
-        Err(e) if e.kind() == io::ErrorKind::InvalidData => Some(String::new()),
-        other => other.ok(),
-    }
+    let bytes = safe_file::read_bytes(path, LONGEST as u64 + 1, Links::Refused).ok()?;
+    let Some(beginning) = bytes.get(..LONGEST).filter(|_| bytes.len() > LONGEST) else {
+        return Some(String::from_utf8(bytes).unwrap_or_else(|e| String::from_utf8_lossy(e.as_bytes()).into_owned()));
+    };
+    let beginning = String::from_utf8_lossy(beginning);
+    Some(if is_blank(&beginning) { String::new() } else { format!("{beginning}…") })
 }
 
 #[cfg(test)]
@@ -416,6 +421,32 @@ mod tests {
         locked.free(&owner("c2"), &["10.1.2.2".parse().unwrap(), "10.1.2.3".parse().unwrap()]).unwrap();
         locked.remove_empty().unwrap();
         assert_eq!(locked.list().unwrap(), [("10.1.2.2".parse().unwrap(), "c1\r\neth0".to_owned())]);
+    }
+
+    #[test]
+    fn a_text_that_somebody_wrote_blocks_its_address_however_long_and_in_whatever_encoding() {
+        let dir = tempfile::tempdir().unwrap();
+        let locked = locked(&dir);
+        // 1,024 bytes end inside of a character.
+        let long = format!("a{}", "é".repeat(600));
+        let texts: [(&[u8], bool); 6] = [
+            (long.as_bytes(), false),
+            (b"r\xe9serv\xe9 pour l'imprimante", false),
+            (&[b'a'; 2000], false),
+            (&[0; 4096], true),
+            (&[0xff; 40], true),
+            (b" \n", true),
+        ];
+        let path = dir.path().join("cbr0/10.1.2.2");
+        for (text, is_nobodys) in texts {
+            fs::write(&path, text).unwrap();
+            let [(_, read)] = &locked.list().unwrap()[..] else { panic!("one file") };
+            let shown = String::from_utf8_lossy(&text[..text.len().min(40)]);
+            assert_eq!(is_blank(read), is_nobodys, "{shown}");
+            assert_eq!(crate::plan::gc::Subject::of_reservation(read), None, "{shown}");
+            locked.remove_empty().unwrap();
+            assert_eq!(path.exists(), !is_nobodys, "{shown}");
+        }
     }
 
     #[test]

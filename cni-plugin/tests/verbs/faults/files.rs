@@ -36,21 +36,14 @@ const RESERVATIONS: &str = "/var/lib/cni/networks/cbr0";
 const RECORDS: &str = "/var/lib/cni/netd/cbr0";
 const STATES: &str = "/var/lib/cni/flannel";
 
-/// Texts that say something, and name no container.
-const NOBODYS: [&[u8]; 2] = [b"{", b"../../etc/passwd\r\neth0"];
+/// Texts that say something, and name no container; the last in another encoding than UTF-8.
+const NOBODYS: [&[u8]; 5] = [b"{", b"../../etc/passwd\r\neth0", b"reserved\n", &[b'a'; 1 << 20], b"r\xe9serv\xe9"];
 
 /// What a crash, a bad disk or somebody's hand leaves in a file.
 fn junk() -> Vec<Vec<u8>> {
     let long_id = format!("{}\r\neth0", "a".repeat(230));
-    vec![
-        Vec::new(),
-        vec![0; 4096],
-        vec![0xff; 40],
-        vec![b'a'; 1 << 20],
-        NOBODYS[0].to_vec(),
-        NOBODYS[1].to_vec(),
-        long_id.into_bytes(),
-    ]
+    let nothing = [Vec::new(), vec![0; 4096], vec![0xff; 40], long_id.into_bytes()];
+    nothing.into_iter().chain(NOBODYS.map(<[u8]>::to_vec)).collect()
 }
 
 fn junk_everywhere(node: &Node) {
