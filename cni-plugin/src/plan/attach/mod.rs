@@ -432,6 +432,35 @@ mod tests {
         let error = steps(&conf(value), &settled()).unwrap_err();
         assert!(error.msg.contains("fd00::/48 has no gateway"), "{error}");
     }
+
+    #[test]
+    fn of_one_route_that_is_configured_twice_the_first_is_installed_unless_they_contradict() {
+        let first = json!({"dst": "10.8.0.0/16", "mtu": 1400});
+        for (second, count) in [
+            (json!({"dst": "10.8.0.0/16", "mtu": 1400}), Some(1)),
+            (json!({"dst": "10.8.0.0/16", "mtu": 1400, "gw": "172.7.21.1"}), Some(1)),
+            (json!({"dst": "10.8.0.0/16", "mtu": 1400, "table": 254}), Some(1)),
+            (json!({"dst": "10.8.0.0/16", "gw": "172.7.21.9"}), Some(2)),
+            (json!({"dst": "10.8.0.0/16", "priority": 7}), Some(2)),
+            (json!({"dst": "10.8.0.0/16", "table": 1000}), Some(2)),
+            (json!({"dst": "10.8.0.0/16", "mtu": 1300}), None),
+            (json!({"dst": "10.8.0.0/16", "mtu": 1400, "advmss": 1200, "gw": "172.7.21.1"}), None),
+        ] {
+            let mut value = stock();
+            value["isDefaultGateway"] = json!(false);
+            value["ipam"]["routes"] = json!([first, second]);
+            let found =
+                with_attach(&conf(value), &[reservation("172.7.21.2", 24, "172.7.21.1")], |attach| attach.routes());
+            match count {
+                Some(count) => assert_eq!(found.unwrap().len(), count, "{second}"),
+                None => {
+                    let error = found.unwrap_err().msg;
+                    assert!(error.contains("ipam.routes") && error.contains("10.8.0.0/16 twice"), "{second}: {error}");
+                }
+            }
+        }
+    }
+
     #[test]
     fn each_option_brings_its_steps_in_their_place() {
         let first_words = |step: &String| step.split(' ').take(2).collect::<Vec<_>>().join(" ");

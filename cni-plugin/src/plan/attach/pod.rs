@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use netstate::route::TABLE_MAIN;
-use netstate::{IfName, IpFamily, Route, RouteKey, RouteKind, RouteMetrics, RouteScope, SysctlKey};
+use netstate::{IfName, IpFamily, Prefix, Route, RouteKey, RouteKind, RouteMetrics, RouteScope, SysctlKey};
 
 use super::Attach;
 use crate::plan::{Parameter, Step, everywhere};
@@ -56,6 +56,11 @@ impl Attach<'_> {
         route.gw.or_else(|| self.reservations.iter().find(same_family).map(|r| r.gateway))
     }
 
+    /// Of routes that are equal in this the kernel of IPv6 keeps the first.
+    fn place(&self, route: &ResultRoute) -> (Prefix, Option<IpAddr>, u32, Option<u32>, Option<u8>) {
+        (route.dst, self.gateway_of(route), route.table.unwrap_or(TABLE_MAIN), route.priority, route.scope)
+    }
+
     /// The Pod's routes: the configured ones, and one default route per family unless the user has one already.
     pub(super) fn routes(&self) -> Result<Vec<ResultRoute>, CniError> {
         let mut routes: Vec<ResultRoute> = Vec::new();
@@ -64,8 +69,14 @@ impl Attach<'_> {
                 let found = format!("{} has no gateway: the network has no address of its family", route.dst);
                 return Err(CniError::invalid_field("ipam.routes", &found, "a route of a family with a range"));
             }
-            if !routes.contains(route) {
-                routes.push(route.clone());
+            match routes.iter().find(|known| self.place(known) == self.place(route)) {
+                None => routes.push(route.clone()),
+                Some(known) if (known.mtu, known.advmss) == (route.mtu, route.advmss) => {}
+                Some(_) => {
+                    let found = format!("{} twice, with another mtu or advmss", route.dst);
+                    let accepted = "one route for each dst, gw, priority and table";
+                    return Err(CniError::invalid_field("ipam.routes", &found, accepted));
+                }
             }
         }
         if self.conf.default_gateway {
