@@ -63,6 +63,8 @@ pub(crate) struct Masqueraded {
 pub(crate) struct Locals {
     /// This node's, without virtual ones.
     pub(crate) own: BTreeSet<IpAddr>,
+    /// Those of them at which node ports are: the same port of another one is somebody else's.
+    pub(crate) node_ports: BTreeSet<IpAddr>,
     /// How clients are known for Pods.
     pub(crate) pods: PodsOfFamilies,
 }
@@ -163,8 +165,7 @@ impl Checks {
         let (addr, port) = (flow.opened_to.ip(), flow.opened_to.port());
         let at = |place| FrontendKey { protocol, place, port };
         let address = at(Place::Address(addr));
-        // The same port of somebody else's address is none of ours.
-        let node = self.locals.own.contains(&addr).then(|| at(Place::AnyNode(IpFamily::of(addr))));
+        let node = self.locals.node_ports.contains(&addr).then(|| at(Place::AnyNode(IpFamily::of(addr))));
         let known = |key: &FrontendKey| self.waiting.get(key).or_else(|| self.active.get(key));
         let check = known(&address).or_else(|| known(&node?));
         check.is_some_and(|check| check.is_stale(protocol, flow, &self.locals))
@@ -199,7 +200,8 @@ mod tests {
     fn checks(protocol: Protocol, answering: &[SocketAddr], masqueraded: Masqueraded) -> Checks {
         let check = Check { answering: answering.iter().copied().collect(), masqueraded, balanced: false };
         let mut checks = Checks::default();
-        let locals = Locals { own: BTreeSet::from([[10, 4, 7, 21].into()]), pods: pods() };
+        let own = BTreeSet::from([[10, 4, 7, 21].into(), [10, 9, 9, 21].into()]);
+        let locals = Locals { own, node_ports: BTreeSet::from([[10, 4, 7, 21].into()]), pods: pods() };
         let at_vip = frontend(protocol, Place::Address([192, 168, 0, 53].into()), 53);
         let at_node = frontend(protocol, Place::AnyNode(IpFamily::V4), 30_053);
         checks.put(BTreeMap::from([(at_vip, check.clone()), (at_node, check)]), locals);
@@ -217,6 +219,14 @@ mod tests {
         let node_port = address("10.4.7.21:30053");
         assert_eq!([pod, gone, node_port].map(|by| stale(Protocol::Udp, node_port, by)), [false, true, true]);
         assert!(!stale(Protocol::Udp, address("10.4.7.99:30053"), gone), "somebody else's address has the same port");
+        let elsewhere = address("10.9.9.21:30053");
+        for protocol in Protocol::ALL {
+            assert!(
+                !stale(protocol, elsewhere, elsewhere),
+                "{protocol}: a process of this node at an address without node ports"
+            );
+            assert!(!stale(protocol, elsewhere, gone), "{protocol}: a host port there");
+        }
     }
 
     #[test]

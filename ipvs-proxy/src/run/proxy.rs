@@ -205,7 +205,11 @@ impl Proxy {
                 pass += self.tables.arrive(now);
             }
         }
-        let locals = || Locals { own: self.here.addresses.clone(), pods: self.plane.pods().clone() };
+        let locals = || Locals {
+            own: self.here.addresses.clone(),
+            node_ports: self.here.node_port_addresses.clone(),
+            pods: self.plane.pods().clone(),
+        };
         self.tables.settle_flows(locals, |frontend| Masqueraded::at(self.claims.served(frontend)));
         self.count(&pass);
         pass
