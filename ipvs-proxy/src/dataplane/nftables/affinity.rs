@@ -162,6 +162,18 @@ pub(super) fn frontend(family: IpFamily, name: &Name) -> Option<FrontendKey> {
     Some(FrontendKey { protocol: protocol.parse::<Protocol>().ok()?, place, port: port.parse().ok()? })
 }
 
+/// Those of `rows` that are chains which choose among the endpoints of a frontend.
+pub(super) fn keepers<'a>(
+    rows: &'a BTreeMap<RowKey, Row>,
+    at: &FrontendKey,
+) -> impl Iterator<Item = &'a RowKey> + use<'a> {
+    let prefix = format!("{KEEP}/{}/", place(at));
+    let chain = Name::observed(prefix.clone());
+    let first = RowKey::Chain(ChainKey { table: table_key(at.family()), chain });
+    let is_of_it = move |key: &&RowKey| matches!(key, RowKey::Chain(key) if key.chain.as_str().starts_with(&prefix));
+    rows.range(first..).map(|(key, _)| key).take_while(is_of_it)
+}
+
 /// The endpoints of a frontend, list by list, by the rows of the kernel; each with its chain's name.
 fn chosen<'a>(
     rows: &'a Observed<RowKey, Row>,

@@ -30,7 +30,7 @@ use netstate::nft::{ChainKey, Datum, Element, ElementKey, List, Match, Name, Op,
 use netstate::{IpFamily, Prefix};
 
 pub(crate) use self::observed::{
-    backend, chooses, endpoints, entries, entry, frontend, is_external, is_frontend, list, listed, own_chain,
+    backend, chooses, endpoints, entries, entry, frontend, is_external, is_frontend, keepers, list, listed, own_chain,
     remembered, spares_tcp,
 };
 

@@ -1,6 +1,6 @@
 //! What the rows that the kernel holds say of frontends: who answers there, and what stood there before this program started.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 
 use netstate::IpFamily;
@@ -69,6 +69,14 @@ pub(crate) fn list(at: &FrontendKey) -> RowKey {
         Place::Address(_) => place(at, ENDPOINTS),
         Place::AnyNode(_) => place(at, NODE_ENDPOINTS),
     })
+}
+
+/// Those of `rows` from which the endpoints of a frontend are chosen by the clients that they have had.
+pub(crate) fn keepers<'a>(
+    rows: &'a BTreeMap<RowKey, Row>,
+    at: &FrontendKey,
+) -> impl Iterator<Item = &'a RowKey> + use<'a> {
+    affinity::keepers(rows, at)
 }
 
 /// The rows of which one says that a frontend is served, or refused: by its own address and port, or by a port of the node.

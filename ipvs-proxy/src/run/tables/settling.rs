@@ -107,6 +107,7 @@ impl Tables {
         let mut rows = nftables::entries(frontend).into_iter().chain([nftables::list(frontend)]);
         let mut servers = ipvs::servers(frontend, &self.own);
         rows.all(|row| is_settled(nft, &row))
+            && nftables::keepers(nft.desired(), frontend).all(|row| nft.holds(row))
             && self.servers().is_none_or(|table| servers.all(|key| is_settled(table, &key)))
     }
 

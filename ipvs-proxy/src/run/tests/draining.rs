@@ -138,6 +138,24 @@ fn a_service_is_not_in_place_while_a_refused_row_of_it_waits_for_its_next_try() 
 }
 
 #[test]
+fn nor_is_one_whose_clients_stay_while_the_chain_that_keeps_them_waits() {
+    let kept = (FakeTable::default(), FakeTable::default(), FakeTable::default());
+    let ports = json!([{"name": "main", "port": 80}]);
+    let spec = json!({"clusterIP": "192.168.0.10", "ports": ports, "sessionAffinity": "ClientIP"});
+    let mut rig = Rig::in_mode(Mode::Nftables, 1000, kept).restarted_as(&spec);
+    let web = ObjectName::new("default", "web");
+    assert!(rig.proxy.is_in_place(&web));
+    let chain = rig.nft.contents().rows.keys().find(|key| key.to_string().contains("keep/")).unwrap().clone();
+    rig.nft.refuse(chain.clone(), 22);
+    rig.endpoints("web", "TCP", &[3, 4]);
+    rig.work();
+    assert!(!rig.proxy.is_in_place(&web));
+    rig.nft.allow(&chain);
+    rig.later(60);
+    assert!(rig.proxy.is_in_place(&web));
+}
+
+#[test]
 fn endpoint_that_the_kernel_refuses_keeps_none_of_the_others_nor_the_address_away() {
     let mut rig = Rig::new();
     rig.servers.refuse(ServerKey::Real(real(Protocol::Tcp, 3)), 22);
