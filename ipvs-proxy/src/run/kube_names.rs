@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::AtomicU64;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use cluster::Event;
 use daemon::metrics::{Label, Metrics};
@@ -171,6 +171,8 @@ fn seconds(time: SystemTime) -> f64 {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use daemon::http::Probe;
     use daemon::readiness::Readiness;
     use serde_json::json;
