@@ -304,10 +304,13 @@ pub(crate) fn is_blank(text: &str) -> bool {
 /// Bytes of the longest reservation: a container and an interface, each no longer than the name of a file.
 const LONGEST: usize = 1024;
 
+/// Bytes that are read: one more tells a longer one.
+const READ: u64 = 1025;
+
 /// What a reservation says; `None` when it cannot be read. Bytes that are no UTF-8 are replaced, and a longer text is cut and marked: it is
 /// somebody's and names no container, whatever its beginning.
 fn read_small(path: &Path) -> Option<String> {
-    let bytes = safe_file::read_bytes(path, LONGEST as u64 + 1, Links::Refused).ok()?;
+    let bytes = safe_file::read_bytes(path, READ, Links::Refused).ok()?;
     let Some(beginning) = bytes.get(..LONGEST).filter(|_| bytes.len() > LONGEST) else {
         return Some(String::from_utf8(bytes).unwrap_or_else(|e| String::from_utf8_lossy(e.as_bytes()).into_owned()));
     };
