@@ -304,7 +304,7 @@ pub(crate) fn is_blank(text: &str) -> bool {
 /// Bytes of the longest reservation: a container and an interface, each no longer than the name of a file.
 const LONGEST: usize = 1024;
 
-/// Bytes that are read: one more tells a longer one.
+/// Bytes that are read: one more shows that it is longer.
 const READ: u64 = 1025;
 
 /// What a reservation says; `None` when it cannot be read. Bytes that are no UTF-8 are replaced, and a longer text is cut and marked: it is
