@@ -85,8 +85,8 @@ impl Planner {
     /// Why an address to which packets for `subnet` would go cannot be another node's, if so: a tunnel may go over the other family.
     fn no_node(&self, attrs: &LeaseAttrs, subnet: Prefix) -> Option<String> {
         let family = subnet.family();
-        let backends = [Some(&self.network.backend), self.moving.retiring.as_ref()].into_iter().flatten();
-        let over = backends.map(|backend| backend.over(&self.local, attrs, family)).filter(|over| *over != family);
+        let over =
+            self.backends().map(|backend| backend.over(&self.local, attrs, family)).filter(|over| *over != family);
         let mut addresses = std::iter::once(family).chain(over).filter_map(|family| *attrs.public_ips.get(family));
         addresses.find_map(|addr| {
             let own = self.local.ways.own.get(&addr);

@@ -1,7 +1,8 @@
 //! A plan on its way from one backend to another.
 //!
-//! Invariants: a node is reached by the new backend as soon as its lease names that, and by the old one until then; a lease
-//! that names a backend which this node does not use takes nothing away from the node that wrote it.
+//! Invariants: a node is reached by the new backend as soon as its lease names that, and by an old one until then, however
+//! often the backend changes meanwhile; a lease that names a backend which this node does not use takes nothing away from
+//! the node that wrote it.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -14,8 +15,8 @@ use crate::format::net_conf::Network;
 /// How far a plan has come from one backend to another.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Moving {
-    /// The backend that was used before, for nodes that use it still.
-    pub(super) retiring: Option<Backend>,
+    /// The backends that were used before, for nodes that use them still, the oldest first.
+    pub(super) retiring: Vec<Backend>,
     /// Nodes that have moved are reached the old way for now: they do not know this one by the new backend yet.
     holding: bool,
     /// What the leases of nodes that have moved said before, where such nodes must stay known to be received.
@@ -26,22 +27,22 @@ pub(super) struct Moving {
 }
 
 impl Planner {
-    /// The same for a node that has used the backend `retiring` before.
+    /// The same for a node that has used the backends `retiring` before.
     #[must_use]
-    pub(crate) fn beside(self, retiring: Option<Backend>) -> Self {
+    pub(crate) fn beside(self, retiring: Vec<Backend>) -> Self {
         Self { moving: Moving { retiring, ..self.moving }, ..self }
     }
 
-    /// Plans anew for another network, with the backend `retiring` beside that of the network.
-    pub(crate) fn set_network(&mut self, network: Network, retiring: Option<Backend>, local: LocalNode) -> Changes {
+    /// Plans anew for another network, with the backends `retiring` beside that of the network.
+    pub(crate) fn set_network(&mut self, network: Network, retiring: Vec<Backend>, local: LocalNode) -> Changes {
         let before = self.tables();
         // While the same backend retires, nodes that have left it may send that way still.
-        if self.moving.retiring != retiring {
+        if self.moving.retiring.iter().any(|old| old.needs_key() && !retiring.contains(old)) {
             self.moving.earlier.clear();
         }
         (self.network, self.moving.retiring, self.local) = (network, retiring, local);
         // WireGuard takes packets only from nodes that it knows.
-        self.moving.holding = self.moving.retiring.is_some() && self.network.backend.needs_key();
+        self.moving.holding = !self.moving.retiring.is_empty() && self.network.backend.needs_key();
         self.plan_anew(before)
     }
 
@@ -56,21 +57,23 @@ impl Planner {
         self.moving.holding = false;
     }
 
-    /// Plans anew without the backend that was used before.
+    /// Plans anew without the backends that were used before.
     pub(crate) fn retire(&mut self) -> Changes {
         let before = self.tables();
-        self.moving.retiring = None;
+        self.moving.retiring.clear();
         self.moving.earlier.clear();
         self.plan_anew(before)
     }
 
-    /// How many nodes are reached by the backend that was used before, and no other.
+    /// How many nodes are reached by a backend that was used before, and not by that of the network.
     #[must_use]
     pub(crate) fn waiting(&self) -> usize {
-        let Some(retiring) = &self.moving.retiring else { return 0 };
+        if self.moving.retiring.is_empty() {
+            return 0;
+        }
         let backend = &self.network.backend;
         let unreachable = |lease: &Lease| backend.lease_rows(&self.local, lease, &mut PeerRows::default()).is_err();
-        self.used().filter(|lease| self.names(retiring, lease) || unreachable(lease)).count()
+        self.used().filter(|lease| self.named(lease).is_some() || unreachable(lease)).count()
     }
 
     /// How many leases name a backend or a device that this node does not have, while the ones before them stay.
@@ -89,28 +92,28 @@ impl Planner {
     /// # Errors
     /// Why that node cannot be reached; nothing is added then.
     pub(super) fn lease_rows(&self, lease: &Lease, rows: &mut PeerRows) -> Result<(), String> {
-        let (backend, retiring) = (&self.network.backend, self.moving.retiring.as_ref());
-        if let Some(named) = retiring.filter(|retiring| self.names(retiring, lease))
-            && named.lease_rows(&self.local, lease, rows).is_ok()
-        {
-            return Ok(());
+        if let Some(named) = self.named(lease) {
+            return named.lease_rows(&self.local, lease, rows);
         }
-        let Err(reason) = backend.lease_rows(&self.local, lease, rows) else { return Ok(()) };
-        match retiring {
-            Some(retiring) => retiring.lease_rows(&self.local, lease, rows).map_err(|_| reason),
-            None => Err(reason),
-        }
+        let Err(reason) = self.network.backend.lease_rows(&self.local, lease, rows) else { return Ok(()) };
+        let mut retiring = self.moving.retiring.iter().rev();
+        retiring.find_map(|old| old.lease_rows(&self.local, lease, rows).ok()).ok_or(reason)
     }
 
-    /// True when a lease that both backends would take says that its node has the device of `retiring`, and not that of the network.
-    fn names(&self, retiring: &Backend, lease: &Lease) -> bool {
-        self.network.backend.remark_on(lease).is_some() && retiring.remark_on(lease).is_none()
+    /// The backend of before whose device a lease says that its node has, where it has not that of the network.
+    fn named(&self, lease: &Lease) -> Option<&Backend> {
+        if self.moving.retiring.is_empty() || self.network.backend.remark_on(lease).is_none() {
+            return None;
+        }
+        let takes = |old: &&Backend| {
+            old.remark_on(lease).is_none() && old.lease_rows(&self.local, lease, &mut PeerRows::default()).is_ok()
+        };
+        self.moving.retiring.iter().rev().find(takes)
     }
 
     /// What is odd about a lease that is used all the same, or about the one that has come in its place, for an operator.
     pub(super) fn remark_on(&self, lease: &Lease) -> Option<String> {
-        let waits = self.moving.retiring.as_ref().is_some_and(|retiring| self.names(retiring, lease));
-        let remark = self.network.backend.remark_on(lease).filter(|_| !waits);
+        let remark = self.network.backend.remark_on(lease).filter(|_| self.named(lease).is_none());
         remark.or_else(|| self.moving.kept.get(&lease.key).cloned().flatten())
     }
 
@@ -119,15 +122,13 @@ impl Planner {
         self.lease_rows(lease, &mut PeerRows::default()).is_ok()
     }
 
-    /// Remembers what the lease of a node that moves away from the retiring backend said: it sends that way until it has
+    /// Remembers what the lease of a node that moves away from a retiring backend said: it sends that way until it has
     /// noticed this node's move, and WireGuard takes packets only from nodes that it knows.
     pub(super) fn remember_earlier(&mut self, key: &SubnetKey, new: Option<&StoredLease>) {
         let Some(new) = new else { return drop(self.moving.earlier.remove(key)) };
-        if !self.moving.retiring.as_ref().is_some_and(Backend::needs_key) {
-            return;
-        }
         if let Some(known) = self.leases.get(key)
             && known.lease.attrs.backend.name() != new.lease.attrs.backend.name()
+            && self.leaving().any(|old| old.name() == known.lease.attrs.backend.name())
             && !self.is_own(&new.lease)
         {
             self.moving.earlier.insert(*key, known.lease.clone());
@@ -136,11 +137,18 @@ impl Planner {
 
     /// Adds the rows that keep a node known which has moved; its routes are those of its new lease.
     pub(super) fn earlier_rows(&self, key: &SubnetKey, rows: &mut PeerRows) {
-        let Some((retiring, lease)) = self.moving.retiring.as_ref().zip(self.moving.earlier.get(key)) else { return };
+        let Some(lease) = self.moving.earlier.get(key) else { return };
         let routes = rows.routes.len();
-        // One that cannot be reached any more adds nothing.
-        let _ = retiring.lease_rows(&self.local, lease, rows);
+        for old in self.leaving() {
+            // One that cannot be reached any more adds nothing.
+            let _ = old.lease_rows(&self.local, lease, rows);
+        }
         rows.routes.truncate(routes);
+    }
+
+    /// The retiring backends that take packets only from nodes that they know.
+    fn leaving(&self) -> impl Iterator<Item = &Backend> {
+        self.moving.retiring.iter().filter(|old| old.needs_key())
     }
 
     /// Notes whether the lease that was there stays although another one came. A node that has moved to another backend, or to
@@ -176,10 +184,7 @@ impl Planner {
 
     /// What is to be said of `new` when it names a device that none of this node's answers to, and `known` did not.
     fn other_device(&self, known: &Lease, new: &Lease) -> Option<String> {
-        let remark = |lease| {
-            let remark = self.network.backend.remark_on(lease)?;
-            self.moving.retiring.as_ref().is_none_or(|retiring| !self.names(retiring, lease)).then_some(remark)
-        };
+        let remark = |lease| self.network.backend.remark_on(lease).filter(|_| self.named(lease).is_none());
         remark(new).filter(|_| remark(known).is_none())
     }
 }

@@ -33,8 +33,8 @@ pub(crate) struct Ownership {
     pub network: Network,
     /// This node.
     pub local: LocalNode,
-    /// The backend that was used before and whose devices stand still.
-    pub retiring: Option<Backend>,
+    /// The backends that were used before and whose devices stand still, the oldest first.
+    pub retiring: Vec<Backend>,
     /// Pod networks that earlier runs of it served.
     pub earlier: Vec<Prefix>,
     /// Routes that flannel left, found at the first start after it.
@@ -57,8 +57,21 @@ impl Ownership {
         self.devices_of(Backend::needs_key)
     }
 
+    /// The backends whose devices stand, the network's last.
+    pub(crate) fn backends(&self) -> impl Iterator<Item = &Backend> {
+        self.retiring.iter().chain([&self.network.backend])
+    }
+
+    /// Serves `network` from now on. The backend of before, and those before that, retire beside it where they can stand there.
+    pub(crate) fn serve(&mut self, network: Network) {
+        let before = std::mem::replace(&mut self.network, network);
+        self.retiring.push(before.backend);
+        let wanted = &self.network.backend;
+        self.retiring.retain(|old| old.stands_beside(wanted) && old.refuses_change(wanted).is_none());
+    }
+
     fn devices_of(&self, wanted: impl Fn(&Backend) -> bool) -> BTreeSet<IfName> {
-        let backends = self.retiring.iter().chain([&self.network.backend]).filter(|backend| wanted(backend));
+        let backends = self.backends().filter(|backend| wanted(backend));
         let families: Vec<IpFamily> = self.network.pools.families().collect();
         backends.flat_map(|backend| families.iter().filter_map(|family| backend.device(*family))).collect()
     }
@@ -215,7 +228,7 @@ mod tests {
     fn ownership(node_network: &str) -> Ownership {
         let network = NetConf::parse(r#"{"Network":"172.7.0.0/16","Backend":{"Type":"host-gw"}}"#).unwrap().network;
         let local = LocalNode::plain(PerFamily::new(Some(place(node_network)), None), IfName::literal("eth0"));
-        Ownership { network, local, retiring: None, earlier: Vec::new(), adopted: BTreeSet::new() }
+        Ownership { network, local, retiring: Vec::new(), earlier: Vec::new(), adopted: BTreeSet::new() }
     }
 
     fn ours(dst: &str, link: &str) -> (RouteKey, Route) {

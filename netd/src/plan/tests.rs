@@ -44,7 +44,13 @@ fn put(lease: &Lease, revision: i64) -> (SubnetKey, Option<Arc<StoredLease>>) {
 
 fn ownership(network: &Network, local: &LocalNode) -> Ownership {
     let earlier = vec!["10.99.0.0/16".parse().unwrap()];
-    Ownership { network: network.clone(), local: local.clone(), retiring: None, earlier, adopted: BTreeSet::new() }
+    Ownership {
+        network: network.clone(),
+        local: local.clone(),
+        retiring: Vec::new(),
+        earlier,
+        adopted: BTreeSet::new(),
+    }
 }
 
 fn network(backend: &str) -> Network {
@@ -580,7 +586,7 @@ fn both_data_paths_stand_until_every_node_has_moved() {
     // One node has read the configuration before this one.
     assert_eq!(planner.update([put(&new(22), 3)]).rows(), 0, "it is reached as before");
     assert_eq!((planner.kept_count(), text(&planner.tables())), (1, rows));
-    planner.set_network(after, Some(before.backend), local());
+    planner.set_network(after, vec![before.backend], local());
     planner.update([put(&new(22), 3)]);
     let rows = text(&planner.tables());
     assert!(
@@ -620,7 +626,7 @@ fn a_node_is_reached_by_the_device_that_its_lease_names_until_it_has_moved() {
     let mut planner = Planner::new(before.clone(), Masquerade::MASQ, local());
     planner.update([put(&on_vni(1), 1)]);
     assert!(by(&planner, "flannel.1"), "{}", text(&planner.tables()));
-    planner.set_network(after, Some(before.backend), local());
+    planner.set_network(after, vec![before.backend], local());
     assert!(by(&planner, "flannel.1"), "{}", text(&planner.tables()));
     assert_eq!((planner.waiting(), planner.remarks().count()), (1, 0));
     planner.update([put(&on_vni(2), 2)]);
@@ -655,7 +661,7 @@ fn a_node_that_moves_to_another_device_first_is_reached_by_the_old_one_and_named
     back.update([put(&on_vni(1), 4)]);
     assert_eq!((back.kept_count(), back.remarks().count()), (0, 0));
     // This node follows.
-    planner.set_network(after, Some(before.backend), local());
+    planner.set_network(after, vec![before.backend], local());
     planner.update([put(&on_vni(2), 2)]);
     let fdb: Vec<String> = planner.tables().fdb.keys().map(|key| format!("{} {}", key.link, key.mac)).collect();
     assert!(fdb.contains(&"flannel.2 02:00:00:00:00:32".to_owned()), "{fdb:?}");

@@ -172,7 +172,7 @@ impl Planning {
     }
 
     /// The network has another configuration.
-    pub(super) fn set_network(&mut self, network: Network, retiring: Option<Backend>, local: LocalNode) {
+    pub(super) fn set_network(&mut self, network: Network, retiring: Vec<Backend>, local: LocalNode) {
         let changes = self.planner.set_network(network, retiring, local);
         self.changes.extend(changes);
         self.note_other();
@@ -184,7 +184,7 @@ impl Planning {
         self.note_all(leases);
     }
 
-    /// Nobody uses the earlier backend any more.
+    /// Nobody uses the earlier backends any more.
     pub(super) fn retire(&mut self) {
         let changes = self.planner.retire();
         self.changes.extend(changes);

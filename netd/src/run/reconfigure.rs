@@ -167,11 +167,8 @@ impl<S: LeaseSource> Daemon<S> {
                 "{what} differs: packets are lost between this node and the others until the other nodes have changed as well"
             );
         }
-        self.node.ownership.network = network.clone();
+        self.node.ownership.serve(network.clone());
         self.node.identity = identity;
-        if beside {
-            self.node.ownership.retiring = Some(before.backend.clone());
-        }
         if beside || families {
             self.node.ownership.earlier.extend(before.networks());
             self.node.devices.extend(network.devices());
@@ -233,7 +230,8 @@ impl<S: LeaseSource> Daemon<S> {
         let served = self.node.ownership.earlier.iter().copied();
         let served = served.chain(self.node.network.networks()).chain(network.networks()).collect();
         start::record_networks(&self.node.config.run_dir, &served)?;
-        let had_devices = !self.node.network.devices().is_empty();
+        // Those of retiring backends count: the nodes that use them know their address.
+        let had_devices = !self.node.ownership.devices().is_empty();
         let macs = facts::tunnel_macs(network).context("look for the tunnel devices")?;
         let place = |family, place: Option<Place>| {
             let place = place.filter(|_| network.pools.get(family).is_some())?;
@@ -262,7 +260,7 @@ impl<S: LeaseSource> Daemon<S> {
 
     /// The lease is written: the other nodes will notice.
     pub(super) fn announced(&mut self) {
-        if self.node.ownership.retiring.is_some() && self.change.announce.is_none() {
+        if !self.node.ownership.retiring.is_empty() && self.change.announce.is_none() {
             self.change.release_at.get_or_insert_with(|| Instant::now() + NOTICE);
         }
     }
@@ -283,7 +281,7 @@ impl<S: LeaseSource> Daemon<S> {
                 held.attrs.backend == self.node.network.backend.attrs(self.planning.planner.local())
             });
         let all = announced && self.planning.planner.waiting() == 0;
-        if self.node.ownership.retiring.is_none() {
+        if self.node.ownership.retiring.is_empty() {
             if all && !self.change.recorded {
                 self.record_settled();
             }
@@ -297,10 +295,11 @@ impl<S: LeaseSource> Daemon<S> {
     /// Takes the old data path away.
     pub(super) fn retire(&mut self) {
         self.change.retire_at = None;
-        let Some(old) = self.node.ownership.retiring.take() else {
+        let old = std::mem::take(&mut self.node.ownership.retiring);
+        if old.is_empty() {
             return self.check_moved();
-        };
-        tracing::info!(backend = old.name(), "every node has moved to the new backend; the old one goes");
+        }
+        tracing::info!(backend = names(&old), "every node has moved to the new backend; the old one goes");
         self.planning.retire();
         self.reporter.note();
         self.record_settled();
@@ -320,11 +319,13 @@ impl<S: LeaseSource> Daemon<S> {
 
     /// How far a change of the configuration has come, for an operator.
     pub(super) fn change_remarks(&self) -> Vec<String> {
-        let waiting = self.node.ownership.retiring.as_ref().map(|old| {
-            let (old, new) = (old.name(), self.node.network.backend.name());
+        let retiring = &self.node.ownership.retiring;
+        let waiting = (!retiring.is_empty()).then(|| {
+            let (old, new) = (names(retiring), self.node.network.backend.name());
+            let (go, stay) = if retiring.len() == 1 { ("goes", "stays") } else { ("go", "stay") };
             match self.planning.planner.waiting() {
-                0 => format!("backend {old} goes as soon as every node has noticed that this one uses {new}"),
-                count => format!("backend {old} stays beside {new} until {count} nodes more use {new}"),
+                0 => format!("backend {old} {go} as soon as every node has noticed that this one uses {new}"),
+                count => format!("backend {old} {stay} beside {new} until {count} nodes more use {new}"),
             }
         });
         let kept = self.planning.planner.kept_count();
@@ -336,4 +337,9 @@ impl<S: LeaseSource> Daemon<S> {
         });
         self.change.problem.iter().cloned().chain(waiting).chain(kept).collect()
     }
+}
+
+/// The names of backends, for an operator.
+fn names(backends: &[Backend]) -> String {
+    backends.iter().map(Backend::name).collect::<Vec<_>>().join(" and ")
 }

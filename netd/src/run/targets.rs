@@ -95,7 +95,7 @@ impl Targets {
         let devices_now = ownership.devices();
         let wireguard = wireguard(ownership, identity)?;
         let fingerprint = wireguard.as_ref().map(|_| Fingerprint::open(ownership.key_devices())).transpose()?;
-        let needs_files = ownership.retiring.iter().chain([&ownership.network.backend]).any(Backend::needs_files);
+        let needs_files = ownership.backends().any(Backend::needs_files);
         let files = needs_files.then(|| EventFiles::below(&folders.run_dir));
         let instance = &folders.instance;
         let recorded: BTreeSet<IfName> = devices.iter().chain(&devices_now).cloned().collect();

@@ -272,7 +272,7 @@ fn daemon(fakes: &Fakes, source: &FakeLeases, folder: &std::path::Path) -> (Daem
         ownership: Ownership {
             network: network(),
             local,
-            retiring: None,
+            retiring: Vec::new(),
             earlier: Vec::new(),
             adopted: BTreeSet::new(),
         },
@@ -777,6 +777,47 @@ fn another_backend_is_announced_when_its_devices_stand_and_the_old_one_stays_mea
         eventually("the old device goes", || fakes.links.contents().rows.is_empty()).await;
         eventually("nothing more to say", || !remark(&shell).contains("vxlan")).await;
         assert_eq!(shell.board.value()["node"]["backend"], "host-gw");
+    });
+}
+
+#[test]
+fn every_backend_that_a_node_still_uses_stays_when_the_backend_changes_again() {
+    let fakes = Fakes::default();
+    let source = FakeLeases::listing(&[put(22), put(23)]);
+    let says = |n: u8, backend: &str| {
+        let value = format!(r#"{{"PublicIP":"10.4.7.{n}",{backend}}}"#);
+        let lease =
+            Lease { key: key(n), attrs: LeaseAttrs::parse(value.as_bytes(), [IpFamily::V4].into_iter()).unwrap() };
+        LeaseEvent::Put(Arc::new(StoredLease { lease, created: 1, revision: 5, token: Some(1) }))
+    };
+    const HOST_GW: &str = r#""BackendType":"host-gw""#;
+    let second =
+        |n: u8| format!(r#""BackendType":"vxlan","BackendData":{{"VNI":2,"VtepMAC":"02:00:00:00:02:{n:02x}"}}"#);
+    let links = |fakes: &Fakes| -> Vec<String> {
+        let routes = fakes.routes.contents();
+        let links = routes.rows.values().filter_map(|row| row.value.link.clone());
+        links.map(|link| link.to_string()).collect()
+    };
+    let devices =
+        |fakes: &Fakes| fakes.links.contents().rows.keys().map(ToString::to_string).collect::<Vec<_>>().join(" ");
+    let remark = |shell: &Shell| shell.board.value()["warnings"].to_string();
+    run(&fakes, &source, async |shell| {
+        eventually("ready", || is_ready(&shell)).await;
+        source.configure(r#"{"Network":"172.7.0.0/16","Backend":{"Type":"host-gw"}}"#).await;
+        eventually("the lease is written anew", || source.announced() == "host-gw").await;
+        source.say(says(23, HOST_GW)).await;
+        eventually("a plain route to the node that moved", || links(&fakes) == ["flannel.1", "lo"]).await;
+        source.configure(r#"{"Network":"172.7.0.0/16","Backend":{"Type":"vxlan","VNI":2}}"#).await;
+        eventually("the lease is written once more", || source.announced() == "vxlan").await;
+        eventually("a remark", || remark(&shell).contains("vxlan and host-gw stay beside vxlan until 2 nodes more"))
+            .await;
+        assert_eq!(links(&fakes), ["flannel.1", "lo"]);
+        assert_eq!(devices(&fakes), "flannel.1 flannel.2");
+        source.say(says(23, &second(23))).await;
+        eventually("through the tunnel", || links(&fakes) == ["flannel.1", "flannel.2"]).await;
+        source.say(says(22, &second(22))).await;
+        eventually("the first device goes", || devices(&fakes) == "flannel.2").await;
+        eventually("nothing more to say", || !remark(&shell).contains("host-gw")).await;
     });
 }
 

@@ -442,7 +442,8 @@ fn commands_and_backends_that_netd_has_not_are_refused_with_what_to_use_instead(
 fn route_of_flannels_wireguard_is_adopted_whole_and_nothing_like_it() {
     let owner = |network: Network, routes: &[(RouteKey, Route)]| {
         let local = local(&network);
-        let ownership = Ownership { network, local, retiring: None, earlier: Vec::new(), adopted: BTreeSet::new() };
+        let ownership =
+            Ownership { network, local, retiring: Vec::new(), earlier: Vec::new(), adopted: BTreeSet::new() };
         ownership.adopting(routes.iter().cloned(), &PerFamily::default())
     };
     let route = |dst: &str, link: &str, protocol: u8| {
@@ -528,7 +529,8 @@ fn routes_of_flannels_other_backends_are_adopted_in_its_shapes_and_no_others() {
         let network = network(backend);
         let local = local(&network);
         let all: Vec<_> = [by_node(), vxlan(), ipip()].into_iter().chain(never.clone()).collect();
-        let ownership = Ownership { network, local, retiring: None, earlier: Vec::new(), adopted: BTreeSet::new() };
+        let ownership =
+            Ownership { network, local, retiring: Vec::new(), earlier: Vec::new(), adopted: BTreeSet::new() };
         let ownership = ownership.adopting(all.iter().cloned(), &PerFamily::default());
         for (key, route) in &all {
             let is_made = made.iter().any(|(at, other)| (at, other) == (key, route));
@@ -559,7 +561,7 @@ fn data_paths_stand_side_by_side_where_kind_or_device_differs() {
 fn node_that_has_left_wireguard_stays_known_until_that_retires_whatever_else_changes() {
     let (before, after) = (network(r#"{"Type":"wireguard"}"#), network(r#"{"Type":"vxlan"}"#));
     let mut planner = planner(&before, &[("172.7.22.0-24", &wireguard("10.4.7.22", PEER))]);
-    planner.set_network(after.clone(), Some(before.backend.clone()), local(&after));
+    planner.set_network(after.clone(), vec![before.backend.clone()], local(&after));
     let moved =
         r#"{"PublicIP":"10.4.7.22","BackendType":"vxlan","BackendData":{"VNI":1,"VtepMAC":"02:00:00:00:00:22"}}"#;
     let lease = read_lease("172.7.22.0-24", moved.as_bytes()).unwrap();
@@ -570,7 +572,7 @@ fn node_that_has_left_wireguard_stays_known_until_that_retires_whatever_else_cha
     assert_eq!((known(&planner), by(&planner)), (true, "flannel.1".parse().ok()), "it may send the old way still");
     // Another change of the configuration, while nodes are on their way.
     let further = network(r#"{"Type":"vxlan","MTU":1400}"#);
-    planner.set_network(further.clone(), Some(before.backend.clone()), local(&further));
+    planner.set_network(further.clone(), vec![before.backend.clone()], local(&further));
     planner.update([put.clone()]);
     assert!(known(&planner), "{}", text(&planner.tables()));
     // A lease that goes takes what it said before along.
@@ -580,7 +582,7 @@ fn node_that_has_left_wireguard_stays_known_until_that_retires_whatever_else_cha
     planner.retire();
     assert!(!known(&planner));
     // With WireGuard again, what it said then counts for nothing.
-    planner.set_network(before.clone(), Some(after.backend), local(&before));
+    planner.set_network(before.clone(), vec![after.backend], local(&before));
     planner.update([put]);
     assert!(!known(&planner), "{}", text(&planner.tables()));
 }
