@@ -50,9 +50,21 @@ fn installed_programs_are_started_from_where_they_are_and_go_but_their_settings(
     let settings = place.path().join("etc/default/netd");
     fs::write(&settings, "FLANNELD_IFACE=eth7\n")?;
     words(&mut install(&["netd"])?)?;
+    // As `systemctl enable` has it; the second leads to the unit of a package.
+    let enabled = [("multi-user.target.wants", "/etc/systemd/system"), ("rescue.target.wants", "/lib/systemd/system")];
+    for (folder, units) in enabled {
+        let folder = place.path().join("etc/systemd/system").join(folder);
+        fs::create_dir(&folder)?;
+        std::os::unix::fs::symlink(format!("{units}/netd.service"), folder.join("netd.service"))?;
+    }
     words(&mut install(&["-u"])?)?;
     let left = files(place.path())?;
-    let kept = ["/etc/cni/net.d/10-netd.conflist", "/etc/default/ipvs-proxy", "/etc/default/netd"];
+    let kept = [
+        "/etc/cni/net.d/10-netd.conflist",
+        "/etc/default/ipvs-proxy",
+        "/etc/default/netd",
+        "/etc/systemd/system/rescue.target.wants/netd.service",
+    ];
     ensure!(left == kept.map(str::to_owned).into(), "{left:?}");
     ensure!(fs::read_to_string(&settings)? == "FLANNELD_IFACE=eth7\n", "an operator's settings were replaced");
     // Under any mask files are for everybody, a slash behind the prefix changes nothing, and what was built may be gone later.
