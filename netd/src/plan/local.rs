@@ -158,7 +158,7 @@ impl Planner {
 }
 
 /// What lets a link carry packets of `family`: a new one has what `default` says, which a host may have changed.
-fn carries(family: IpFamily, device: &IfName) -> (SysctlKey, String) {
+pub(super) fn carries(family: IpFamily, device: &IfName) -> (SysctlKey, String) {
     match family {
         IpFamily::V4 => (SysctlKey::of_link(family, device, "forwarding"), "1".to_owned()),
         IpFamily::V6 => (SysctlKey::of_link(family, device, "disable_ipv6"), "0".to_owned()),

@@ -6,6 +6,7 @@
 
 pub(crate) mod backend;
 mod blackhole;
+mod entered;
 mod flowtable;
 mod joined;
 mod judged;
@@ -26,7 +27,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use netstate::family::PerFamily;
+use netstate::family::{IpFamily, PerFamily};
 use netstate::{IfName, Prefix, Route, RouteKey, SysctlKey};
 
 pub(crate) use flowtable::{Flowtables, PodLinks};
@@ -40,6 +41,7 @@ pub(crate) use rows::PeerRows;
 pub(crate) use tables::{Changes, Passing, RowChanges, Tables};
 pub(crate) use ways::{Answers, Ways, direct};
 
+use self::entered::Entered;
 use self::moving::Moving;
 use crate::format::lease::{Lease, StoredLease, SubnetKey};
 use crate::format::net_conf::Network;
@@ -65,6 +67,8 @@ pub(crate) struct Planner {
     unused: usize,
     /// On the way from one backend to another.
     moving: Moving,
+    /// Other links by which packets of Pods come in as they are.
+    entered: Entered,
 }
 
 /// What is to be said of each family of a lease.
@@ -89,6 +93,7 @@ impl Planner {
             changed: BTreeSet::new(),
             unused: 0,
             moving: Moving::default(),
+            entered: Entered::default(),
         }
     }
 
@@ -117,7 +122,8 @@ impl Planner {
     /// Kernel parameters that are desired.
     #[must_use]
     pub(crate) fn parameters(&self) -> Vec<SysctlKey> {
-        self.local_rows().sysctls.into_keys().collect()
+        let entered = self.entered.keys().map(|link| local::carries(IpFamily::V4, link));
+        self.local_rows().sysctls.into_iter().chain(entered).map(|(key, _)| key).collect()
     }
 
     /// Leases that are not used, or not in each of their families, with the reasons.
@@ -166,7 +172,7 @@ impl Planner {
     /// Everything that is desired.
     #[must_use]
     pub(crate) fn tables(&self) -> Tables {
-        self.rows(self.leases.keys(), Some(&self.disputed())).beside(self.local_rows())
+        self.whole(self.rows(self.leases.keys(), Some(&self.disputed())))
     }
 
     /// The rows of the leases under `keys`, of which those that are not `disputed` stand by themselves.
@@ -205,7 +211,7 @@ impl Planner {
         }
         let mut after = PeerRows::default();
         self.settle(related, None, &mut after);
-        Changes::between(before.into_tables(), after.into_tables())
+        self.between(before, after)
     }
 
     /// Builds the maps of leases anew with full nodes: filled in the order of their keys, they have them half empty.
@@ -256,7 +262,7 @@ impl Planner {
         judged.into_iter().for_each(|judged| self.put(judged));
         let mut after = PeerRows::default();
         self.settle(related, None, &mut after);
-        Changes::between(before.into_tables(), after.into_tables())
+        self.between(before, after)
     }
 
     /// The addresses of all nodes, by which the kernel is asked for the ways.

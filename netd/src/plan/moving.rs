@@ -49,7 +49,10 @@ impl Planner {
     pub(super) fn plan_anew(&mut self, before: Tables) -> Changes {
         let leases: Vec<Arc<StoredLease>> = self.leases.values().cloned().collect();
         self.set(leases.into_iter().map(|stored| (stored.lease.key, Some(stored))));
-        Changes::between(before, self.settle_all().beside(self.local_rows()))
+        let rows = self.settle_all();
+        self.entered.clear();
+        self.enter(&PeerRows::default(), &rows);
+        Changes::between(before, self.whole(rows))
     }
 
     /// The other nodes know this one by the new backend: leases that are put in from now on are used.

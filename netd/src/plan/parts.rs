@@ -40,6 +40,7 @@ impl Planner {
             self.pack();
         }
         self.forget_verdicts();
+        self.entered.clear();
         Parts { keys: self.leases.keys().copied().collect::<Vec<_>>().into_iter(), disputed: self.disputed() }
     }
 
@@ -47,7 +48,7 @@ impl Planner {
     pub(crate) fn part(&mut self, parts: &mut Parts) -> Changes {
         let mut rows = PeerRows::default();
         self.settle(parts.keys.by_ref().take(PART), Some(&parts.disputed), &mut rows);
-        rows.into_changes()
+        self.added(rows)
     }
 
     /// The rows that this node needs whatever the other nodes are.

@@ -244,6 +244,52 @@ fn way_that_is_learned_concerns_the_leases_that_may_name_it_and_plans_what_all_w
     assert_eq!((changes.routes.len(), changes.neighbours.len()), (1, 0), "reached directly");
 }
 
+/// The node beside others that it reaches by these links without a router.
+fn among(others: &[(u8, &str)]) -> LocalNode {
+    let way = |(n, link): &(u8, &str)| (Ipv4Addr::new(10, 4, 7, *n).into(), link.parse().unwrap());
+    LocalNode { ways: Ways { direct: others.iter().map(way).collect(), ..Ways::default() }, ..local() }
+}
+
+#[test]
+fn link_of_plain_routes_forwards_for_as_long_as_one_leads_through_it() {
+    let network = network(r#"{"Type":"vxlan","DirectRouting":true}"#);
+    let at = |n: u8| lease(&format!("172.7.{n}.0/24"), &format!("10.4.7.{n}"), vxlan(&format!("02:00:00:00:00:{n}")));
+    let forwards = |planner: &Planner, link: &str| {
+        let key: SysctlKey = format!("net/ipv4/conf/{link}/forwarding").parse().unwrap();
+        let value = planner.tables().sysctls.get(&key).cloned();
+        assert_eq!(planner.parameters().contains(&key), value.is_some(), "{link} is watched");
+        value.as_deref() == Some("1")
+    };
+    let ways = [(22, "eth1"), (23, "eth1"), (24, "eth0"), (25, "eth2")];
+    let mut planner = Planner::new(network, Masquerade::MASQ, among(&ways));
+    let mut desired = planner.tables();
+    assert!(forwards(&planner, "eth0") && !forwards(&planner, "eth1"), "no route leads there yet");
+    for (change, by_eth1) in [
+        (put(&at(22), 1), true),
+        (put(&at(23), 2), true),
+        (put(&at(24), 3), true),
+        ((at(22).key, None), true),
+        ((at(23).key, None), false),
+        (put(&at(22), 4), true),
+    ] {
+        desired.apply(planner.update([change]));
+        assert_eq!(desired, planner.tables());
+        assert_eq!(forwards(&planner, "eth1"), by_eth1);
+        assert!(!forwards(&planner, "eth2") && !forwards(&planner, "flannel.2"));
+    }
+    // The kernel says something else of the way.
+    let learned = Answers::from([([10, 4, 7, 22].into(), "eth3".parse().ok())]);
+    desired.apply(planner.learn_ways(learned, None));
+    assert_eq!((desired.sysctls.clone(), forwards(&planner, "eth1")), (planner.tables().sysctls, false));
+    assert!(forwards(&planner, "eth3"));
+    // It becomes the interface towards the other nodes.
+    let ways = planner.local().ways.clone();
+    desired.apply(planner.set_local(LocalNode { interface: IfName::literal("eth3"), ways, ..local() }));
+    assert_eq!((desired.sysctls.clone(), forwards(&planner, "eth3")), (planner.tables().sysctls, true));
+    planner.update([(at(22).key, None)]);
+    assert!(forwards(&planner, "eth3"));
+}
+
 #[test]
 fn lease_that_cannot_be_used_is_left_out_alone_and_named() {
     let good = lease("172.7.22.0/24", "10.4.7.22", vxlan("02:00:00:00:00:22"));
@@ -531,8 +577,9 @@ proptest! {
     fn changes_add_up_to_the_whole_plan_whatever_the_conflicts(
         steps in prop::collection::vec((0u8..4, 22u8..=26, 22u8..=24, 0u8..4, 0i64..8, any::<bool>()), 1..40),
     ) {
-        let network = network(r#"{"Type":"vxlan"}"#);
-        let mut planner = Planner::new(network.clone(), Masquerade::MASQ, local());
+        let network = network(r#"{"Type":"vxlan","DirectRouting":true}"#);
+        let local = among(&[(22, "eth1"), (23, "eth2")]);
+        let mut planner = Planner::new(network.clone(), Masquerade::MASQ, local.clone());
         let mut desired = planner.tables();
         let mut known: BTreeMap<SubnetKey, Arc<StoredLease>> = BTreeMap::new();
         for (third, len, holder, mac, revision, there) in steps {
@@ -545,7 +592,7 @@ proptest! {
                 None => known.remove(&change.0),
             };
             desired.apply(planner.update([change]));
-            let mut whole = Planner::new(network.clone(), Masquerade::MASQ, local());
+            let mut whole = Planner::new(network.clone(), Masquerade::MASQ, local.clone());
             let all = whole.update_all(known.values().map(|stored| (stored.lease.key, Some(stored.clone()))));
             prop_assert_eq!(&desired, &whole.tables());
             prop_assert_eq!(all, Changes::between(Tables::default(), whole.tables()));
@@ -572,6 +619,7 @@ impl Tables {
         rows(&mut self.fdb, changes.fdb);
         rows(&mut self.routes, changes.routes);
         rows(&mut self.links, changes.links);
+        rows(&mut self.sysctls, changes.sysctls);
     }
 }
 
