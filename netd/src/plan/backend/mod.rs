@@ -164,9 +164,9 @@ impl Backend {
 
     /// What of a change from `before`, beside which it cannot stand, costs packets between nodes; `None` if nothing does.
     #[must_use]
-    pub(crate) fn interruption(&self, before: &Self) -> Option<&'static str> {
+    pub(crate) fn interruption(&self, before: &Self) -> Option<String> {
         match (self, before) {
-            (Self::Vxlan(after), Self::Vxlan(before)) => after.interruption(before),
+            (Self::Vxlan(after), Self::Vxlan(before)) => after.interruption(before).map(str::to_owned),
             (Self::Wireguard(after), Self::Wireguard(before)) => after.interruption(before),
             _ => None,
         }

@@ -315,8 +315,19 @@ fn wireguard_options_are_checked_and_secrets_not_repeated() {
     let default = network(r#"{"Type":"wireguard"}"#);
     assert_eq!(network(r#"{"Type":"wireguard","ListenPort":0,"ListenPortV6":0,"MTU":0}"#), default);
     let shared = network(&format!(r#"{{"Type":"wireguard","PSK":"{PSK}"}}"#)).backend;
-    assert_eq!(shared.interruption(&default.backend), Some("PSK"));
+    assert_eq!(shared.interruption(&default.backend).as_deref(), Some("PSK"));
     assert_eq!(shared.interruption(&shared.clone()), None);
+    for (options, what) in [
+        (r#""ListenPort":4500"#.to_owned(), Some("ListenPort")),
+        (r#""ListenPortV6":4500"#.to_owned(), Some("ListenPortV6")),
+        (format!(r#""ListenPort":4500,"PSK":"{PSK}""#), Some("PSK and ListenPort")),
+        // Another device is there beside the one of before, and the port of one that is not is nobody's.
+        (r#""Mode":"auto","ListenPortV6":4500"#.to_owned(), None),
+        (r#""PersistentKeepaliveInterval":5"#.to_owned(), None),
+    ] {
+        let after = network(&format!(r#"{{"Type":"wireguard",{options}}}"#)).backend;
+        assert_eq!(after.interruption(&default.backend).as_deref(), what, "{options}");
+    }
     let large = self::planner(&network(r#"{"Type":"wireguard","MTU":9000}"#), &[]);
     assert!(large.remark().unwrap().contains("Pods get an MTU of 1420"));
 }

@@ -179,9 +179,17 @@ impl Wireguard {
         }
     }
 
-    /// Nodes that read the other preshared key later refuse this one's next handshake.
-    pub(super) fn interruption(&self, before: &Self) -> Option<&'static str> {
-        (self.preshared != before.preshared).then_some("PSK")
+    /// Nodes that read the other preshared key later refuse this one's next handshake; those that have not read this one's lease
+    /// send to a port at which nobody is.
+    pub(super) fn interruption(&self, before: &Self) -> Option<String> {
+        let moves = |family| self.port(family) != before.port(family) && self.device(family) == before.device(family);
+        let fields = [
+            ("PSK", self.preshared != before.preshared),
+            ("ListenPort", moves(IpFamily::V4)),
+            ("ListenPortV6", self.mode == Mode::Separate && moves(IpFamily::V6)),
+        ];
+        let differing: Vec<&str> = fields.iter().filter(|(_, differs)| *differs).map(|(field, _)| *field).collect();
+        (!differing.is_empty()).then(|| differing.join(" and "))
     }
 
     fn port(&self, family: IpFamily) -> u16 {
