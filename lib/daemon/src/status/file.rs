@@ -2,7 +2,8 @@
 //!
 //! A running daemon holds a lock of writers on the file [`LOCK`] beside it, which ends with the process in whatever way that
 //! ends and which other process namespaces see, too. Invariants: the file is replaced whole, readable for everybody; it
-//! is written when it says something new, and every [`HEARTBEAT`] while every loop makes progress.
+//! is written when it says something new, and every [`HEARTBEAT`] while every loop makes progress. Whether one is overdue is
+//! read from a clock that nobody sets.
 
 use std::fs::{self, Permissions};
 use std::io::{self, Write as _};
@@ -11,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use nix::fcntl::{FcntlArg, fcntl};
+use nix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -44,6 +46,18 @@ pub struct Process {
     pub started: u64,
     /// When it last said that it makes progress.
     pub heartbeat: u64,
+    /// The same in seconds of `CLOCK_MONOTONIC` (clock_gettime(2)); a program from before this field does not say.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub monotonic: Option<u64>,
+}
+
+impl Process {
+    /// Age of its last heartbeat, while it `is_alive`: one that has ended may have done so before this boot.
+    fn age(&self, is_alive: bool) -> Duration {
+        let unset = self.monotonic.zip(monotonic()).filter(|_| is_alive);
+        let (then, now) = unset.unwrap_or_else(|| (self.heartbeat, now()));
+        Duration::from_secs(now.saturating_sub(then))
+    }
 }
 
 /// What became of the process that wrote a status.
@@ -93,7 +107,7 @@ impl File {
     /// A file in `folder`, which is made when it is not there; the heartbeat stops while `liveness` says stuck.
     #[must_use]
     pub fn new(folder: &Path, liveness: Liveness) -> Self {
-        let process = Process { id: std::process::id(), started: now(), heartbeat: 0 };
+        let process = Process { id: std::process::id(), started: now(), ..Process::default() };
         let (folder, status) = (folder.to_owned(), Value::Null);
         Self { folder, process, liveness, lock: None, status, changed: false, written: None, failure: None }
     }
@@ -125,7 +139,7 @@ impl File {
         if self.liveness.is_stuck() {
             return;
         }
-        self.process.heartbeat = now();
+        (self.process.heartbeat, self.process.monotonic) = (now(), monotonic());
         match self.try_write() {
             Ok(()) => {
                 self.changed = false;
@@ -192,8 +206,9 @@ impl Stored {
         let text = bounded::read(&folder.join(FILE), bounded::STATUS)?;
         let mut status: Value = serde_json::from_slice(&text).map_err(io::Error::other)?;
         let process = status.get(PROCESS).and_then(|process| Process::deserialize(process).ok()).unwrap_or_default();
-        let age = Duration::from_secs(now().saturating_sub(process.heartbeat));
-        let state = match (is_locked(&folder.join(LOCK))?, age > STALE) {
+        let is_alive = is_locked(&folder.join(LOCK))?;
+        let age = process.age(is_alive);
+        let state = match (is_alive, age > STALE) {
             (false, _) => State::Dead,
             (true, true) => State::Stuck,
             (true, false) => State::Running,
@@ -258,6 +273,12 @@ fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
 }
 
+/// Seconds of a clock that nobody sets, the same for every process of this boot.
+fn monotonic() -> Option<u64> {
+    let time = clock_gettime(ClockId::CLOCK_MONOTONIC).ok()?;
+    u64::try_from(time.tv_sec()).ok()
+}
+
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::MetadataExt as _;
@@ -314,11 +335,29 @@ mod tests {
     fn status_of_a_stuck_daemon_says_so() {
         let folder = tempfile::tempdir().unwrap();
         let file = written(folder.path());
-        let old = json!({"process": Process { heartbeat: now() - 31, ..file.process }});
-        replace(&folder.path().join(FILE), old.to_string().as_bytes()).unwrap();
+        let then = monotonic().map(|now| now - 31);
+        // The last is of a version that says less.
+        for (heartbeat, monotonic) in [(now() - 31, then), (now() + 3600, then), (now() - 31, None)] {
+            let old = json!({"process": Process { heartbeat, monotonic, ..file.process }});
+            replace(&folder.path().join(FILE), old.to_string().as_bytes()).unwrap();
+            let stored = Stored::read(folder.path()).unwrap();
+            assert_eq!(stored.state, State::Stuck);
+            assert!(stored.warning("netd").unwrap().contains("no progress for 3"));
+        }
+    }
+
+    #[test]
+    fn clock_that_is_set_makes_no_daemon_stuck() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut file = written(folder.path());
+        let mut status: Value = serde_json::from_slice(&fs::read(folder.path().join(FILE)).unwrap()).unwrap();
+        // As if the clock had been an hour behind when it was written.
+        status[PROCESS]["heartbeat"] = json!(now() - 3600);
+        replace(&folder.path().join(FILE), status.to_string().as_bytes()).unwrap();
+        assert_eq!(Stored::read(folder.path()).unwrap().state, State::Running);
+        file.lock = None;
         let stored = Stored::read(folder.path()).unwrap();
-        assert_eq!(stored.state, State::Stuck);
-        assert!(stored.warning("netd").unwrap().contains("no progress for 3"));
+        assert!(stored.state == State::Dead && stored.age >= Duration::from_secs(3600), "{stored:?}");
     }
 
     #[test]

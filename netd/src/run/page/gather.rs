@@ -309,7 +309,8 @@ mod tests {
         );
         let text = std::fs::read_to_string(folder.join(daemon::status::FILE)).unwrap();
         let mut status: serde_json::Value = serde_json::from_str(&text).unwrap();
-        status["process"]["heartbeat"] = json!(now() - 47);
+        let beat = status["process"]["monotonic"].as_u64().unwrap();
+        status["process"]["monotonic"] = json!(beat.saturating_sub(47));
         std::fs::write(folder.join(daemon::status::FILE), status.to_string()).unwrap();
         assert!(problem().contains("has made no progress for 40 s"), "{}", problem());
         drop(file);
