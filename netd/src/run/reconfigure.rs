@@ -72,11 +72,13 @@ impl Change {
 }
 
 /// The backend that earlier runs of this daemon have used and other nodes may use still, when that is another one.
-pub(super) fn earlier_backend<S: LeaseSource>(source: &S, run_dir: &Path, network: &Network) -> Option<Backend> {
-    let text = bounded::read_text(&run_dir.join(SETTLED), bounded::SETTINGS).ok()?;
-    let before = start::net_conf(source, &text).ok()?.network;
-    (change::refusals(&before, network, |_| None).is_empty() && before.backend.stands_beside(&network.backend))
-        .then_some(before.backend)
+pub(super) fn earlier_backend<S: LeaseSource>(source: &S, run_dir: &Path, network: &Network) -> Vec<Backend> {
+    let text = bounded::read_text(&run_dir.join(SETTLED), bounded::SETTINGS).ok();
+    let before = text.and_then(|text| start::net_conf(source, &text).ok()).map(|conf| conf.network);
+    let stays = |before: &Network| {
+        change::refusals(before, network, |_| None).is_empty() && before.backend.stands_beside(&network.backend)
+    };
+    before.filter(stays).map(|before| before.backend).into_iter().collect()
 }
 
 /// What a change of the configuration needs.

@@ -123,8 +123,7 @@ async fn start<S: LeaseSource>(
         public_key: identity.public_key(),
     };
     let request = request(&config, &network, &local, node, &records.leases);
-    let retiring = earlier_backend(&source, &config.run_dir, &network).into_iter().collect();
-    let earlier = records.networks;
+    let (retiring, earlier) = (earlier_backend(&source, &config.run_dir, &network), records.networks);
     let ownership = Ownership { network: network.clone(), local, retiring, earlier, adopted: BTreeSet::new() };
     let (ownership, leftovers) = earlier_routes(ownership, records.adopts.then_some(previous))?;
     let keeper = Keeper::start(source.clone(), request, seed);
