@@ -113,10 +113,14 @@ fn old_data_path_stays_for_a_node_that_does_not_move() -> Result<()> {
         })
     };
     settled(&net)?;
+    // The node that stays sends to this address.
+    let address = || net.host(NODES[0])?.read("/sys/class/net/flannel.1/address");
+    let before = address()?;
     first.terminate(SOON)?;
     let again = net.launch(NODES[0], &[])?;
     again.wait_for_line("ready: every lease is in the kernel", SOON)?;
     settled(&net)?;
+    ensure!(address()? == before, "flannel.1 has another hardware address since the restart");
     net.put_lease("172.7.99.0-24", "10.4.7.99", "host-gw")?;
     eventually_backend(&net, "host-gw")?;
     eventually(SOON, || {

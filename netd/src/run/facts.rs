@@ -125,16 +125,22 @@ pub(super) fn routes() -> Result<Vec<(RouteKey, Route)>, KernelError> {
     Rtnl::open()?.routes_of(Some(table), |_, route| protocols.contains(&route.protocol) || route.via.is_none())
 }
 
-/// The hardware addresses of the network's tunnel devices that are there.
+/// The hardware addresses of the network's tunnel devices that are there, or of those of a `retiring` backend, the newest
+/// first: the nodes that use one know its address.
 ///
 /// # Errors
 /// When the kernel cannot be read.
-pub(super) fn tunnel_macs(network: &Network) -> Result<PerFamily<Option<MacAddr>>, KernelError> {
+pub(super) fn tunnel_macs(network: &Network, retiring: &[Backend]) -> Result<PerFamily<Option<MacAddr>>, KernelError> {
     let mut rtnl = Rtnl::open()?;
-    let devices = PerFamily::from_fn(|family| network.pools.get(family).as_ref().and(network.backend.device(family)));
-    devices.try_map(|_, device| {
-        let found = device.map(|device| rtnl.link(&device)).transpose()?.flatten();
-        Ok(found.filter(|state| Backend::makes_link(&state.link)).and_then(|state| state.link.mac))
+    PerFamily::from_fn(|family| network.pools.get(family).as_ref().map(|_| family)).try_map(|_, family| {
+        let backends = std::iter::once(&network.backend).chain(retiring.iter().rev());
+        for device in backends.filter_map(|backend| backend.device(family?)) {
+            let found = rtnl.link(&device)?.filter(|state| Backend::makes_link(&state.link));
+            if let Some(mac) = found.and_then(|state| state.link.mac) {
+                return Ok(Some(mac));
+            }
+        }
+        Ok(None)
     })
 }
 

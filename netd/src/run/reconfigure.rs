@@ -234,7 +234,7 @@ impl<S: LeaseSource> Daemon<S> {
         start::record_networks(&self.node.config.run_dir, &served)?;
         // Those of retiring backends count: the nodes that use them know their address.
         let had_devices = !self.node.ownership.devices().is_empty();
-        let macs = facts::tunnel_macs(network).context("look for the tunnel devices")?;
+        let macs = facts::tunnel_macs(network, &self.node.ownership.retiring).context("look for the tunnel devices")?;
         let place = |family, place: Option<Place>| {
             let place = place.filter(|_| network.pools.get(family).is_some())?;
             // Two devices of one node may have one address: the other nodes need not learn another.

@@ -103,7 +103,8 @@ async fn start<S: LeaseSource>(
     shell.readiness.await_for(LEASES, "");
     report_interface(&external, &families);
     let host = facts::interfaces().await.context("read the addresses of this host")?;
-    let macs = facts::tunnel_macs(&network).context("look for the tunnel devices")?;
+    let retiring = earlier_backend(&source, &config.run_dir, &network);
+    let macs = facts::tunnel_macs(&network, &retiring).context("look for the tunnel devices")?;
     let identity = needs::check(&config, &network).and_then(|()| Identity::of(&network.backend, &config))?;
     let of_interface = facts::vrf(&external.interface).context("read the interface's VRF")?;
     let ways = Ways { own: facts::addresses(&host, &external.interface), vrf: of_interface, ..Ways::default() };
@@ -123,7 +124,7 @@ async fn start<S: LeaseSource>(
         public_key: identity.public_key(),
     };
     let request = request(&config, &network, &local, node, &records.leases);
-    let (retiring, earlier) = (earlier_backend(&source, &config.run_dir, &network), records.networks);
+    let earlier = records.networks;
     let ownership = Ownership { network: network.clone(), local, retiring, earlier, adopted: BTreeSet::new() };
     let (ownership, leftovers) = earlier_routes(ownership, records.adopts.then_some(previous))?;
     let keeper = Keeper::start(source.clone(), request, seed);
