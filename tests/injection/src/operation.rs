@@ -39,18 +39,56 @@ pub enum Kind {
     Process,
     /// Bytes sent to a peer over TCP.
     Peer,
+    /// A message of netlink that is lost on its way to who waits for it.
+    Receive,
+    /// A connection begun.
+    Connect,
+    /// A place taken to be asked at.
+    Listen,
+    /// A file or folder watched.
+    Watch,
+    /// A right given up.
+    Confine,
 }
 
 impl Kind {
     /// The largest number of errnos that a kind has.
     pub const MOST: usize = 7;
 
+    /// All of them.
+    const ALL: [Self; 17] = [
+        Self::Open,
+        Self::Write,
+        Self::Sync,
+        Self::Change,
+        Self::Lock,
+        Self::Socket,
+        Self::Send,
+        Self::Request,
+        Self::Create,
+        Self::Control,
+        Self::Process,
+        Self::Peer,
+        Self::Receive,
+        Self::Connect,
+        Self::Listen,
+        Self::Watch,
+        Self::Confine,
+    ];
+
+    /// The one that a report calls so.
+    #[must_use]
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| format!("{kind:?}") == name)
+    }
+
     /// What it may fail with.
     #[must_use]
     pub const fn errnos(self) -> &'static [Errno] {
         use Errno::{
-            EACCES, EAGAIN, EBUSY, ECONNRESET, EDQUOT, EEXIST, EINTR, EINVAL, EIO, EMFILE, ENFILE, ENOBUFS, ENODEV,
-            ENOLCK, ENOMEM, ENOSPC, EOPNOTSUPP, EPERM, EPIPE, EROFS,
+            EACCES, EADDRINUSE, EADDRNOTAVAIL, EAGAIN, EBUSY, ECONNREFUSED, ECONNRESET, EDQUOT, EEXIST, EINTR, EINVAL,
+            EIO, EMFILE, ENETUNREACH, ENFILE, ENOBUFS, ENODEV, ENOLCK, ENOMEM, ENOSPC, ENOSYS, EOPNOTSUPP, EPERM,
+            EPIPE, EROFS,
         };
         match self {
             Self::Open => &[ENOSPC, EIO, EACCES, EROFS, EMFILE, EINTR],
@@ -65,9 +103,18 @@ impl Kind {
             Self::Control => &[EPERM, ENOMEM, EINVAL],
             Self::Process => &[EAGAIN, ENOMEM],
             Self::Peer => &[ECONNRESET, EPIPE],
+            Self::Receive => &[ENOBUFS, ENOMEM],
+            Self::Connect => &[ECONNREFUSED, ENETUNREACH, EADDRNOTAVAIL, EPERM],
+            Self::Listen => &[EADDRINUSE, EACCES, EADDRNOTAVAIL, ENOMEM],
+            Self::Watch => &[EMFILE, ENOSPC, ENOMEM],
+            Self::Confine => &[EPERM, EINVAL, ENOSYS, EOPNOTSUPP],
         }
     }
 }
+
+/// Options of prctl(2) by which a process gives up rights.
+const CONFINING: [i32; 4] =
+    [libc::PR_SET_NO_NEW_PRIVS, libc::PR_SET_SECCOMP, libc::PR_CAPBSET_DROP, libc::PR_CAP_AMBIENT];
 
 /// `CLONE_THREAD`.
 const THREAD: u64 = 0x0001_0000;
@@ -145,6 +192,23 @@ pub(crate) fn of(call: Call, thread: Thread, sockets: &Sockets) -> Vec<(Kind, St
             one(Kind::Lock, thread.descriptor(a))
         }
         libc::SYS_socket if is(a, libc::AF_NETLINK) => one(Kind::Socket, format!("netlink socket {c}")),
+        libc::SYS_socket => one(Kind::Socket, format!("socket of family {a}")),
+        libc::SYS_recvfrom | libc::SYS_recvmsg if sockets.contains_key(&thread.descriptor(a)) => {
+            one(Kind::Receive, format!("netlink descriptor {a}"))
+        }
+        libc::SYS_bind if sockets.contains_key(&thread.descriptor(a)) => {
+            one(Kind::Control, format!("bind netlink descriptor {a}"))
+        }
+        libc::SYS_bind | libc::SYS_listen => one(Kind::Listen, format!("{} descriptor {a}", name(call.number))),
+        libc::SYS_connect => one(Kind::Connect, format!("descriptor {a}")),
+        libc::SYS_inotify_init1 => one(Kind::Watch, "inotify".to_owned()),
+        libc::SYS_inotify_add_watch => one(Kind::Watch, text(b)),
+        libc::SYS_landlock_create_ruleset
+        | libc::SYS_landlock_add_rule
+        | libc::SYS_landlock_restrict_self
+        | libc::SYS_seccomp
+        | libc::SYS_capset => one(Kind::Confine, format!("system call {}", call.number)),
+        libc::SYS_prctl if CONFINING.iter().any(|option| is(a, *option)) => one(Kind::Confine, format!("prctl {a}")),
         libc::SYS_setns => one(Kind::Socket, format!("setns {}", thread.descriptor(a))),
         libc::SYS_unshare => one(Kind::Socket, "unshare".to_owned()),
         libc::SYS_sendto => sent(&[(b, usize::try_from(c).unwrap_or(0))], a, thread, sockets),
@@ -221,6 +285,8 @@ fn name(call: i64) -> &'static str {
         libc::SYS_mknodat => "mknod",
         libc::SYS_utimensat => "utimens",
         libc::SYS_getsockopt => "getsockopt",
+        libc::SYS_bind => "bind",
+        libc::SYS_listen => "listen",
         _ => "setsockopt",
     }
 }

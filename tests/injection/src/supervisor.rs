@@ -17,7 +17,7 @@ use nix::unistd::Pid;
 
 use crate::memory::Thread;
 use crate::netlink;
-use crate::operation::{self, Call, Operation, Sockets};
+use crate::operation::{self, Call, Kind, Operation, Sockets};
 use crate::{Effect, Injected, Plan};
 
 const ENTRY: u8 = 1;
@@ -61,8 +61,16 @@ pub(crate) struct Supervisor {
 #[derive(Debug, Clone, Copy)]
 enum Pending {
     Fails(Errno),
-    Socket { protocol: u64 },
-    Received { fd: u64, at: u64, is_header: bool },
+    Socket {
+        protocol: u64,
+    },
+    Received {
+        fd: u64,
+        at: u64,
+        is_header: bool,
+    },
+    /// What is received is thrown away, as where the queue of a socket is full.
+    Lost(Errno),
 }
 
 impl Supervisor {
@@ -130,7 +138,7 @@ impl Supervisor {
 
     fn resume(&self, thread: Pid, signal: Option<Signal>) -> bool {
         // One that was killed meanwhile is gone; waitpid(2) says so next.
-        let is_failing = self.pending.values().any(|pending| matches!(pending, Pending::Fails(_)));
+        let is_failing = self.pending.values().any(|pending| matches!(pending, Pending::Fails(_) | Pending::Lost(_)));
         let is_over = self.plan.is_empty() && self.spoiled.is_empty() && !is_failing;
         let _ = if is_over { ptrace::cont(thread, signal) } else { ptrace::syscall(thread, signal) };
         true
@@ -202,6 +210,9 @@ impl Supervisor {
                 }
                 self.spoiled.insert((fd, request.sequence), errno);
             }
+            (Some(errno), None) if operation.kind == Kind::Receive => {
+                self.pending.insert(pid.as_raw(), Pending::Lost(errno));
+            }
             (Some(errno), None) => {
                 let skipped = ptrace::getregs(pid).and_then(|mut registers| {
                     registers.orig_rax = u64::MAX;
@@ -220,7 +231,7 @@ impl Supervisor {
     fn returned(&mut self, pid: Pid, thread: Thread, mut registers: libc::user_regs_struct) {
         let result = registers.rax.cast_signed();
         match self.pending.remove(&pid.as_raw()) {
-            Some(Pending::Fails(errno)) => {
+            Some(Pending::Fails(errno) | Pending::Lost(errno)) => {
                 registers.rax = (-i64::from(errno as i32)).cast_unsigned();
                 // One that was killed meanwhile needs no answer.
                 let _ = ptrace::setregs(pid, registers);
