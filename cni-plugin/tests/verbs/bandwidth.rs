@@ -91,7 +91,7 @@ fn ifbs(node: &Node) -> Vec<String> {
 }
 
 /// A chained configuration of the network `cbr0`, with limits of a megabyte down and two up.
-fn chained(previous: &Value) -> Value {
+pub(crate) fn chained(previous: &Value) -> Value {
     json!({"cniVersion": "1.0.0", "name": "cbr0", "type": "bandwidth", "prevResult": previous,
            "ingressRate": 8_000_000, "ingressBurst": 800_000, "egressRate": 16_000_000, "egressBurst": 1_600_000})
 }
@@ -504,24 +504,24 @@ fn native_del_killed(node: &Node) {
 }
 
 /// Attaches the victim and answers what its `bandwidth` is called with.
-fn attached(node: &Node, pod: &Path) -> Value {
+pub(crate) fn attached(node: &Node, pod: &Path) -> Value {
     chained(&node.add(&native(), "victim", pod).result())
 }
 
 /// A chain with one Pod come and gone.
-fn used_chain(node: &Node) {
+pub(crate) fn used_chain(node: &Node) {
     let first = node.pod();
     let conf = attached(node, &first);
     node.add(&conf, "victim", &first).result();
     detached(node, &first);
 }
 
-fn detached(node: &Node, pod: &Path) {
+pub(crate) fn detached(node: &Node, pod: &Path) {
     node.del(&chained(&Value::Null), "victim", pod).silent();
     node.del(&native(), "victim", pod).silent();
 }
 
-fn collected(node: &Node) {
+pub(crate) fn collected(node: &Node) {
     crate::crash::gc(node, &chained(&Value::Null), &[]);
     crate::crash::gc(node, &native(), &[]);
 }

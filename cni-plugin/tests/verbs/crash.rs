@@ -207,24 +207,24 @@ fn bridge_del_then_del(node: &Node) {
 }
 
 /// The chained `portmap` of flannel's stock configuration.
-fn portmap() -> Value {
+pub(crate) fn portmap() -> Value {
     with_port(&json!({"cniVersion": "1.0.0", "name": "cbr0", "type": "portmap"}))
 }
 
 /// Attaches container `id` and answers the chained configuration that is to open its port.
-fn attached_for_portmap(node: &Node, id: &str, pod: &Path) -> Value {
+pub(crate) fn attached_for_portmap(node: &Node, id: &str, pod: &Path) -> Value {
     with(&portmap(), "prevResult", node.add(&with(&flannel(), "cniVersion", json!("1.0.0")), id, pod).result())
 }
 
 /// A chain with one Pod come and gone.
-fn used_chain(node: &Node) {
+pub(crate) fn used_chain(node: &Node) {
     let first = node.pod();
     let chained = attached_for_portmap(node, "first", &first);
     node.add(&chained, "first", &first).result();
     detached_chain(node, "first", &first);
 }
 
-fn detached_chain(node: &Node, id: &str, pod: &Path) {
+pub(crate) fn detached_chain(node: &Node, id: &str, pod: &Path) {
     node.del(&portmap(), id, pod).silent();
     node.del(&flannel(), id, pod).silent();
 }

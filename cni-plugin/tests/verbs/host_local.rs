@@ -456,7 +456,7 @@ fn killed_add(node: &Node) {
 }
 
 /// A dual-stack network of the usual data directory, for the walks.
-fn walked() -> Value {
+pub(crate) fn walked() -> Value {
     json!({"cniVersion": "1.0.0", "name": "cbr0", "type": "host-local",
            "ipam": {"type": "host-local", "ranges": [[{"subnet": "10.9.9.0/24"}], [{"subnet": "fd09::/64"}]]}})
 }

@@ -77,48 +77,60 @@ fn outcome(run: &Run, injected: &Injected) -> Option<Outcome> {
 
 /// What the plugin says in its own words of an errno.
 fn advises(text: &str) -> bool {
-    ["descriptors", "capabilit", "CAP_", "memory", "read-only", "no space"].iter().any(|word| text.contains(word))
+    ["descriptors", "capabilit", "CAP_", "memory", "read-only", "no space", "overrun"]
+        .iter()
+        .any(|word| text.contains(word))
 }
 
-/// Runs a verb again and again, each time with the next operation failing: `prepare` before, `finish` after each. Answers how often each kind
-/// of operation failed.
-fn walk(
-    node: &Node,
-    prepare: impl Fn(&Path) -> (&'static str, Value),
-    finish: impl Fn(&Path, Option<Outcome>, &Injected, &HostState),
-) {
-    let before = HostState::now();
-    let mut kinds: BTreeMap<injection::Kind, usize> = BTreeMap::new();
-    for at in 0.. {
-        let mut reached = false;
-        for effect in effects(at) {
-            let pod = node.pod();
-            let (command, conf) = prepare(&pod);
-            let run = Verb { command, conf: conf.clone(), netns: &pod }.run(node, (at, effect));
-            if let Some(injected) = &run.injected {
-                reached = true;
-                *kinds.entry(injected.operation.kind).or_default() += 1;
-                finish(&pod, outcome(&run, injected), injected, &before);
-                HostState::now().must_be(&before, &injected.to_string());
-            } else {
-                assert!(run.status.success(), "{run:?}");
-                node.del(&conf, "victim", &pod).silent();
+/// A verb run again and again, each time with another operation failing.
+pub(crate) struct Walk<'a> {
+    pub(crate) node: &'a Node,
+    /// Without `FAULTS=all` each so many operations one fails.
+    pub(crate) step: usize,
+    /// Detaches what a verb without a fault has left.
+    pub(crate) undo: &'a dyn Fn(&Path),
+}
+
+impl Walk<'_> {
+    /// `prepare` before each round, `finish` after each fault; all must be as in the beginning then.
+    pub(crate) fn run(
+        &self,
+        prepare: impl Fn(&Path) -> (&'static str, Value),
+        finish: impl Fn(&Path, Option<Outcome>, &Injected, &HostState),
+    ) {
+        let Self { node, step, undo } = *self;
+        let (before, step) = (HostState::now(), if injection::all() { 1 } else { step });
+        let mut kinds: BTreeMap<injection::Kind, usize> = BTreeMap::new();
+        for at in (0..).step_by(step) {
+            let mut reached = false;
+            for effect in effects(at) {
+                let pod = node.pod();
+                let (command, conf) = prepare(&pod);
+                let run = Verb { command, conf: conf.clone(), netns: &pod }.run(node, (at, effect));
+                if let Some(injected) = &run.injected {
+                    reached = true;
+                    *kinds.entry(injected.operation.kind).or_default() += 1;
+                    finish(&pod, outcome(&run, injected), injected, &before);
+                    HostState::now().must_be(&before, &injected.to_string());
+                } else {
+                    assert!(run.status.success(), "{run:?}");
+                    undo(&pod);
+                }
+                node.remove_pod(&pod);
             }
-            node.remove_pod(&pod);
+            if !reached {
+                break;
+            }
         }
-        if !reached {
-            break;
-        }
+        let all: usize = kinds.values().sum();
+        println!("{all} faults: {kinds:?}");
+        assert!(all * step > 8, "only {all} operations: the walk did not reach the work");
     }
-    let all: usize = kinds.values().sum();
-    println!("{all} faults: {kinds:?}");
-    assert!(all > 10, "only {all} operations: the walk did not reach the work");
 }
 
 /// ADD with each operation failing. A whole attachment passes CHECK; behind any other a second ADD succeeds; DEL undoes either.
 fn add_walk(node: &Node, conf: &Value) {
-    walk(
-        node,
+    Walk { node, step: 1, undo: &|pod| node.del(conf, "victim", pod).silent() }.run(
         |_| ("ADD", conf.clone()),
         |pod, outcome, injected, before| {
             let result = match outcome.filter(|outcome| outcome.ok) {
@@ -187,8 +199,7 @@ fn first_add(_: &Node) {
 fn del(node: &Node) {
     let conf = with(&with_port(&native()), "ipMasq", json!(true));
     used(node, &conf);
-    walk(
-        node,
+    Walk { node, step: 1, undo: &|pod| node.del(&conf, "victim", pod).silent() }.run(
         |pod| {
             node.add(&conf, "victim", pod).result();
             ("DEL", conf.clone())
@@ -206,8 +217,7 @@ fn del(node: &Node) {
 fn collected(node: &Node) {
     let conf = modern(&with_port(&native()));
     used(node, &conf);
-    walk(
-        node,
+    Walk { node, step: 1, undo: &|pod| node.del(&conf, "victim", pod).silent() }.run(
         |pod| {
             node.add(&conf, "victim", pod).result();
             ("GC", valid(&conf, &[]))

@@ -22,6 +22,8 @@ mod held;
 mod host_local;
 #[cfg(target_arch = "x86_64")]
 mod injected;
+#[cfg(target_arch = "x86_64")]
+mod injected_names;
 mod ipam;
 mod leases;
 mod node;
@@ -66,6 +68,8 @@ fn main() {
         host_local::TESTS,
         #[cfg(target_arch = "x86_64")]
         injected::TESTS,
+        #[cfg(target_arch = "x86_64")]
+        injected_names::TESTS,
         ipam::TESTS,
         faults::TESTS,
         faults::crowd::TESTS,
@@ -94,7 +98,7 @@ fn main() {
         bandwidth::TESTS
             .iter()
             .chain(changed_list::LIMITED_TESTS)
-            .chain(injected_limits())
+            .chain(injected_limits().into_iter().flatten())
             .map(|test| trial(test, !shaped)),
     );
     let sctp = port_addresses::has_sctp();
@@ -146,11 +150,11 @@ fn trial((name, test): &(&'static str, fn(&node::Node)), is_ignored: bool) -> Tr
 type Tests = &'static [(&'static str, fn(&node::Node))];
 
 #[cfg(target_arch = "x86_64")]
-const fn injected_limits() -> Tests {
-    injected::LIMITED_TESTS
+const fn injected_limits() -> [Tests; 2] {
+    [injected::LIMITED_TESTS, injected_names::LIMITED_TESTS]
 }
 
 #[cfg(not(target_arch = "x86_64"))]
-const fn injected_limits() -> Tests {
-    &[]
+const fn injected_limits() -> [Tests; 0] {
+    []
 }

@@ -35,6 +35,11 @@ impl HostState {
         Self(lines)
     }
 
+    /// A line each.
+    pub(crate) fn lines(&self) -> &[String] {
+        &self.0
+    }
+
     /// Checks that `self`, taken now, is `before`; says only what differs. A neighbour may be gone: from 128 entries on in
     /// the whole kernel, all namespaces together, it drops those that nobody asked for.
     pub(crate) fn must_be(&self, before: &Self, when: &str) {
