@@ -15,7 +15,7 @@ pub(crate) fn replace(path: &Path, content: &[u8]) -> io::Result<bool> {
     if bounded::holds(path, content) {
         return Ok(false);
     }
-    write(path, content, 0o644)
+    write(path, content, 0o644, None)
 }
 
 /// The same for what may have a secret in it: the file is its owner's alone, also where it was everybody's before.
@@ -26,32 +26,38 @@ pub(crate) fn replace_secret(path: &Path, content: &[u8]) -> io::Result<bool> {
     if mode(path) == Some(0o600) && bounded::holds(path, content) {
         return Ok(false);
     }
-    write(path, content, 0o600)
+    write(path, content, 0o600, None)
 }
 
-/// The same for an operator's own file, which keeps its mode and owner.
+/// The same for an operator's own file, which keeps its mode and owner, and its place where a link leads there; what is no file, such as
+/// standard output, is written to.
 ///
 /// # Errors
 /// As [`replace`].
 pub(crate) fn replace_kept(path: &Path, content: &[u8]) -> io::Result<bool> {
     let Ok(before) = fs::metadata(path) else { return replace(path, content) };
+    if !before.is_file() {
+        return fs::write(path, content).map(|()| true);
+    }
     if bounded::holds(path, content) {
         return Ok(false);
     }
-    write(path, content, before.mode() & 0o777)?;
-    std::os::unix::fs::chown(path, Some(before.uid()), Some(before.gid()))?;
-    Ok(true)
+    write(&fs::canonicalize(path)?, content, before.mode() & 0o777, Some((before.uid(), before.gid())))
 }
 
 fn mode(path: &Path) -> Option<u32> {
     fs::symlink_metadata(path).ok().map(|file| file.mode() & 0o777)
 }
 
-fn write(path: &Path, content: &[u8], mode: u32) -> io::Result<bool> {
+fn write(path: &Path, content: &[u8], mode: u32, owner: Option<(u32, u32)>) -> io::Result<bool> {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     fs::create_dir_all(folder)?;
     let mut file = tempfile::NamedTempFile::new_in(folder)?;
     file.write_all(content)?;
+    // Before it stands in its place: a further call finds its content there and does nothing.
+    if let Some((user, group)) = owner {
+        std::os::unix::fs::fchown(file.as_file(), Some(user), Some(group))?;
+    }
     file.as_file().set_permissions(fs::Permissions::from_mode(mode))?;
     file.as_file().sync_all()?;
     file.persist(path).map_err(|error| error.error)?;

@@ -4,7 +4,6 @@
 //! included: systemd units of old clusters read it.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::io;
 use std::path::Path;
 
@@ -12,6 +11,7 @@ use anyhow::{Context, Result, bail};
 use netstate::subnet_file::LONGEST;
 
 use crate::command::verbs::DockerOpts;
+use crate::run::files;
 
 /// What begins the name of an option's variable.
 const OPTION: &str = "DOCKER_OPT_";
@@ -26,7 +26,10 @@ pub(super) fn write(options: &DockerOpts) -> Result<()> {
         .collect();
     variables.extend(read(&options.subnet_file)?);
     let text = render(options, variables)?;
-    fs::write(&options.output, text).with_context(|| format!("write {}", options.output.display()))
+    // dockerd that reads half of it takes a bridge of its own.
+    files::replace_kept(&options.output, text.as_bytes())
+        .map(drop)
+        .with_context(|| format!("write {}", options.output.display()))
 }
 
 /// The variables of the subnet file, as a shell that sources it sees them.
@@ -82,6 +85,8 @@ fn render(options: &DockerOpts, mut variables: BTreeMap<String, String>) -> Resu
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use clap::Parser;
 
     use super::*;
