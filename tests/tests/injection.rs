@@ -14,9 +14,9 @@ mod proxy;
 use std::process::ExitCode;
 
 use anyhow::{Result, ensure};
-use injected::every_fault_is_got_over;
-use injected::netd::{HOST_GW, Netd, VXLAN};
+use injected::netd::{DUAL, EXTENSION, HOST_GW, Netd, VXLAN};
 use injected::proxy::{NFTABLES, Proxy};
+use injected::{every_fault_is_got_over, netd_verbs, proxy_verbs};
 use lab::Need;
 use lab::harness::Suite;
 use lab::kubernetes::Release;
@@ -29,12 +29,55 @@ fn netd_gets_over_every_operation_that_fails_once_with_host_gw() -> Result<()> {
     every_fault_is_got_over(&Netd::start(&HOST_GW)?, 1)
 }
 
+fn netd_gets_over_every_operation_that_fails_once_with_both_families() -> Result<()> {
+    every_fault_is_got_over(&Netd::start(&DUAL)?, 1)
+}
+
+fn netd_gets_over_every_operation_that_fails_once_with_an_extension() -> Result<()> {
+    every_fault_is_got_over(&Netd::start(&EXTENSION)?, 1)
+}
+
 fn netd_gets_over_every_operation_that_fails_once_with_kubernetes() -> Result<()> {
     every_fault_is_got_over(&injected_kubernetes::Netd::start()?, 1)
 }
 
 fn proxy_gets_over_every_operation_that_fails_once_on_nftables() -> Result<()> {
     every_fault_is_got_over(&Proxy::start(&NFTABLES)?, 4)
+}
+
+fn proxy_gets_over_every_operation_that_fails_once_with_etcd() -> Result<()> {
+    every_fault_is_got_over(&Proxy::start_with_etcd(&NFTABLES)?, 1)
+}
+
+fn netd_cleanup_with_any_operation_failing_is_finished_by_the_next() -> Result<()> {
+    walked(netd_verbs::cleanup_finishes(SAMPLE)?)
+}
+
+fn netd_config_and_lease_with_any_operation_failing_change_the_store_or_do_not() -> Result<()> {
+    walked(netd_verbs::store_is_changed_once(SAMPLE)?)
+}
+
+fn netd_config_and_docker_opts_with_any_operation_failing_leave_no_half_file() -> Result<()> {
+    walked(netd_verbs::files_are_whole(SAMPLE)?)
+}
+
+fn proxy_cleanup_with_any_operation_failing_is_finished_by_the_next() -> Result<()> {
+    walked(proxy_verbs::cleanup_finishes(&NFTABLES, SAMPLE)?)
+}
+
+fn proxy_apply_and_delete_with_any_operation_failing_are_finished_by_the_next() -> Result<()> {
+    walked(proxy_verbs::store_is_changed_once(SAMPLE)?)
+}
+
+fn proxy_settings_with_any_operation_failing_leave_no_half_file() -> Result<()> {
+    walked(proxy_verbs::files_are_whole(SAMPLE)?)
+}
+
+/// A walk that reached the work.
+fn walked(faults: usize) -> Result<()> {
+    println!("{faults} faults");
+    ensure!(faults > 2 / injected::part()?.1, "only {faults} faults: the walk did not reach the work");
+    Ok(())
 }
 
 fn netdadm_backup_with_any_operation_failing_leaves_no_half() -> Result<()> {
@@ -51,8 +94,12 @@ fn netdadm_etcd_with_any_operation_failing_changes_no_other_member() -> Result<(
     Ok(())
 }
 
+/// Each so many operations of a verb one fails, where not all do.
+const SAMPLE: usize = 7;
+
 fn main() -> ExitCode {
     let mut tests = lab::tests![
+        netd_config_and_docker_opts_with_any_operation_failing_leave_no_half_file,
         netd_gets_over_every_operation_that_fails_once_with_vxlan,
         proxy_gets_over_every_operation_that_fails_once_on_nftables,
     ];
@@ -62,8 +109,16 @@ fn main() -> ExitCode {
     }
     // What is rarer, or has no step that vxlan has not.
     tests.extend(lab::tests![
+        netd_cleanup_with_any_operation_failing_is_finished_by_the_next,
+        netd_config_and_lease_with_any_operation_failing_change_the_store_or_do_not,
+        proxy_cleanup_with_any_operation_failing_is_finished_by_the_next,
+        proxy_apply_and_delete_with_any_operation_failing_are_finished_by_the_next,
+        proxy_settings_with_any_operation_failing_leave_no_half_file,
         netd_gets_over_every_operation_that_fails_once_with_host_gw,
+        netd_gets_over_every_operation_that_fails_once_with_both_families,
+        netd_gets_over_every_operation_that_fails_once_with_an_extension,
         netd_gets_over_every_operation_that_fails_once_with_kubernetes,
+        proxy_gets_over_every_operation_that_fails_once_with_etcd,
         netdadm_backup_with_any_operation_failing_leaves_no_half,
         netdadm_etcd_with_any_operation_failing_changes_no_other_member,
     ]);

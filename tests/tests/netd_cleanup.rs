@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use anyhow::{Result, ensure};
 use lab::{Host, Need, eventually};
-use netd_node::cleanup::{cleanup, others_have, state};
+use netd_node::cleanup::{FLANNEL, RULES, cleanup, others_have, state};
 use netd_node::{HOST_GW, Net, SOON, VXLAN};
 
 fn everything_of_netd_goes_and_what_others_have_stays() -> Result<()> {
@@ -69,33 +69,6 @@ fn other_network_of_the_host_stays() -> Result<()> {
         Ok(())
     })
 }
-
-/// What flannel has in iptables-nft, and in nftables.
-const RULES: &str = "
-iptables -t nat -N FLANNEL-POSTRTG
-iptables -t nat -A FLANNEL-POSTRTG -s 172.7.0.0/16 ! -d 224.0.0.0/4 -m comment --comment 'flanneld masq' -j MASQUERADE
-iptables -t nat -A POSTROUTING -m comment --comment 'flanneld masq' -j FLANNEL-POSTRTG
-iptables -N FLANNEL-FWD
-iptables -A FLANNEL-FWD -s 172.7.0.0/16 -m comment --comment 'flanneld forward' -j ACCEPT
-iptables -A FORWARD -m comment --comment 'flanneld forward' -j FLANNEL-FWD
-iptables -A FORWARD -s 172.7.0.0/16 -m comment --comment 'flanneld forward' -j ACCEPT
-nft add table ip flannel-ipv4 '{ comment \"rules for flannel-ipv4\" ; }'
-nft add chain ip flannel-ipv4 postrtg '{ type nat hook postrouting priority srcnat ; policy accept ; }'
-nft add rule ip flannel-ipv4 postrtg meta mark 0x4000 return
-nft add rule ip flannel-ipv4 postrtg ip saddr 172.7.0.0/16 ip daddr != 224.0.0.0/4 masquerade fully-random
-nft add table ip6 flannel-ipv6
-";
-
-/// A node as flannel's vxlan backend leaves it, but for the rules.
-const FLANNEL: &str = "
-ip link add flannel.1 type vxlan id 1 dstport 8472 local 10.4.7.21 nolearning
-ip address add 172.7.21.0/32 dev flannel.1
-ip link set flannel.1 up
-ip route add 172.7.22.0/24 via 172.7.22.0 dev flannel.1 onlink
-ip route add 172.7.23.0/24 via 10.4.7.22
-mkdir -p /run/flannel
-printf 'FLANNEL_NETWORK=172.7.0.0/16\\nFLANNEL_SUBNET=172.7.21.1/24\\nFLANNEL_MTU=1450\\nFLANNEL_IPMASQ=true\\n' > /run/flannel/subnet.env
-";
 
 fn leftovers_of_flannel_go_on_request_only() -> Result<()> {
     let net = Net::start(VXLAN)?;

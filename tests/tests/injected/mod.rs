@@ -3,7 +3,7 @@
 //!
 //! A run begins with nothing on the node, takes in what there is and one change, and has each n-th operation fail, with another errno from one
 //! to the next. What the daemon sends to its source counts as well. A daemon that ends itself is started again, as its unit does it. `FAULTS=all`
-//! has each operation fail with every errno of its kind, and the daemon killed at each third; `FAULTS_PART=2/4` takes of each four of its runs the
+//! has each operation fail with every errno of its kind, and the daemon killed at each; `FAULTS_PART=2/4` takes of each four of its runs the
 //! second, so that four machines walk beside each other.
 //!
 //! Invariant: a fault is got over within [`CONVERGED`], and nothing but the faults of its plan is done to a run.
@@ -11,7 +11,10 @@
 #![allow(clippy::indexing_slicing, reason = "a test may fail by panic")]
 
 pub(crate) mod netd;
+pub(crate) mod netd_verbs;
 pub(crate) mod proxy;
+pub(crate) mod proxy_verbs;
+pub(crate) mod verbs;
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -142,7 +145,7 @@ fn run(scene: &impl Scene, plan: &Plan, wanted: Option<&[String; 2]>) -> Result<
 }
 
 /// Plans for a run of so many operations: `sample` of them, the last with a death at its end, or with `FAULTS=all` each operation with each
-/// errno, and a death at each third.
+/// errno, and a death at each.
 fn plans(operations: usize, sample: usize) -> Vec<Plan> {
     let step = if injection::all() { DENSE } else { SPARSE };
     let failing = |first: usize, errno: usize| -> Plan {
@@ -154,7 +157,7 @@ fn plans(operations: usize, sample: usize) -> Vec<Plan> {
         // Each start dies later than the one before it.
         let quarter = operations / 4 + 1;
         let deaths = |first| (first..operations).step_by(quarter).map(|at| (at, Effect::Killed)).collect();
-        return (0..Kind::MOST).flat_map(each).chain((0..quarter).step_by(3).map(deaths)).collect();
+        return (0..Kind::MOST).flat_map(each).chain((0..quarter).map(deaths)).collect();
     }
     let mut plans: Vec<Plan> =
         (0..step).step_by(step / sample).take(sample).map(|first| failing(first, first)).collect();

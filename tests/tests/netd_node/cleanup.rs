@@ -3,6 +3,33 @@
 use anyhow::Result;
 use lab::{Host, Output};
 
+/// What flannel has in iptables-nft, and in nftables.
+pub(crate) const RULES: &str = "
+iptables -t nat -N FLANNEL-POSTRTG
+iptables -t nat -A FLANNEL-POSTRTG -s 172.7.0.0/16 ! -d 224.0.0.0/4 -m comment --comment 'flanneld masq' -j MASQUERADE
+iptables -t nat -A POSTROUTING -m comment --comment 'flanneld masq' -j FLANNEL-POSTRTG
+iptables -N FLANNEL-FWD
+iptables -A FLANNEL-FWD -s 172.7.0.0/16 -m comment --comment 'flanneld forward' -j ACCEPT
+iptables -A FORWARD -m comment --comment 'flanneld forward' -j FLANNEL-FWD
+iptables -A FORWARD -s 172.7.0.0/16 -m comment --comment 'flanneld forward' -j ACCEPT
+nft add table ip flannel-ipv4 '{ comment \"rules for flannel-ipv4\" ; }'
+nft add chain ip flannel-ipv4 postrtg '{ type nat hook postrouting priority srcnat ; policy accept ; }'
+nft add rule ip flannel-ipv4 postrtg meta mark 0x4000 return
+nft add rule ip flannel-ipv4 postrtg ip saddr 172.7.0.0/16 ip daddr != 224.0.0.0/4 masquerade fully-random
+nft add table ip6 flannel-ipv6
+";
+
+/// A node as flannel's vxlan backend leaves it, but for the rules.
+pub(crate) const FLANNEL: &str = "
+ip link add flannel.1 type vxlan id 1 dstport 8472 local 10.4.7.21 nolearning
+ip address add 172.7.21.0/32 dev flannel.1
+ip link set flannel.1 up
+ip route add 172.7.22.0/24 via 172.7.22.0 dev flannel.1 onlink
+ip route add 172.7.23.0/24 via 10.4.7.22
+mkdir -p /run/flannel
+printf 'FLANNEL_NETWORK=172.7.0.0/16\\nFLANNEL_SUBNET=172.7.21.1/24\\nFLANNEL_MTU=1450\\nFLANNEL_IPMASQ=true\\n' > /run/flannel/subnet.env
+";
+
 /// What the verb answers, whatever its exit status is.
 pub(crate) fn cleanup(host: &Host, words: &[&str]) -> Result<Output> {
     host.command(lab::bin("netd")?).arg("cleanup").args(words).output()
