@@ -95,7 +95,7 @@ fn netdadm_etcd_with_any_operation_failing_changes_no_other_member() -> Result<(
 }
 
 /// Each so many operations of a verb one fails, where not all do.
-const SAMPLE: usize = 7;
+const SAMPLE: usize = 3;
 
 fn main() -> ExitCode {
     let mut tests = lab::tests![
