@@ -7,7 +7,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, ensure};
-use lab::{Pod, Process, echo, eventually};
+use lab::{Place, Pod, Process, echo, eventually};
 
 use super::SOON;
 
@@ -20,13 +20,13 @@ const LATE: Duration = Duration::from_secs(5);
 /// Pause between two requests.
 const PAUSE: Duration = Duration::from_millis(10);
 
-/// One TCP connection and a row of datagrams from Pod to Pod, until it is stopped.
+/// One TCP connection and a row of datagrams, from Pod to Pod or to a Service, until it is stopped.
 pub(crate) struct Traffic {
     running: Arc<AtomicBool>,
     answers: Arc<AtomicU32>,
     tcp: JoinHandle<Result<u32>>,
     udp: JoinHandle<(u32, u32)>,
-    _server: Process,
+    _server: Option<Process>,
 }
 
 /// What was counted.
@@ -45,10 +45,24 @@ impl Traffic {
     pub(crate) fn start(from: Pod, to: &Pod, address: &str) -> Result<Self> {
         let server = echo::serve(to, "web", 80)?;
         let target: SocketAddr = format!("{address}:80").parse()?;
+        Self::begin(from, target, target, Some(server))
+    }
+
+    /// The same from anywhere to servers that answer already: the connection's, and the datagrams'.
+    pub(crate) fn to_servers(from: impl Place + Send + 'static, stream: &str, datagrams: &str) -> Result<Self> {
+        Self::begin(from, stream.parse()?, datagrams.parse()?, None)
+    }
+
+    fn begin(
+        from: impl Place + Send + 'static,
+        stream: SocketAddr,
+        datagrams: SocketAddr,
+        server: Option<Process>,
+    ) -> Result<Self> {
         let running = Arc::new(AtomicBool::new(true));
         let answers = Arc::new(AtomicU32::new(0));
         let from = Arc::new(from);
-        let mut connection = echo::Connection::open(&*from, target, ANSWER)?;
+        let mut connection = echo::Connection::open(&*from, stream, ANSWER)?;
         let (goes, counted) = (Arc::clone(&running), Arc::clone(&answers));
         let tcp = std::thread::spawn(move || {
             while goes.load(Ordering::Relaxed) {
@@ -63,7 +77,7 @@ impl Traffic {
             let (mut sent, mut lost) = (0, 0);
             while goes.load(Ordering::Relaxed) {
                 sent += 1;
-                if echo::ask_udp(&*from, target, LATE).is_err() {
+                if echo::ask_udp(&*from, datagrams, LATE).is_err() {
                     lost += 1;
                 }
                 std::thread::sleep(PAUSE);

@@ -3,6 +3,8 @@
 //! Invariant: a program here is a copy of the one that is built now; two test binaries at once make the same file, each whole.
 #![allow(dead_code, reason = "each test binary uses its part")]
 
+pub(crate) mod state;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
