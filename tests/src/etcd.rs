@@ -122,6 +122,14 @@ impl Etcd {
         member.process.take().with_context(|| format!("the member of {name} is not running"))?.kill()
     }
 
+    /// Whether the member of a machine runs: one that has no room for its data ends by itself.
+    ///
+    /// # Errors
+    /// When the machine has none.
+    pub fn is_running(&mut self, name: &str) -> Result<bool> {
+        Ok(self.member(name)?.process.as_ref().is_some_and(Process::is_running))
+    }
+
     /// Starts a killed member again, with the data it had, and waits until the cluster serves.
     ///
     /// # Errors

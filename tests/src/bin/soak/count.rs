@@ -1,7 +1,8 @@
 //! What is counted at a quiet point: memory, descriptors and threads of the veteran's daemons, and on all nodes together files of state,
-//! namespaces, links, and what nftables holds of ours.
+//! namespaces, links, and what nftables and IPVS hold of ours.
 //!
-//! Invariant: connections that are tracked are not counted; the kernel forgets them in its own time.
+//! Invariant: connections that are tracked are not counted, nor are real servers of weight 0 that wait for the end of theirs; the kernel forgets
+//! them in its own time.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -9,6 +10,7 @@ use std::path::Path;
 use anyhow::{Context, Result, ensure};
 use lab::Process;
 
+use crate::quiet::VIRTUAL;
 use crate::world::{VETERAN, World};
 
 /// Folders of state.
@@ -33,6 +35,12 @@ pub(crate) fn all(world: &World) -> Result<BTreeMap<String, u64>> {
         let (elements, others) = of_rules(&rules);
         add("nftables elements", elements);
         add("nftables tables, chains, sets and rules", others);
+        if world.options.proxy == "ipvs" {
+            let (virtual_servers, real_servers) = of_servers(&node.sh("ipvsadm -Sn")?);
+            add("virtual servers", virtual_servers);
+            add("real servers", real_servers);
+            add("virtual addresses", node.sh(VIRTUAL)?.lines().count() as u64);
+        }
     }
     Ok(counts)
 }
@@ -46,7 +54,8 @@ fn of_process(name: &str, process: &Process, counts: &mut BTreeMap<String, u64>)
         let count = line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
         count.with_context(|| format!("no {key} in {folder}/status"))
     };
-    counts.insert(format!("{name} on {VETERAN}: KiB"), field("VmRSS:")?);
+    // What it has of its own: the program's file, which is most of what is resident, is read page by page as it is needed.
+    counts.insert(format!("{name} on {VETERAN}: KiB"), field("RssAnon:")?);
     counts.insert(format!("{name} on {VETERAN}: threads"), field("Threads:")?);
     // A folder that cannot be read would grow by nothing.
     let descriptors = entries(Path::new(&format!("{folder}/fd")));
@@ -89,9 +98,23 @@ fn of_rules(ruleset: &serde_json::Value) -> (u64, u64) {
     (elements, others)
 }
 
+/// Virtual servers, and real servers that get connections.
+fn of_servers(rows: &str) -> (u64, u64) {
+    let count =
+        |form: &str| rows.lines().filter(|line| line.starts_with(form) && !line.ends_with(" -w 0")).count() as u64;
+    (count("-A "), count("-a "))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn servers_are_counted_and_those_that_drain_are_not() {
+        let rows = "-A -t 192.168.0.11:80 -s rr\n-a -t 192.168.0.11:80 -r 172.7.21.2:80 -m -w 1\n\
+                    -a -t 192.168.0.11:80 -r 172.7.21.3:80 -m -w 0\n-A -u 192.168.0.11:80 -s rr\n";
+        assert_eq!(of_servers(rows), (2, 1));
+    }
 
     #[test]
     fn elements_of_our_tables_are_counted_and_foreign_ones_are_not() {

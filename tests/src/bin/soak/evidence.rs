@@ -12,7 +12,7 @@ use crate::world::{PREFIX, World};
 
 /// The kernel's tables and files, as an operator would look.
 const DUMP: &str = "for command in 'ip -d link' 'ip address' 'ip route show table all' 'ip neigh' 'bridge fdb' 'nft list ruleset' \
-    'ss -tunp' 'ls -lR /run/netd /run/flannel /run/ipvs-proxy /var/lib/cni /run/netns' 'cat /run/flannel/subnet.env'; do \
+    'ipvsadm -Sn' 'ss -tunp' 'ls -lR /run/netd /run/flannel /run/ipvs-proxy /var/lib/cni /var/lib/netd /var/lib/ipvs-proxy /run/netns' 'cat /run/flannel/subnet.env'; do \
     echo \"== $command\"; $command 2>&1; done";
 
 /// The folder of a run.

@@ -17,6 +17,8 @@ pub(crate) enum Element {
     Uplink(String),
     /// Services, as clients on a node reach them.
     Services(String),
+    /// What else a node translates: Pods that reach the outside by its address, and host ports.
+    Translation(String),
     /// What a Pod sends and receives.
     Pod(String),
     /// One Service, from everywhere.

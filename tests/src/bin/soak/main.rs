@@ -13,6 +13,7 @@ mod judge;
 mod ledger;
 mod node;
 mod options;
+mod paths;
 mod prober;
 mod quiet;
 mod report;

@@ -34,8 +34,8 @@ const FOREIGN_STATE: &str = "ip -4 -o address show dev theirs0 | sed 's/ valid_l
     ip neigh show dev theirs0 nud permanent; nft -s list table inet theirs; cd /var/lib/cni/networks/theirs && grep . *";
 
 /// State of a node's files in memory: small, so that it can be full.
-const DISKS: &str =
-    "mkdir -p /var/lib/cni; mount -t tmpfs -o size=2m,mode=755 tmpfs /var/lib/cni; mount -o remount,size=8m /run";
+const DISKS: &str = "for folder in cni netd ipvs-proxy; do mkdir -p /var/lib/$folder; \
+    mount -t tmpfs -o size=2m,mode=755 tmpfs /var/lib/$folder; done; mount -o remount,size=8m /run";
 
 /// What a reboot does to network and memory. Links of the kernel's own cannot be deleted.
 const WIPE: &str = "for link in $(ls /sys/class/net | grep -v -e '^lo$' -e '^eth0$'); do ip link delete $link 2>/dev/null || true; done

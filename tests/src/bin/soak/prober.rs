@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use crate::bounds;
 use crate::ledger::{Failure, Probe};
-use crate::shared::{Path, Shared, Violation};
+use crate::paths::Path;
+use crate::shared::{Shared, Violation};
 
 /// Threads that ask.
 pub(crate) const PROBERS: usize = 3;

@@ -11,7 +11,9 @@ use lab::{bin, eventually};
 
 use crate::act::{pods, services};
 use crate::judge::addresses::{self, Lease};
+use crate::judge::services::{self as served, Wanted};
 use crate::judge::tables::{self, Tables};
+use crate::paths::PORT;
 use crate::prober;
 use crate::world::{PREFIX, World};
 
@@ -20,6 +22,9 @@ const PODS: usize = 2;
 
 /// Broken paths after which no further one is asked.
 const ENOUGH: usize = 5;
+
+/// Virtual addresses in the mode ipvs; no device of them has none.
+pub(crate) const VIRTUAL: &str = "ip -4 -o address show dev kube-ipvs0 2>/dev/null || true";
 
 /// How often the paths that failed are asked again.
 const PAUSE: Duration = Duration::from_millis(300);
@@ -31,6 +36,7 @@ pub(crate) fn point(world: &mut World) -> Result<BTreeMap<String, u64>> {
     leases(world)?;
     pod_addresses(world)?;
     kernel(world)?;
+    services_of_nodes(world)?;
     foreign(world)?;
     in_sync(world)?;
     crate::count::all(world)
@@ -139,6 +145,42 @@ fn kernel(world: &World) -> Result<()> {
             Ok::<_, anyhow::Error>(())
         });
         world.shared.verified("tables are what leases ask", judged.err().map(|error| format!("{error:#}")));
+    }
+    Ok(())
+}
+
+/// The Services that there are, each with its endpoints' addresses.
+fn wanted(world: &World) -> Vec<Wanted> {
+    let state = world.shared.lock();
+    let endpoint = |name: &String| Some((state.stations.get(name)?.address()?, PORT).into());
+    let services = state.services.values().map(|service| Wanted {
+        address: service.address,
+        node_port: service.node_port,
+        endpoints: service.endpoints.iter().filter_map(endpoint).collect(),
+    });
+    services.collect()
+}
+
+/// What each node's kernel serves, by the kernel's tools and not by the proxy.
+fn services_of_nodes(world: &World) -> Result<()> {
+    let wanted = wanted(world);
+    for name in world.joined() {
+        let node = world.node(&name)?;
+        let own = *world.addresses.get(&name).context("an address")?;
+        let judged = eventually(world.patience(), || {
+            let (at, held) = if world.options.proxy == "ipvs" {
+                let addresses = node.sh("ip -4 -o address")?;
+                let (servers, virtual_ones) = (node.sh("ipvsadm -Sn")?, node.sh(VIRTUAL)?);
+                (served::of_node_ports(&addresses), served::of_ipvs(&servers, &virtual_ones))
+            } else {
+                let table = node.sh("nft -j list table ip ipvs-proxy")?;
+                (vec![own], served::of_nftables(&serde_json::from_str(&table)?))
+            };
+            let found = served::of_node(&name, &served::wanted(&wanted, &at), &held);
+            ensure!(found.is_none(), "{}", found.unwrap_or_default());
+            Ok::<_, anyhow::Error>(())
+        });
+        world.shared.verified("nodes serve what Services ask", judged.err().map(|error| format!("{error:#}")));
     }
     Ok(())
 }

@@ -16,6 +16,8 @@ use crate::shared::State;
 pub(crate) struct Tally {
     /// Times it was done, and times it failed.
     pub(crate) actions: BTreeMap<Action, (u32, u32)>,
+    /// What strangers did to rows, and how often.
+    pub(crate) deleted: BTreeMap<&'static str, u32>,
     pub(crate) quiet_points: u32,
     /// Errors that daemons logged, without numbers, and how often.
     pub(crate) errors: BTreeMap<String, u32>,
@@ -32,6 +34,8 @@ pub(crate) fn text(tally: &Tally, state: &State, samples: &Samples) -> String {
         vec![action.title().to_owned(), count.to_string(), failed.to_string()]
     });
     table(&mut text, &["action", "times", "failed"], rows.collect());
+    let rows = tally.deleted.iter().map(|(what, count)| vec![(*what).to_owned(), count.to_string()]);
+    table(&mut text, &["deleted or changed by a stranger", "times"], rows.collect());
     let broken = |invariant: &str| state.violations.iter().filter(|violation| violation.invariant == invariant).count();
     let rows =
         state.checks.iter().map(|(name, count)| vec![(*name).to_owned(), count.to_string(), broken(name).to_string()]);

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 
+use crate::act::rows::{self, Row};
 use crate::act::{Action, Heal};
 use crate::evidence::Evidence;
 use crate::judge::{logs, resources::Samples};
@@ -55,7 +56,9 @@ impl Run {
         run.quiet(false);
         if seeded {
             run.quiet(true);
-            violate::all(&mut run.world)?;
+            let done = violate::action_that_fails(&mut run.world);
+            run.took_place(Action::AddPod, 1, done);
+            let _kept = violate::all(&mut run.world)?;
             run.watch();
             run.quiet(true);
             return Ok(run);
@@ -83,6 +86,11 @@ impl Run {
     fn act(&mut self, action: Action) {
         let hold = self.world.random.u32(1..=4);
         let done = action.run(&mut self.world);
+        self.took_place(action, hold, done);
+    }
+
+    /// Writes down what became of an action.
+    fn took_place(&mut self, action: Action, hold: u32, done: Result<(String, Option<Heal>)>) {
         let (count, failed) = self.tally.actions.entry(action).or_default();
         *count += 1;
         *failed += u32::from(done.is_err());
@@ -106,7 +114,7 @@ impl Run {
         let held = std::mem::take(&mut self.held);
         // Members of etcd first: daemons are ready only where it serves.
         let (members, others): (Vec<_>, Vec<_>) =
-            held.into_iter().partition(|(_, heal)| matches!(heal, Heal::Members(_)));
+            held.into_iter().partition(|(_, heal)| matches!(heal, Heal::Members(_) | Heal::Room(_)));
         for (due, heal) in members.into_iter().chain(others) {
             if !(all || due <= self.step) || !heal.is_possible(&self.world) {
                 self.held.push((due, heal));
@@ -189,6 +197,8 @@ impl Run {
     /// When what is to be left cannot be written.
     pub(crate) fn finish(mut self) -> Result<bool> {
         let grown = self.samples.grown();
+        let deleted = |row: &Row| (row.what, self.world.deleted.get(row.what).copied().unwrap_or_default());
+        self.tally.deleted = rows::all(&self.world.options).map(deleted).collect();
         self.world.shared.verified("nothing grows", grown);
         self.report_new();
         let (report, violations) = {

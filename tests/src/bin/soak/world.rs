@@ -7,12 +7,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use lab::{Cluster, Etcd, Topology};
+use lab::{Cluster, Etcd, Process, Topology, echo};
 
+use crate::act::Action;
 use crate::bounds;
 use crate::ledger::Element;
 use crate::node::Node;
 use crate::options::Options;
+use crate::paths::{OUTSIDE, PORT};
 use crate::shared::{Shared, Spot, Station};
 
 const DRAWING: &str = "network 10.4.7.0/24
@@ -44,6 +46,8 @@ pub(crate) struct World {
     pub(crate) shared: Arc<Shared>,
     pub(crate) nodes: BTreeMap<String, Node>,
     pub(crate) etcd: Etcd,
+    /// What Pods reach by masquerade.
+    _outside: Process,
     pub(crate) cluster: Cluster,
     pub(crate) options: Options,
     pub(crate) random: fastrand::Rng,
@@ -58,6 +62,9 @@ pub(crate) struct World {
     pub(crate) next_address: u8,
     /// Nodes whose disks are full.
     pub(crate) full: BTreeSet<String>,
+    /// How often each action was begun, and each kind of row deleted.
+    pub(crate) begun: BTreeMap<Action, u32>,
+    pub(crate) deleted: BTreeMap<&'static str, u32>,
     /// Until when daemons may say that a disk is full.
     pub(crate) full_until: Duration,
 }
@@ -76,11 +83,20 @@ impl World {
         }
         let random = fastrand::Rng::with_seed(options.seed);
         let (down, busy, full) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
+        let (begun, deleted) = (BTreeMap::new(), BTreeMap::new());
+        let outside = cluster.host(OUTSIDE)?.clone();
+        let server = echo::serve(&outside, OUTSIDE, PORT)?;
+        {
+            let mut state = shared.lock();
+            state.machines.insert(OUTSIDE.to_owned(), outside.address()?);
+            state.stations.insert(OUTSIDE.to_owned(), Station { node: OUTSIDE.to_owned(), spot: Spot::Host(outside) });
+        }
         let (next_pod, next_address, full_until) = (1, 101, Duration::ZERO);
         let mut world = Self {
             shared,
             nodes,
             etcd,
+            _outside: server,
             cluster,
             options,
             random,
@@ -90,6 +106,8 @@ impl World {
             next_pod,
             next_address,
             full,
+            begun,
+            deleted,
             full_until,
         };
         for name in world.names() {
@@ -130,6 +148,7 @@ impl World {
 
     /// A node becomes part of what is wanted.
     pub(crate) fn enter(&mut self, name: &str) -> Result<()> {
+        let address = *self.addresses.get(name).context("an address")?;
         let node = self.node_mut(name)?;
         node.joined = true;
         let station = Station { node: name.to_owned(), spot: Spot::Host(node.host.clone()) };
@@ -137,6 +156,7 @@ impl World {
         let mut state = self.shared.lock();
         let elements = everything_of(name);
         state.ledger.disturb("a node joins", &elements, bounds::NODE, now);
+        state.machines.insert(name.to_owned(), address);
         state.stations.insert(name.to_owned(), station);
         Ok(())
     }
@@ -170,8 +190,8 @@ impl World {
 }
 
 /// Elements that a node's own end of paths consists of.
-pub(crate) fn everything_of(name: &str) -> [Element; 3] {
-    [Element::Node(name.to_owned()), Element::Uplink(name.to_owned()), Element::Services(name.to_owned())]
+pub(crate) fn everything_of(name: &str) -> [Element; 4] {
+    [Element::Node, Element::Uplink, Element::Services, Element::Translation].map(|element| element(name.to_owned()))
 }
 
 fn net_conf(backend: &str) -> String {

@@ -1,4 +1,4 @@
-//! State that has no room: `/run` and `/var/lib/cni` of a node are filled to the last byte.
+//! State that has no room: `/run` of a node and the folders of our programs in `/var/lib` are filled to the last byte.
 //!
 //! Invariant: no path is disturbed. A Pod that is asked for meanwhile either gets its network or an error, and leaves nothing behind.
 
@@ -10,7 +10,11 @@ use super::{Heal, pods, some_node};
 use crate::bounds::{ROW, scale};
 use crate::world::World;
 
-const FILL: &str = "for folder in /run /var/lib/cni; do cat /dev/zero >$folder/filler 2>/dev/null || true; done; ! (echo more >/run/probe) 2>/dev/null";
+const FILL: &str = "for folder in /run /var/lib/cni /var/lib/netd /var/lib/ipvs-proxy; do \
+    cat /dev/zero >$folder/filler 2>/dev/null || true; ! (echo more >$folder/probe) 2>/dev/null; done";
+
+const FREE: &str =
+    "for folder in /run /var/lib/cni /var/lib/netd /var/lib/ipvs-proxy; do rm -f $folder/filler $folder/probe; done";
 
 pub(super) fn fill(world: &mut World) -> Result<(String, Option<Heal>)> {
     let name = some_node(world, true).context("a node whose disk may be full")?;
@@ -26,7 +30,7 @@ pub(super) fn fill(world: &mut World) -> Result<(String, Option<Heal>)> {
 }
 
 pub(super) fn free(world: &mut World, name: &str) -> Result<()> {
-    world.node(name)?.sh("rm -f /run/filler /var/lib/cni/filler /run/probe")?;
+    world.node(name)?.sh(FREE)?;
     world.busy.remove(name);
     world.full.remove(name);
     // What was being written when there was room again.

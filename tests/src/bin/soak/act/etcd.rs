@@ -1,11 +1,12 @@
-//! Members of etcd die and come back, one or the majority.
+//! Members of etcd die and come back, one or the majority, and one has no room for its data: then it ends by itself as soon as it must have some.
 //!
-//! Invariant: neither disturbs any path. Without a quorum nothing that was disturbed before can be due.
+//! Invariant: none of it disturbs any path. Without a quorum nothing that was disturbed before can be due.
 
-use anyhow::Result;
+use anyhow::{Context, Result};
+use lab::eventually;
 
 use super::Heal;
-use crate::bounds::STORE;
+use crate::bounds::{ROW, STORE};
 use crate::ledger::Element;
 use crate::world::{MEMBERS, World};
 
@@ -23,6 +24,31 @@ pub(super) fn lose(world: &mut World, count: usize) -> Result<(String, Option<He
         world.down.insert(name);
     }
     Ok((members.join(", "), Some(Heal::Members(members))))
+}
+
+/// Where a member's data is in memory: shrinks to what it holds, and is as large as it was.
+const SHRINK: &str = "mount -o remount,size=$(df --output=used -k /run | tail -n1 | tr -d ' ')k /run; \
+    ! (cat /dev/zero >/run/filler) 2>/dev/null";
+const GROW: &str = "rm -f /run/filler; mount -o remount,size=50% /run";
+
+/// Leaves one member no room.
+pub(super) fn fill(world: &mut World) -> Result<(String, Option<Heal>)> {
+    let name = *world.random.choice(&MEMBERS).context("a member")?;
+    let host = world.cluster.host(name)?.clone();
+    // What it writes meanwhile is more than what it was to shrink to.
+    eventually(ROW, || host.run(&["sh", "-ec", SHRINK]))?;
+    world.down.insert(name);
+    Ok((name.to_owned(), Some(Heal::Room(name))))
+}
+
+/// Gives it room again, and starts it where it has ended.
+pub(super) fn make_room(world: &mut World, name: &'static str) -> Result<String> {
+    let host = world.cluster.host(name)?.clone();
+    let became = if world.etcd.is_running(name)? { "it went on all the while" } else { "it had ended by itself" };
+    host.run(&["sh", "-ec", GROW])?;
+    world.etcd.kill(name)?;
+    bring_back(world, &[name])?;
+    Ok(became.to_owned())
 }
 
 /// Starts them again with the data they had.

@@ -12,10 +12,13 @@ use crate::ledger::Element;
 use crate::node::Daemon;
 use crate::world::{GATEWAY, World, everything_of};
 
-/// What is left of us on a node: routes, rules, links, virtual servers, the subnet file.
+/// What is left of us on a node: routes, rules, links, virtual servers, the subnet file, and what the plugin keeps.
 const LEFT: &str = "ip route show proto 121; ip route show table local proto 122; nft list tables | grep -e ' netd' -e 'ipvs-proxy' || true; \
-                    ip -o link | grep -o -e 'flannel[^:@]*' -e 'kube-ipvs0' || true; tail -qn +4 /proc/net/ip_vs 2>/dev/null || true; \
-                    ls /run/flannel/subnet.env 2>/dev/null || true";
+                    ip -o link | grep -o -e 'flannel[^:@]*' -e 'kube-ipvs0' -e 'cbr0' || true; tail -qn +4 /proc/net/ip_vs 2>/dev/null || true; \
+                    ls /run/flannel/subnet.env 2>/dev/null || true; find /var/lib/cni/netd /var/lib/cni/networks/cbr0 -type f 2>/dev/null || true";
+
+/// The network of the Pods, which the plugin is to forget.
+const LIST: &str = "/etc/cni/net.d/10-netd.conflist";
 
 /// Drained, ended in order, cleaned up.
 pub(super) fn leave(world: &mut World) -> Result<(String, Option<Heal>)> {
@@ -31,6 +34,7 @@ pub(super) fn leave(world: &mut World) -> Result<(String, Option<Heal>)> {
     let cleanup = node.host.command(bin("netd")?).args(["cleanup", "--yes", "--files", "--etcd-endpoints", &endpoints]);
     cleanup.run()?;
     node.host.command(bin("ipvs-proxy")?).arg("--cleanup").run()?;
+    node.host.command(bin("netd-cni")?).args(["cleanup", "--yes", LIST]).run()?;
     nothing_is_left(world, &name)?;
     Ok((name.clone(), Some(Heal::Join { node: name, after_crash: false })))
 }

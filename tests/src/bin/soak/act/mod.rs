@@ -9,6 +9,7 @@ mod etcd;
 pub(crate) mod membership;
 mod network;
 pub(crate) mod pods;
+pub(crate) mod rows;
 pub(crate) mod services;
 
 use anyhow::Result;
@@ -28,12 +29,14 @@ pub(crate) enum Action {
     RemoveService,
     LoseMember,
     LoseQuorum,
+    FillMember,
     KillNetd,
     KillProxy,
     PullCable,
     FlushRules,
     DeleteTable,
     DeleteRows,
+    DeleteServiceRows,
     Leave,
     Crash,
     Reboot,
@@ -56,7 +59,7 @@ use Action::*;
 use Kind::*;
 
 /// Each with its chance, its kind and its title.
-const ACTIONS: [(Action, u32, Kind, &str); 20] = [
+const ACTIONS: [(Action, u32, Kind, &str); 22] = [
     (AddPod, 8, Usual, "Pod added (ADD, CHECK)"),
     (RemovePod, 6, Usual, "Pod removed (DEL twice)"),
     (LosePod, 3, Usual, "Pod lost without DEL"),
@@ -66,17 +69,19 @@ const ACTIONS: [(Action, u32, Kind, &str); 20] = [
     (RemoveService, 3, Usual, "Service removed"),
     (LoseMember, 3, Harmless, "member of etcd killed"),
     (LoseQuorum, 2, Harmless, "etcd without quorum"),
+    (FillMember, 2, Harmless, "data of a member of etcd full"),
     (KillNetd, 4, Harmless, "netd killed"),
     (KillProxy, 4, Harmless, "ipvs-proxy killed"),
     (PullCable, 3, Disturbing, "uplink down and up"),
     (FlushRules, 3, Disturbing, "all nftables rules flushed"),
     (DeleteTable, 3, Disturbing, "table deleted"),
-    (DeleteRows, 5, Disturbing, "rows deleted by a stranger"),
+    (DeleteRows, 5, Disturbing, "row of netd's deleted by a stranger"),
+    (DeleteServiceRows, 6, Disturbing, "row of a Service deleted by a stranger"),
     (Leave, 2, Disturbing, "node leaves (drain, cleanup)"),
     (Crash, 2, Disturbing, "node crashes"),
     (Reboot, 2, Disturbing, "node reboots"),
     (ChangeAddress, 2, Disturbing, "node changes its address"),
-    (FillDisk, 3, Harmless, "/run and /var/lib/cni full"),
+    (FillDisk, 3, Harmless, "/run and /var/lib of a node full"),
 ];
 
 /// The end of something that is held.
@@ -86,6 +91,7 @@ pub(crate) enum Heal {
     Restart(String, Daemon),
     Plug(String),
     Free(String),
+    Room(&'static str),
     Join { node: String, after_crash: bool },
 }
 
@@ -107,11 +113,11 @@ impl Action {
         match self {
             AddPod => world.pods(None).len() < 20 && !idle.is_empty(),
             RemovePod | LosePod => quorum && world.pods(None).len() > 6,
-            CollectGarbage | FlushRules | DeleteTable | DeleteRows => !idle.is_empty(),
+            CollectGarbage | FlushRules | DeleteTable | DeleteRows | DeleteServiceRows => !idle.is_empty(),
             ChangeService => quorum && services > 0,
             AddService => quorum && services < 6,
             RemoveService => quorum && services > 2,
-            LoseMember | LoseQuorum => world.down.is_empty(),
+            LoseMember | LoseQuorum | FillMember => world.down.is_empty(),
             KillNetd | KillProxy => others > 0,
             PullCable => world.busy.len() < 2 && !idle.is_empty(),
             FillDisk => world.busy.len() < 2 && others > 0,
@@ -120,13 +126,26 @@ impl Action {
         }
     }
 
-    /// One that is possible now, by chance; a `gentle` one breaks no path.
+    /// Whether all that it can do was done.
+    fn had_its_turn(self, world: &World) -> bool {
+        let rows = match self {
+            DeleteRows => rows::had_their_turn(world, true),
+            DeleteServiceRows => rows::had_their_turn(world, false),
+            _ => true,
+        };
+        rows && world.begun.contains_key(&self)
+    }
+
+    /// One that is possible now, by chance, what was never done yet first; a `gentle` one breaks no path.
     pub(crate) fn draw(world: &mut World, gentle: bool) -> Option<Self> {
-        let possible: Vec<(Self, u32)> = ACTIONS
+        let mut possible: Vec<(Self, u32)> = ACTIONS
             .iter()
             .filter(|(action, _, kind, _)| action.is_possible(world) && !(gentle && *kind == Disturbing))
             .map(|(action, chance, ..)| (*action, *chance))
             .collect();
+        if possible.iter().any(|(action, _)| !action.had_its_turn(world)) {
+            possible.retain(|(action, _)| !action.had_its_turn(world));
+        }
         let mut lot = world.random.u32(..possible.iter().map(|(_, chance)| chance).sum::<u32>().max(1));
         possible
             .into_iter()
@@ -140,6 +159,7 @@ impl Action {
 
     /// Does it; gives what it was done to, and what ends it where it goes on.
     pub(crate) fn run(self, world: &mut World) -> Result<(String, Option<Heal>)> {
+        *world.begun.entry(self).or_default() += 1;
         match self {
             AddPod => pods::add_somewhere(world),
             RemovePod => pods::remove_some(world, pods::Farewell::InOrder),
@@ -150,12 +170,14 @@ impl Action {
             RemoveService => services::remove_some(world),
             LoseMember => etcd::lose(world, 1),
             LoseQuorum => etcd::lose(world, 2),
+            FillMember => etcd::fill(world),
             KillNetd => daemons::kill(world, Daemon::Netd),
             KillProxy => daemons::kill(world, Daemon::Proxy),
             PullCable => network::pull_cable(world),
             FlushRules => network::flush_rules(world),
             DeleteTable => network::delete_table(world),
-            DeleteRows => network::delete_rows(world),
+            DeleteRows => rows::touch(world, true),
+            DeleteServiceRows => rows::touch(world, false),
             Leave => membership::leave(world),
             Crash => membership::crash(world),
             Reboot => membership::reboot(world),
@@ -176,12 +198,13 @@ impl Heal {
 
     /// Ends what is held.
     pub(crate) fn run(self, world: &mut World) -> Result<String> {
-        let text = format!("{self:?}");
+        let mut text = format!("{self:?}");
         match self {
             Self::Members(names) => etcd::bring_back(world, &names)?,
             Self::Restart(node, daemon) => daemons::restart(world, &node, daemon)?,
             Self::Plug(node) => network::plug(world, &node)?,
             Self::Free(node) => disk::free(world, &node)?,
+            Self::Room(name) => text += &format!(": {}", etcd::make_room(world, name)?),
             Self::Join { node, after_crash } => membership::join(world, &node, after_crash)?,
         }
         Ok(text)

@@ -1,4 +1,4 @@
-//! Cables, addresses, rows and rules: what becomes of a node's network from outside.
+//! Cables, addresses and whole rule sets: what becomes of a node's network from outside.
 //!
 //! Invariant: what is foreign is put back by whoever flushes it, so that a later difference is somebody else's.
 
@@ -34,11 +34,18 @@ pub(super) fn plug(world: &mut World, name: &str) -> Result<()> {
     Ok(())
 }
 
-/// Does something short to a node that disturbs `elements`.
-fn briefly(world: &mut World, cause: &'static str, name: &str, elements: &[Element], script: &str) -> Result<()> {
+/// Does something short to a node that disturbs `elements`. What is to be deleted may be on its way back from the last time.
+pub(super) fn briefly(
+    world: &mut World,
+    cause: &'static str,
+    name: &str,
+    elements: &[Element],
+    script: &str,
+) -> Result<()> {
     let now = world.shared.now();
     world.shared.lock().ledger.hold(cause, elements, now);
-    let done = world.node(name)?.sh(script);
+    let node = world.node(name)?;
+    let done = eventually(ROW.mul_f64(scale()), || node.sh(script));
     let now = world.shared.now();
     world.shared.lock().ledger.release(cause, elements, ROW, now);
     done.map(drop)
@@ -46,45 +53,26 @@ fn briefly(world: &mut World, cause: &'static str, name: &str, elements: &[Eleme
 
 pub(super) fn flush_rules(world: &mut World) -> Result<(String, Option<Heal>)> {
     let name = some_node(world, false).context("a node")?;
-    let script = format!("nft flush ruleset\n{FOREIGN_RULES}");
-    briefly(world, "rules flushed", &name, &[Element::Services(name.clone())], &script)?;
+    // Nobody watches host ports, as with the reference plugin: who flushes them puts them back.
+    let script = format!(
+        "ports=$(nft list table inet netd-ports 2>/dev/null || true); nft flush ruleset; echo \"$ports\" | nft -f -\n{FOREIGN_RULES}"
+    );
+    briefly(world, "rules flushed", &name, &translation_of(&name), &script)?;
     Ok((name, None))
 }
 
 pub(super) fn delete_table(world: &mut World) -> Result<(String, Option<Heal>)> {
     let name = some_node(world, false).context("a node")?;
-    let services = [Element::Services(name.clone())];
     let table = *world.random.choice(&["netd", "ipvs-proxy"]).context("a table")?;
-    let elements: &[Element] = if table == "netd" { &[] } else { &services };
-    briefly(world, "table deleted", &name, elements, &format!("nft delete table ip {table}"))?;
+    let [services, other] = translation_of(&name);
+    let element = if table == "netd" { other } else { services };
+    briefly(world, "table deleted", &name, &[element], &format!("nft delete table ip {table}"))?;
     Ok((format!("ip {table} on {name}"), None))
 }
 
-/// What a stranger does to rows, with whether it stops forwarding altogether.
-const ROWS: [(&str, bool, bool, &str); 8] = [
-    ("a route", false, false, "ip route | grep 'proto 121' | head -n1 | sed 's/linkdown//g' | xargs -r ip route del"),
-    ("all routes", false, false, "ip route flush proto 121"),
-    ("forwarding", true, false, "sysctl -qw net.ipv4.ip_forward=0"),
-    ("the subnet file", false, false, "rm /run/flannel/subnet.env"),
-    (
-        "a forwarding entry",
-        false,
-        true,
-        "bridge fdb show dev flannel.1 | grep ' dst ' | head -n1 | cut -d' ' -f1 | xargs -rI% bridge fdb del % dev flannel.1",
-    ),
-    ("all neighbours", false, true, "ip neigh flush dev flannel.1 nud permanent"),
-    ("the device's address", false, true, "ip address flush dev flannel.1"),
-    ("the device", false, true, "ip link delete flannel.1"),
-];
-
-pub(super) fn delete_rows(world: &mut World) -> Result<(String, Option<Heal>)> {
-    let name = some_node(world, false).context("a node")?;
-    let vxlan = world.options.backend == "vxlan";
-    let rows: Vec<_> = ROWS.into_iter().filter(|(_, _, of_vxlan, _)| vxlan || !of_vxlan).collect();
-    let (what, whole, _, script) = world.choose(rows).context("rows")?;
-    let element = if whole { Element::Node(name.clone()) } else { Element::Uplink(name.clone()) };
-    briefly(world, "rows deleted", &name, &[element], script)?;
-    Ok((format!("{what} on {name}"), None))
+/// What rules of nftables do at a node.
+fn translation_of(name: &str) -> [Element; 2] {
+    [Element::Services(name.to_owned()), Element::Translation(name.to_owned())]
 }
 
 /// The node's only address becomes another one.
@@ -102,7 +90,11 @@ pub(super) fn change_address(world: &mut World) -> Result<(String, Option<Heal>)
     world.node(&name)?.sh(&script)?;
     world.addresses.insert(name.clone(), address);
     let now = world.shared.now();
-    world.shared.lock().ledger.release("address changed", &elements, NODE, now);
+    {
+        let mut state = world.shared.lock();
+        state.machines.insert(name.clone(), address);
+        state.ledger.release("address changed", &elements, NODE, now);
+    }
     let key = format!("{PREFIX}/subnets/{}", subnet.replace(".1/", ".0-"));
     eventually(STORE.mul_f64(scale()), || {
         let value = world.etcd.get(&key)?.unwrap_or_default();

@@ -6,12 +6,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use lab::cni::{Attachment, Sandbox};
 use lab::echo;
 
 use super::{Heal, services, some_node};
 use crate::bounds::CHANGE;
 use crate::judge::addresses;
 use crate::ledger::Element;
+use crate::paths::PORT;
 use crate::shared::{RunningPod, Spot, Station};
 use crate::world::World;
 
@@ -38,8 +40,10 @@ pub(super) fn add_somewhere(world: &mut World) -> Result<(String, Option<Heal>)>
 /// As ADD and CHECK.
 pub(crate) fn attempt(world: &mut World, node: &str) -> Result<String> {
     let name = format!("p{}", world.next_pod);
+    // Nobody else has it, on whatever node: what is left of a Pod that was lost takes no other one's port.
+    let host_port = 20_000 + u16::try_from(world.next_pod % 10_000)?;
     world.next_pod += 1;
-    let sandbox = world.node(node)?.runtime.run_pod(&name)?;
+    let sandbox = with_port(world, node, &name, host_port)?;
     sandbox.check()?;
     let address = sandbox.address();
     let pods = {
@@ -48,13 +52,23 @@ pub(crate) fn attempt(world: &mut World, node: &str) -> Result<String> {
         others.chain([(name.clone(), address)]).collect::<Vec<_>>()
     };
     world.shared.verified(ADDRESSES, addresses::of_pods(&pods));
-    let server = echo::serve(sandbox.pod(), &name, 80)?;
-    let pod = RunningPod { name: name.clone(), node: node.to_owned(), sandbox, server };
+    let server = echo::serve(sandbox.pod(), &name, PORT)?;
+    let pod = RunningPod { name: name.clone(), node: node.to_owned(), sandbox, host_port, server };
     let now = world.shared.now();
     let mut state = world.shared.lock();
     state.ledger.disturb("Pod added", &[Element::Pod(name.clone())], CHANGE, now);
     state.stations.insert(name.clone(), Station { node: node.to_owned(), spot: Spot::Pod(Arc::new(pod)) });
     Ok(name)
+}
+
+/// A sandbox whose port is one of the node's too.
+fn with_port(world: &World, node: &str, name: &str, host_port: u16) -> Result<Sandbox> {
+    let mapping = |protocol| serde_json::json!({"hostPort": host_port, "containerPort": PORT, "protocol": protocol});
+    let runtime = &world.node(node)?.runtime;
+    let pod = runtime.host().pod(name)?;
+    let ports = serde_json::json!([mapping("tcp"), mapping("udp")]);
+    let attachment = Attachment::of(&pod).capability("portMappings", ports);
+    Sandbox::attach(runtime, pod, attachment)
 }
 
 pub(super) fn remove_some(world: &mut World, how: Farewell) -> Result<(String, Option<Heal>)> {

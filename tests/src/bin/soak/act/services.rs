@@ -12,11 +12,9 @@ use lab::bin;
 use super::Heal;
 use crate::bounds::{CHANGE, STORE, scale};
 use crate::ledger::Element;
+use crate::paths::{OUTSIDE, PORT};
 use crate::shared::Service;
 use crate::world::World;
-
-/// Where the operator's commands run: a machine whose cable nobody pulls.
-const OPERATOR: &str = "outside";
 
 const CAUSE: &str = "Service changed";
 
@@ -60,9 +58,9 @@ pub(crate) fn remove(world: &mut World, name: &str) -> Result<()> {
     operate(world, &["delete", &service, &slice], "")
 }
 
-/// Runs `ipvs-proxy` where the operator is, again while it fails: a member that was killed may have led the others, which choose another.
+/// Runs `ipvs-proxy` where the operator is, a machine whose cable nobody pulls; again while it fails: a member that was killed may have led the others, which choose another.
 fn operate(world: &World, arguments: &[&str], input: &str) -> Result<()> {
-    let (operator, program) = (world.cluster.host(OPERATOR)?, bin("ipvs-proxy")?);
+    let (operator, program) = (world.cluster.host(OUTSIDE)?, bin("ipvs-proxy")?);
     let endpoints = world.etcd.endpoints();
     let command = || operator.command(&program).args(arguments).args(["--etcd-endpoints", &endpoints]).input(input);
     lab::eventually(STORE.mul_f64(scale()), || command().run()).map(drop)
@@ -83,13 +81,14 @@ pub(crate) fn publish(world: &mut World, name: &str, endpoints: BTreeSet<String>
         let now = world.shared.now();
         let mut state = world.shared.lock();
         state.ledger.hold(CAUSE, &element, now);
-        let address = address(name)?;
+        let number = number(name)?;
+        let (address, node_port) = (address(number), node_port(number));
         let before = state.services.get(name).map(|service| service.endpoints.clone()).unwrap_or_default();
         state.previous.entry(name.to_owned()).or_default().extend(before);
         let addresses: Vec<String> =
             endpoints.iter().filter_map(|pod| Some(state.stations.get(pod)?.address()?.to_string())).collect();
-        state.services.insert(name.to_owned(), Service { address, endpoints });
-        manifest(name, address, &addresses)
+        state.services.insert(name.to_owned(), Service { address, node_port, endpoints });
+        manifest(name, number, &addresses)
     };
     operate(world, &["apply", "-f", "-"], &manifest)?;
     let now = world.shared.now();
@@ -117,17 +116,25 @@ pub(crate) fn with_endpoint(world: &World, pod: &str) -> Vec<(String, BTreeSet<S
     services.map(|(name, service)| (name.clone(), service.endpoints.clone())).collect()
 }
 
-/// The Service `s3` is at 192.168.0.13.
-fn address(name: &str) -> Result<SocketAddr> {
-    let number: u8 = name.trim_start_matches('s').parse().with_context(|| format!("the number of {name}"))?;
-    Ok(SocketAddr::from(([192, 168, 0, 10 + number], 80)))
+fn number(name: &str) -> Result<u8> {
+    name.trim_start_matches('s').parse().with_context(|| format!("the number of {name}"))
 }
 
-fn manifest(name: &str, address: SocketAddr, endpoints: &[String]) -> String {
-    let ip = address.ip();
+/// The Service `s3` is at 192.168.0.13.
+fn address(number: u8) -> SocketAddr {
+    SocketAddr::from(([192, 168, 0, 10 + number], PORT))
+}
+
+/// And at port 30013 of each node.
+fn node_port(number: u8) -> u16 {
+    30_010 + u16::from(number)
+}
+
+fn manifest(name: &str, number: u8, endpoints: &[String]) -> String {
+    let (ip, node_port) = (address(number).ip(), node_port(number));
     let mut text = format!(
-        "apiVersion: v1\nkind: Service\nmetadata: {{name: {name}}}\nspec: {{clusterIP: {ip}, ports: [{{name: tcp, port: 80}}, \
-         {{name: udp, port: 80, protocol: UDP}}]}}\n---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\naddressType: IPv4\n\
+        "apiVersion: v1\nkind: Service\nmetadata: {{name: {name}}}\nspec: {{type: NodePort, clusterIP: {ip}, \
+         ports: [{{name: tcp, port: 80, nodePort: {node_port}}}, {{name: udp, port: 80, protocol: UDP, nodePort: {node_port}}}]}}\n---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\naddressType: IPv4\n\
          metadata: {{name: {name}-1, labels: {{kubernetes.io/service-name: {name}}}}}\n\
          ports: [{{name: tcp, port: 80}}, {{name: udp, port: 80, protocol: UDP}}]\nendpoints:\n"
     );

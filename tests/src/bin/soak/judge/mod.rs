@@ -5,4 +5,5 @@
 pub(crate) mod addresses;
 pub(crate) mod logs;
 pub(crate) mod resources;
+pub(crate) mod services;
 pub(crate) mod tables;
