@@ -23,11 +23,13 @@ const FOUND: Duration = Duration::from_secs(120);
 const OVERLAPPING: &str =
     r#"{"PublicIP":"10.4.7.66","BackendType":"vxlan","BackendData":{"VNI":1,"VtepMAC":"02:00:00:00:00:66"}}"#;
 
-/// Files, a namespace, a link, a table and its elements that nobody takes away.
+/// Files, a namespace, a link, chains and elements that nobody takes away: more than what two nodes lose below.
 const STAYS: &str =
     "mkdir /var/lib/cni/leak; touch /var/lib/cni/leak/a /var/lib/cni/leak/b /var/lib/cni/leak/c /var/lib/cni/leak/d
 ip netns add leaked; ip link add leaked0 type bridge
-nft add table ip leaked; nft add set ip leaked some '{ type ipv4_addr; elements = { 203.0.113.9 }; }'";
+nft add table ip leaked; nft add set ip leaked some '{ type ipv4_addr; }'
+nft add element ip leaked some \"{ $(seq -s, -f 203.0.113.%g 1 99) }\"
+for chain in $(seq 99); do echo add chain ip leaked c$chain; done | nft -f -";
 
 /// What somebody else's hands leave of the Services of a node whose proxy is gone: too little and too much.
 const ELEMENTS: &str = "nft flush map ip ipvs-proxy node-endpoints
