@@ -69,7 +69,7 @@ fn each_invariant_that_is_broken_on_purpose_is_found_and_what_shows_why_is_left(
     ] {
         ensure!(text.lines().any(|line| line.starts_with("VIOLATION") && line.contains(found)), "{found}: {text}");
     }
-    for path in [" to outside by ", " to the node port of s1 at n4 by ", " to the host port of p"] {
+    for path in [" to outside by ", " at n4 by ", " to the host port of p", "n1 to p"] {
         let is_found = |line: &str| line.starts_with("VIOLATION") && line.contains("bound: ") && line.contains(path);
         ensure!(text.lines().any(is_found), "{path}: {text}");
     }

@@ -38,6 +38,9 @@ pub(super) fn fill(world: &mut World) -> Result<(String, Option<Heal>)> {
     // What it writes meanwhile is more than what it was to shrink to.
     eventually(ROW, || host.run(&["sh", "-ec", SHRINK]))?;
     world.down.insert(name);
+    // More than the free pages of its file hold. Whether the answer comes depends on which member is asked.
+    let key = format!("/soak/{}", world.begun.values().sum::<u32>());
+    let _ = world.etcd.put(&key, &"x".repeat(100_000));
     Ok((name.to_owned(), Some(Heal::Room(name))))
 }
 
