@@ -23,6 +23,15 @@ pub(crate) struct Tally {
     pub(crate) errors: BTreeMap<String, u32>,
 }
 
+impl Tally {
+    /// What was never done.
+    pub(crate) fn left_out(&self) -> impl Iterator<Item = &'static str> {
+        let actions = Action::all().filter(|action| !self.actions.contains_key(action)).map(Action::title);
+        let rows = self.deleted.iter().filter(|(_, count)| **count == 0).map(|(what, _)| *what);
+        actions.chain(rows)
+    }
+}
+
 /// Kinds of errors that the report shows.
 const ERRORS: usize = 12;
 
@@ -91,6 +100,14 @@ fn table(text: &mut String, head: &[&str], rows: Vec<Vec<String>>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn action_and_row_that_had_no_turn_are_left_out() {
+        let mut tally = Tally::default();
+        tally.actions = Action::all().skip(1).map(|action| (action, (1, 0))).collect();
+        tally.deleted = BTreeMap::from([("all routes", 1), ("a real server", 0)]);
+        assert!(tally.left_out().eq(Action::all().take(1).map(Action::title).chain(["a real server"])));
+    }
 
     #[test]
     fn report_has_a_row_for_each_action_and_counts_violations() {

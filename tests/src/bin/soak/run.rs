@@ -29,6 +29,9 @@ const PAUSE: Duration = Duration::from_millis(1500);
 /// So many violations end a run: what follows is a consequence.
 const ENOUGH: usize = 40;
 
+/// A run of this length has time for everything, in six rounds; three do.
+const WHOLE: Duration = Duration::from_secs(300);
+
 pub(crate) struct Run {
     world: World,
     held: Vec<(u32, Heal)>,
@@ -199,6 +202,9 @@ impl Run {
         let grown = self.samples.grown();
         let deleted = |row: &Row| (row.what, self.world.deleted.get(row.what).copied().unwrap_or_default());
         self.tally.deleted = rows::all(&self.world.options).map(deleted).collect();
+        if self.world.options.time >= WHOLE {
+            self.world.shared.verified("nothing left out", self.tally.left_out().map(str::to_owned));
+        }
         self.world.shared.verified("nothing grows", grown);
         self.report_new();
         let (report, violations) = {
