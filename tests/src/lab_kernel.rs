@@ -33,12 +33,14 @@ pub struct Guest {
     pub memory: u32,
     /// The program talks with a person: it gets this terminal and no limit. Without effect when there is no terminal.
     pub terminal: bool,
+    /// A folder whose files outlive the guest; made where there is none.
+    pub written: Option<&'static Path>,
 }
 
 impl Default for Guest {
     /// Ten minutes and 1 GiB.
     fn default() -> Self {
-        Self { limit: Duration::from_secs(600), memory: 1024, terminal: false }
+        Self { limit: Duration::from_secs(600), memory: 1024, terminal: false, written: None }
     }
 }
 
@@ -125,6 +127,10 @@ fn enter(kernel: &Path, needs: &[Need], guest: Guest) -> Result<Infallible> {
     }
     if guest.terminal && std::io::stdin().is_terminal() {
         command.arg("-I");
+    }
+    if let Some(folder) = guest.written {
+        std::fs::create_dir_all(folder).with_context(|| format!("make {}", folder.display()))?;
+        command.arg("-w").arg(folder);
     }
     // The guest's /tmp is empty but for what is named: a source tree or a build folder below it has to be.
     command

@@ -31,7 +31,7 @@ const LAB: [Need; 5] = [Need::WireGuard, Need::IpIp, Need::Vxlan, Need::Nftables
 
 /// Goes on inside the lab kernel, which has every backend and the flowtable.
 pub(crate) fn ensure_lab_kernel() -> Result<()> {
-    lab_kernel::ensure(&LAB, Guest { limit: Duration::from_secs(3600), memory: 2048, terminal: false })
+    lab_kernel::ensure(&LAB, Guest { limit: Duration::from_secs(3600), memory: 2048, ..Guest::default() })
 }
 
 /// Measures on the running kernel what it has, and then all of it in the lab kernel, by a process of its own.

@@ -87,7 +87,7 @@ impl Load {
 
 /// Goes on inside the lab kernel when the running one has no IPVS.
 pub(crate) fn ensure_lab_kernel() -> Result<()> {
-    let guest = Guest { limit: Duration::from_secs(3600), memory: 3072, terminal: false };
+    let guest = Guest { limit: Duration::from_secs(3600), memory: 3072, ..Guest::default() };
     lab_kernel::ensure(&[Need::IpVs, Need::Dummy, Need::Nftables], guest)
 }
 

@@ -27,7 +27,7 @@ const REHEARSED: [usize; 2] = [1, 20];
 
 /// Goes on inside the lab kernel when the running one has no IPVS.
 pub(crate) fn ensure_lab_kernel() -> Result<()> {
-    let guest = Guest { limit: Duration::from_secs(3600), memory: 2048, terminal: false };
+    let guest = Guest { limit: Duration::from_secs(3600), memory: 2048, ..Guest::default() };
     lab_kernel::ensure(&[Need::IpVs, Need::Dummy, Need::Nftables], guest)
 }
 
