@@ -1,12 +1,13 @@
 //! A kubeconfig as a client's configuration: its current context, the cluster and the user of that.
 //!
 //! Invariants: paths are relative to the kubeconfig's folder; a user who needs another program (`exec`, `auth-provider`) is refused with
-//! what is accepted instead, since this program executes none; a token's file counts before its text, as in client-go.
+//! what is accepted instead, since this program executes none; a token's file counts before its text, as in client-go; no message repeats
+//! a line or a value of the file.
 
 use std::path::Path;
 
 use kube::Config;
-use kube::config::{AuthInfo, Cluster, Context, Kubeconfig};
+use kube::config::{AuthInfo, Cluster, Context, Kubeconfig, KubeconfigError};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -25,7 +26,7 @@ pub(super) fn material(access: &Access, path: &Path) -> Result<Material, String>
     let mut read = Files::default();
     let text = read.text(path)?;
     let folder = path.parent().unwrap_or_else(|| Path::new(""));
-    let kubeconfig = Kubeconfig::from_yaml(&text).map_err(|error| error.to_string())?;
+    let kubeconfig = Kubeconfig::from_yaml(&text).map_err(|error| unreadable(&error))?;
     let (cluster, user, name) = chosen(&kubeconfig)?;
     if let Some(kind) = needs_a_program(&user) {
         return Err(format!("user {name:?}: `{kind}` runs another program, and this one executes none; {USERS}"));
@@ -45,6 +46,17 @@ pub(super) fn material(access: &Access, path: &Path) -> Result<Material, String>
     config.root_cert = authority(&cluster, folder, &mut read)?;
     config.auth_info = credentials((user, fields), folder, &mut read)?;
     Ok(Material::new(config, read))
+}
+
+/// Where a kubeconfig cannot be read. What stands there is not said, nor around it: it may be a token or a key.
+fn unreadable(error: &KubeconfigError) -> String {
+    let KubeconfigError::Parse(error) = error else { return error.to_string() };
+    let place = error.location().map(|at| format!(" at line {}, column {}", at.line(), at.column()));
+    format!(
+        "cannot be read as a kubeconfig{}: no YAML there, or a value of another type (its text is not repeated, as it may be a \
+         credential); a token or password of digits alone stands in quotes",
+        place.unwrap_or_default()
+    )
 }
 
 /// The cluster and the user of the current context, with the user's name.
@@ -302,6 +314,40 @@ mod tests {
         std::fs::write(folder.0.path().join("token"), "\n").unwrap();
         let error = folder.read(SERVER, "tokenFile: token").err().unwrap();
         assert!(error.starts_with("tokenFile: ") && error.ends_with("holds no token"), "{error}");
+    }
+
+    #[test]
+    fn what_cannot_be_read_of_a_user_is_named_without_a_word_of_it() {
+        let folder = Folder::new();
+        for user in [
+            "token: [SECRET-WORD]",
+            "token: {SECRET-WORD: 1}",
+            "token: 314159265358979",
+            "password: 314159265358979, username: netd",
+            "password: 3.14159265358979, username: netd",
+            "client-key-data: 314159265358979, client-certificate: ca.crt",
+            "client-key-data: SECRET-WORD, client-certificate: ca.crt",
+            "client-key-data: U0VDUkVULVdPUkQ=, client-certificate: ca.crt",
+            "token: SECRET-WORD, token: SECRET-WORD",
+            "token: 'SECRET-WORD",
+            "token: \"SECRET-WORD\\q\"",
+            "token: *SECRET-WORD",
+            "token: !SECRET-WORD x",
+            "SECRET-WORD",
+            "exec: SECRET-WORD",
+            "as-groups: SECRET-WORD",
+        ] {
+            let Err(error) = folder.read(SERVER, user) else { continue };
+            let shown = ["SECRET", "U0VDUk", "31415", "14159"].iter().any(|part| error.contains(part));
+            assert!(!shown, "{user} is repeated: {error}");
+        }
+        let whole = "apiVersion: v1\nkind: Config\nusers:\n- {name: a, user: 'SECRET-WORD, expected b'}\n";
+        for text in
+            [whole, "SECRET-WORD", "users: SECRET-WORD", "users:\n- SECRET-WORD", "users: [{user: {token: SECRET-WORD"]
+        {
+            let error = folder.text(text, None).err().unwrap();
+            assert!(!error.contains("SECRET"), "{text} is repeated: {error}");
+        }
     }
 
     #[test]
