@@ -3,27 +3,20 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test may fail by panic")]
 
+mod registered;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, ensure};
+use registered::has_test;
 
 /// The parts that `make bench` measures.
 const PARTS: [&str; 4] = ["cni", "netd", "proxy", "kubernetes"];
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
-}
-
-/// Whether a Rust file at or below `place` has `name` as a whole word.
-fn has(place: &Path, name: &str) -> bool {
-    if place.is_dir() {
-        return fs::read_dir(place).into_iter().flatten().flatten().any(|entry| has(&entry.path(), name));
-    }
-    let text = fs::read_to_string(place).unwrap_or_default();
-    let part = |letter: char| letter.is_alphanumeric() || letter == '_';
-    text.match_indices(name).any(|(at, _)| !text[..at].ends_with(part) && !text[at + name.len()..].starts_with(part))
 }
 
 fn every_promise_is_shown_by_a_test_or_a_benchmark() -> Result<()> {
@@ -40,7 +33,7 @@ fn every_promise_is_shown_by_a_test_or_a_benchmark() -> Result<()> {
         }
         for name in shown {
             let known = match name.split_once(' ') {
-                Some((place, test)) => root().join(place).exists() && has(&root().join(place), test),
+                Some((place, test)) => has_test(&root().join(place), test),
                 None => PARTS.contains(&name) && cells[2].contains(&format!("bench `{name}`")),
             };
             if !known {
@@ -102,30 +95,80 @@ fn differing<'a>(listed: &[&'a str], cases: &'a [String]) -> Vec<&'a str> {
     [alone(listed, &cases), alone(&cases, listed)].concat()
 }
 
-/// Every test that a page names in place of another program's exists, and more than `least` are named.
+/// Every row of the tables of tests on a page names tests, and these exist, or says openly why there is none; more than `least` are named.
 fn ensure_counterparts(path: &str, least: usize) -> Result<()> {
     let page = fs::read_to_string(root().join(path)).with_context(|| path.to_owned())?;
-    let rows = page.lines().filter(|line| line.starts_with("| ") && !line.ends_with("| here |"));
     let (mut named, mut wrong) = (0, Vec::new());
-    for row in rows {
-        let cells: Vec<&str> = row.trim_matches('|').split(" | ").collect();
+    for row in rows_of_tests(&page) {
+        let cells: Vec<&str> = row.trim_matches('|').split(" | ").map(str::trim).collect();
         ensure!(cells.len() == 2, "{row:?} is not `theirs | here`");
-        for name in cells[1].split('`').skip(1).step_by(2) {
+        let tests: Vec<&str> = cells[1].split('`').skip(1).step_by(2).collect();
+        let cases = recorded(cells[1]);
+        for name in &tests {
             let known = match name.split_once(' ') {
                 Some(("make", part)) => ["bench", "bench-instructions", "demo"].contains(&part),
-                Some((place, test)) => root().join(place).exists() && has(&root().join(place), test),
-                None => root().join(name).exists(),
+                Some((place, test)) => has_test(&root().join(place), test),
+                None => false,
             };
             named += 1;
             if !known {
-                wrong.push(format!("{}: {name} does not exist", cells[0]));
+                wrong.push(format!("{}: {name} is no test", cells[0]));
             }
         }
-        for number in recorded(cells[1]).into_iter().filter(|number| !has_case(number)) {
+        for number in cases.iter().filter(|number| !has_case(number)) {
             wrong.push(format!("{}: there is no case {number}", cells[0]));
+        }
+        let is_refused = NONE.iter().any(|start| cells[1].starts_with(start));
+        if tests.is_empty() && cases.is_empty() && !is_refused {
+            wrong.push(format!("{}: neither a test nor why there is none", cells[0]));
         }
     }
     ensure!(named > least, "only {named} tests were read");
+    ensure!(wrong.is_empty(), "{}", wrong.join("\n"));
+    Ok(())
+}
+
+/// How a row begins that says why it has no test.
+const NONE: [&str; 2] = ["not ", "no "];
+
+/// The rows of those tables of a page whose last column is `here` or `shown by`.
+fn rows_of_tests(page: &str) -> Vec<&str> {
+    let (mut rows, mut is_of_tests, mut before) = (Vec::new(), false, "");
+    for line in page.lines() {
+        if line.starts_with("|---") {
+            is_of_tests = before.ends_with("| here |") || before.ends_with("| shown by |");
+            rows.pop();
+        } else if line.starts_with('|') && (is_of_tests || !before.starts_with('|')) {
+            rows.push(line);
+        }
+        (is_of_tests, before) = (is_of_tests && line.starts_with('|'), line);
+    }
+    rows
+}
+
+/// Words of a page in quotes of code that are a place below the root and one word more: a test.
+fn places_with_a_word(page: &str) -> impl Iterator<Item = (&str, &str)> {
+    let quoted = page.lines().flat_map(|line| line.split('`').skip(1).step_by(2));
+    let pairs = quoted.filter_map(|text| text.split_once(' '));
+    pairs.filter(|(place, word)| place.ends_with(".rs") && !word.contains(' '))
+}
+
+fn every_test_that_a_document_names_exists() -> Result<()> {
+    let documents = fs::read_dir(root().join("docs"))?.map(|entry| Ok(entry?.path()));
+    let mut documents = documents.collect::<Result<Vec<PathBuf>>>()?;
+    documents.retain(|document| document.extension().is_some_and(|extension| extension == "md"));
+    documents.extend(["README.md", "ARCHITECTURE.md", "CHANGELOG.md"].map(|name| root().join(name)));
+    let (mut named, mut wrong) = (0, Vec::new());
+    for document in documents {
+        let page = fs::read_to_string(&document)?;
+        for (place, test) in places_with_a_word(&page) {
+            named += 1;
+            if !has_test(&root().join(place), test) {
+                wrong.push(format!("{}: {place} {test} is no test", document.display()));
+            }
+        }
+    }
+    ensure!(named > 400, "only {named} tests were read");
     ensure!(wrong.is_empty(), "{}", wrong.join("\n"));
     Ok(())
 }
@@ -194,6 +237,7 @@ fn main() -> ExitCode {
             every_counterpart_of_a_test_of_flannel_exists,
             every_counterpart_of_a_test_of_kube_proxy_exists,
             every_claim_about_security_has_its_test,
+            every_test_that_a_document_names_exists,
             every_case_of_the_conformance_lists_has_its_line,
             every_member_of_the_networks_configuration_is_in_the_documents,
         ],
