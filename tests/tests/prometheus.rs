@@ -4,15 +4,17 @@
 //! hour one minute, and all are looked at each second.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may fail by panic")]
 
+mod dashboard;
 mod netd_node;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, ensure};
+use dashboard::{Dashboard, Question};
 use lab::cni::Runtime;
 use lab::{Cluster, Host, Need, Process, Topology, eventually};
 use netd_node::{HOST_GW, Net, SOON, tls};
@@ -39,19 +41,15 @@ fn install(host: &Host, render: impl Fn(String) -> String) -> Result<()> {
     Ok(())
 }
 
-/// What the dashboard asks for, with its variables put in.
+fn dashboard() -> Result<Dashboard> {
+    Dashboard::read(&config("grafana/netd-ipvs-proxy.json")?)
+}
+
+/// What the dashboard asks about all nodes.
 fn questions_of_the_dashboard() -> Result<Vec<String>> {
-    let dashboard: Value = serde_json::from_str(&config("grafana/netd-ipvs-proxy.json")?)?;
-    let panels = dashboard["panels"].as_array().context("panels")?;
-    let targets = panels.iter().filter_map(|panel| panel["targets"].as_array()).flatten();
-    let mut questions = Vec::new();
-    for target in targets {
-        let question = target["expr"].as_str().context("expr")?;
-        ensure!(question.contains("instance=~\"$node\""), "{question} is of all nodes, whichever is chosen");
-        questions.push(question.replace("$__rate_interval", "5m").replace("$node", ".*"));
-    }
-    ensure!(questions.len() > 15, "{questions:?}");
-    Ok(questions)
+    let dashboard = dashboard()?;
+    let all = dashboard.all()?;
+    dashboard.questions()?.iter().map(|question| question.of(all)).collect()
 }
 
 fn promtool_accepts_the_configuration_and_its_rules_do_what_they_say() -> Result<()> {
@@ -111,6 +109,17 @@ fn every_name_in_a_rule_and_on_the_dashboard_is_documented() -> Result<()> {
     let asked = expressions.join("\n") + &questions_of_the_dashboard()?.join("\n");
     for name in names(&asked) {
         ensure!(documented.contains_key(&name), "{name} is not in docs/metrics.md");
+    }
+    for question in dashboard()?.questions()? {
+        let of = names(&question.of("")?);
+        let labels: BTreeSet<&String> =
+            of.iter().filter_map(|name| documented.get(name)).flat_map(|(_, labels)| labels).collect();
+        // What is recorded keeps the labels that its name begins with.
+        let lost = question
+            .labels
+            .iter()
+            .find(|label| !["instance", "job"].contains(&label.as_str()) && !labels.contains(label));
+        ensure!(lost.is_none(), "{}: {of:?} have no label {lost:?}", question.panel);
     }
     let recorded: BTreeSet<&str> = rules.lines().filter_map(|line| line.trim().strip_prefix("- record: ")).collect();
     let words = asked.split(|letter: char| !letter.is_ascii_alphanumeric() && letter != '_' && letter != ':');
@@ -228,6 +237,46 @@ impl Prometheus {
         Ok(serde_json::from_str(&text)?)
     }
 
+    /// What it answers to a question about the last five minutes, as a panel asks.
+    fn range(&self, question: &str) -> Result<Vec<Value>> {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs();
+        let url = "http://127.0.0.1:9090/api/v1/query_range";
+        let words =
+            [format!("query={question}"), format!("start={}", now - 300), format!("end={now}"), "step=5".to_owned()];
+        let words = words.iter().flat_map(|word| ["--data-urlencode", word.as_str()]);
+        let command = self.host.command("curl").args(["-fsS", "--max-time", "10", "-G"]).args(words);
+        let answer: Value = serde_json::from_str(&command.arg(url).run()?.stdout)?;
+        answer["data"]["result"].as_array().cloned().context("result")
+    }
+
+    /// The nodes that an operator may choose on the dashboard.
+    fn choices(&self, dashboard: &Dashboard) -> Result<BTreeSet<String>> {
+        let (metric, label) = dashboard.values()?;
+        let url = format!("http://127.0.0.1:9090/api/v1/label/{label}/values");
+        let words = ["-fsS", "--max-time", "10", "-G", "--data-urlencode"];
+        let command = self.host.command("curl").args(words).arg(format!("match[]={metric}"));
+        let answer: Value = serde_json::from_str(&command.arg(url).run()?.stdout)?;
+        let values = answer["data"].as_array().context("data")?;
+        dashboard.choices(&values.iter().filter_map(Value::as_str).collect::<Vec<_>>())
+    }
+
+    /// A panel has a line for this node, or these, with a number in it, and a name that says what it is.
+    fn draws(&self, question: &Question, node: &str) -> Result<()> {
+        let text = question.of(node)?;
+        let series = self.range(&text)?;
+        let has_number = |line: &Value| {
+            let points = line["values"].as_array().into_iter().flatten();
+            points.filter_map(|point| point[1].as_str()).any(|number| number != "NaN")
+        };
+        ensure!(series.iter().any(has_number), "{} is empty: {text}: {series:?}", question.panel);
+        for line in &series {
+            let missing =
+                question.labels.iter().find(|label| line["metric"][label.as_str()].as_str().is_none_or(str::is_empty));
+            ensure!(missing.is_none(), "{}: a line has no {missing:?}: {}", question.panel, line["metric"]);
+        }
+        Ok(())
+    }
+
     /// Waits until it has numbers of so many daemons: before that no alert fires whatever is wrong.
     fn has_asked(&self, daemons: usize) -> Result<()> {
         eventually(SOON, || {
@@ -321,6 +370,15 @@ fn service(name: &str, address: &str) -> (String, String) {
     (format!("/ipvs-proxy/services/default/{name}"), object.to_string())
 }
 
+/// An endpoint of the Service `web`, with the time at which Kubernetes saw it come.
+fn endpoint(seen: &str) -> (String, String) {
+    let metadata = serde_json::json!({"name": "web-1", "namespace": "default", "labels": {"kubernetes.io/service-name": "web"},
+        "annotations": {"endpoints.kubernetes.io/last-change-trigger-time": seen}});
+    let object = serde_json::json!({"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "metadata": metadata,
+        "addressType": "IPv4", "ports": [{"port": 80}], "endpoints": [{"addresses": ["172.7.22.2"]}]});
+    ("/ipvs-proxy/endpointslices/default/web-1".to_owned(), object.to_string())
+}
+
 /// Has a parameter that both daemons want be wrong, and not be written back.
 const UNWRITABLE: &str = "mount --bind /proc/sys /proc/sys && mount -o remount,bind,ro /proc/sys && \
     unshare -m sh -c 'mount -t tmpfs none /mnt && mount -t proc none /mnt && echo 0 > /mnt/sys/net/ipv4/ip_forward'";
@@ -361,6 +419,38 @@ fn tables_that_somebody_deletes_again_and_again_fire_their_alerts(watched: &Watc
     }
     watched.fires("tables deleted", "10.4.7.21")?;
     watched.resolved("tables deleted")
+}
+
+/// The panel that has nothing to show beside the data path of this test, nftables; its labels are held against the documents.
+const OF_IPVS: &str = "Bytes";
+
+/// Every panel has something to show of a node on which everything has happened that they show, whether all nodes are chosen or that one.
+fn every_panel_of_the_dashboard_has_a_line(watched: &Watched) -> Result<()> {
+    let dashboard = dashboard()?;
+    let choices = watched.prometheus.choices(&dashboard)?;
+    ensure!(choices == ["10.4.7.21".to_owned()].into(), "one node is chosen from {choices:?}");
+    let host = watched.net.host("hdss7-21")?;
+    // Where no data path is in front, an address of the Service network is on some link.
+    host.run(&["ip", "route", "replace", "192.168.0.10/32", "dev", "eth0"])?;
+    for question in dashboard.questions()? {
+        if question.panel == OF_IPVS {
+            ensure!(
+                watched.prometheus.range(&question.of(dashboard.all()?)?)?.is_empty(),
+                "{OF_IPVS} is drawn: ask for it"
+            );
+            continue;
+        }
+        for node in [dashboard.all()?.to_owned(), dashboard::escaped("10.4.7.21")] {
+            eventually(SOON, || {
+                // Its client counts, whoever answers.
+                host.command("curl").args(["-s", "--max-time", "1", "http://192.168.0.10"]).output()?;
+                watched.prometheus.draws(&question, &node)
+            })?;
+        }
+        let nobody = question.of(&dashboard::escaped("10.4.7.99"))?;
+        ensure!(watched.prometheus.range(&nobody)?.is_empty(), "{nobody} has lines of other nodes");
+    }
+    Ok(())
 }
 
 /// A list of the plugin alone.
@@ -441,6 +531,10 @@ fn every_alert_fires_by_its_fault_and_resolves() -> Result<()> {
     objects_and_rows_that_do_not_fit_fire_their_alerts(&watched)?;
     tables_that_somebody_deletes_again_and_again_fire_their_alerts(&watched)?;
     pods_without_a_free_address_fire_their_alerts(&watched)?;
+    let now = watched.net.host("hdss7-21")?.run(&["date", "-u", "+%FT%TZ"])?.stdout;
+    let (key, value) = endpoint(now.trim());
+    watched.net.etcd.put(&key, &value)?;
+    every_panel_of_the_dashboard_has_a_line(&watched)?;
     daemons_without_their_store_fire_their_alerts(&mut watched)?;
     for daemon in daemons {
         daemon.terminate(SOON)?;
