@@ -3,10 +3,12 @@
 
 mod netd_node;
 mod page_browser;
+mod pictured;
 
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::ExitCode;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, ensure};
 use base64::Engine as _;
@@ -115,6 +117,7 @@ fn page_shows_the_cluster_and_follows_it_without_being_loaded_again() -> Result<
     host.command(lab::bin("netd")?).args(["doctor"]).output()?;
     browser.shows("#detail", "reached")?;
     browser.shows("[data-part=nodes]", "lost")?;
+    probes_have_their_age(host, &mut browser)?;
     changes_come_by_themselves(&small, &mut browser)?;
     // A repair, with what somebody else has changed.
     host.run(&["ip", "route", "del", "172.7.22.0/24"])?;
@@ -122,6 +125,29 @@ fn page_shows_the_cluster_and_follows_it_without_being_loaded_again() -> Result<
     browser.until("/since the start/.test(document.querySelector('#summary').textContent) && !/ 0 rows since/.test(document.querySelector('#summary').textContent)")?;
     is_without_fault(&mut browser)?;
     outlives_the_daemons(small, &mut browser)
+}
+
+/// What a probe found is shown with its age, in the picture, the list and the details, as it grows.
+fn probes_have_their_age(host: &Host, browser: &mut Browser) -> Result<()> {
+    const KEPT: &str = "/run/netd/probes.json";
+    let places = ["[data-part=picture]", "[data-part=nodes]", "#detail"];
+    for place in places {
+        browser.shows(place, "less than a minute ago")?;
+    }
+    for (age, words) in [(3 * 60 + 5, "3 minutes ago"), (7260, "2 hours ago")] {
+        let mut probes: Value = serde_json::from_str(&host.read(KEPT)?)?;
+        let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs();
+        for probe in probes.as_object_mut().context("probes")?.values_mut() {
+            probe["at"] = json!(now - age);
+        }
+        // As a probe does: whole, by another name.
+        host.write(format!("{KEPT}.new"), probes.to_string())?;
+        host.run(&["mv", &format!("{KEPT}.new"), KEPT])?;
+        for place in places {
+            browser.shows(place, words)?;
+        }
+    }
+    Ok(())
 }
 
 /// A lease, a Pod and a Service.
@@ -416,7 +442,10 @@ fn screenshot(browser: &mut Browser) -> Result<()> {
     let bytes = base64::engine::general_purpose::STANDARD.decode(shot["data"].as_str().context("data")?)?;
     ensure!(bytes.starts_with(b"\x89PNG") && (10_000..200_000).contains(&bytes.len()), "{} bytes", bytes.len());
     if let Some(place) = std::env::var_os("NETD_SCREENSHOT") {
-        std::fs::write(Path::new(&place), bytes).context("write the screenshot")?;
+        // Cargo starts a test in the folder of its package.
+        let place = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(place);
+        std::fs::write(pictured::beside(&place), pictured::sums(&bytes)?).context("write the sums")?;
+        std::fs::write(&place, bytes).context("write the screenshot")?;
     }
     Ok(())
 }

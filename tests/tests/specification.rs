@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test may fail by panic")]
 
+mod pictured;
 mod registered;
 
 use std::fs;
@@ -229,6 +230,18 @@ fn every_member_of_the_networks_configuration_is_in_the_documents() -> Result<()
     Ok(())
 }
 
+fn picture_of_the_page_was_taken_of_the_page_as_it_is() -> Result<()> {
+    let picture = root().join("docs/page.png");
+    let (kept, now) = (fs::read_to_string(pictured::beside(&picture)), pictured::sums(&fs::read(&picture)?)?);
+    let kept = kept.unwrap_or_default();
+    ensure!(
+        kept == now,
+        "docs/page.png is of another page: look at it after `{}`\n{kept}instead of\n{now}",
+        pictured::ANEW
+    );
+    Ok(())
+}
+
 fn main() -> ExitCode {
     lab::harness::main(
         &[],
@@ -240,6 +253,7 @@ fn main() -> ExitCode {
             every_test_that_a_document_names_exists,
             every_case_of_the_conformance_lists_has_its_line,
             every_member_of_the_networks_configuration_is_in_the_documents,
+            picture_of_the_page_was_taken_of_the_page_as_it_is,
         ],
     )
 }
