@@ -272,6 +272,28 @@ const CONTRAST: &str = r#"(() => {
   return { seen, failed };
 })()"#;
 
+/// What is shown on paper in another colour than black, or on another ground than white.
+const BLACK_ON_WHITE: &str = r#"(() => {
+  const other = []; let seen = 0;
+  const is = (color, wanted) => wanted.includes(color);
+  // What was just changed fades in: white of less than full strength.
+  const grounds = ["rgb(255, 255, 255)", "rgba(0, 0, 0, 0)"];
+  const isWhite = (color) => is(color, grounds) || color.startsWith("rgba(255, 255, 255, ");
+  for (const e of [document.documentElement, ...document.querySelectorAll("body, body *")]) {
+    if (!e.getClientRects().length) continue;
+    const style = getComputedStyle(e);
+    const name = `${e.tagName} ${e.className.baseVal ?? e.className}`;
+    if (!isWhite(style.backgroundColor)) other.push(`${name} on ${style.backgroundColor}`);
+    if (e.tagName === "rect" && !isWhite(style.fill)) other.push(`${name} filled ${style.fill}`);
+    if (![...e.childNodes].some((n) => n.nodeType === 3 && n.textContent.trim())) continue;
+    seen += 1;
+    const ink = e.closest("svg") ? style.fill : style.color;
+    if (!is(ink, ["rgb(0, 0, 0)"])) other.push(`${name} in ${ink}: ${e.textContent.slice(0, 30)}`);
+  }
+  if (getComputedStyle(document.documentElement).backgroundColor !== grounds[0]) other.push("the ground is not white");
+  return { seen, other };
+})()"#;
+
 /// What is written in the picture and crossed by a link, in the browser's own measures.
 const CROSSED: &str = r#"(() => {
   const crossed = []; let seen = 0;
@@ -422,8 +444,16 @@ fn printed(browser: &mut Browser) -> Result<()> {
     let shown = browser
         .evaluate("[...document.querySelectorAll('form, nav')].filter((e) => e.getClientRects().length).length")?;
     ensure!(shown == 0, "{shown} forms");
-    let contrast = browser.evaluate(CONTRAST)?;
-    ensure!(contrast["failed"].as_array().is_some_and(Vec::is_empty), "{contrast}");
+    // Also for whoever has the system dark: ink costs, and grey on black is what no printer shows.
+    for colors in ["light", "dark"] {
+        let features = json!([{"name": "prefers-color-scheme", "value": colors}]);
+        browser.call("Emulation.setEmulatedMedia", json!({"media": "print", "features": features}))?;
+        let contrast = browser.evaluate(CONTRAST)?;
+        ensure!(contrast["failed"].as_array().is_some_and(Vec::is_empty), "{colors}: {contrast}");
+        let printed = browser.evaluate(BLACK_ON_WHITE)?;
+        ensure!(printed["other"].as_array().is_some_and(Vec::is_empty), "{colors}: {printed}");
+        ensure!(printed["seen"].as_u64().is_some_and(|seen| seen > 60), "{colors}: {printed}");
+    }
     Ok(())
 }
 
