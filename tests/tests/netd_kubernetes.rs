@@ -2,15 +2,18 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may fail by panic")]
 
 mod kube_nodes;
+mod secrets;
 
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use base64::Engine as _;
 use kube_nodes::{DUAL, HOST_GW, NODES, Net, PREFIX, READY, SOON, VXLAN};
 use lab::harness::Suite;
 use lab::kubernetes::{Fault, Release};
-use lab::{Need, allowing_for_load, eventually, throughout};
+use lab::{Need, Process, allowing_for_load, eventually, throughout};
+use secrets::Secrets;
 use serde_json::{Value, json};
 
 /// A node of flannel's, as it would announce itself.
@@ -506,6 +509,55 @@ fn each_right_that_is_missing_is_named_with_what_grants_it() -> Result<()> {
     Ok(())
 }
 
+/// A daemon of a node that asks the API server as this kubeconfig says, at its finest detail.
+fn asking(net: &Net, program: &str, kubeconfig: &str, form: &str) -> Result<Process> {
+    const PLACE: &str = "/etc/kubernetes/kubeconfig";
+    let host = net.host(NODES[0])?;
+    secrets::write(host, PLACE, kubeconfig)?;
+    let form = format!("--log-format={form}");
+    if program == "netd" {
+        return net.launch(NODES[0], &["-v=2", &form]);
+    }
+    let own = ["-v=2", "--proxy-mode=nftables", "--hostname-override=hdss7-21", &form];
+    host.command(lab::bin(program)?).args(own).arg(format!("--kubeconfig={PLACE}")).start(program)
+}
+
+fn tokens_and_keys_are_in_nothing_that_a_daemon_shows_at_any_level() -> Result<()> {
+    const REFUSED: &str = "a-token-of-another-cluster-0123456789";
+    let net = Net::start(Release::V1_20, HOST_GW)?;
+    net.put_node(NODES[0], &["172.7.21.0/24"])?;
+    let place = net.faults(NODES[0])?.kubeconfig();
+    let rights = [("*", "*", "*")];
+    let token = net.api.token_with("shown-by-nobody", &rights)?;
+    let (certificate, key) = net.api.certificate("root", &["system:masters"])?;
+    let host = net.host(NODES[0])?;
+    for (name, text) in [("own.crt", &certificate), ("own.key", &key)] {
+        secrets::write(host, &format!("/etc/kubernetes/{name}"), text)?;
+    }
+    let data = base64::engine::general_purpose::STANDARD.encode(&key);
+    let secrets = Secrets::new(&[
+        ("token", &token),
+        ("refused token", REFUSED),
+        ("client key", &key),
+        ("client-key-data", &data),
+    ])?;
+    let by_key = place.clone().certificate_files("/etc/kubernetes/own.crt", "/etc/kubernetes/own.key");
+    for program in ["netd", "ipvs-proxy"] {
+        for (kubeconfig, form, used) in [
+            (place.clone().token(&token), "json", "ready"),
+            // The place of faults asks for no certificate: the key was read and is in the client's hands, the server sees nobody.
+            (by_key.clone(), "text", "403 Forbidden"),
+            (place.clone().token(REFUSED), "text", "401 Unauthorized"),
+        ] {
+            let daemon = asking(&net, program, &kubeconfig.to_string(), form)?;
+            daemon.wait_for_line(used, SOON)?;
+            secrets.are_shown_by_nothing_of(host, program, &daemon)?;
+            daemon.terminate(SOON)?;
+        }
+    }
+    Ok(())
+}
+
 fn main() -> ExitCode {
     Suite::new(&[Need::Vxlan, Need::Nftables]).with_kubernetes(Release::V1_20).run(lab::tests![
         nodes_of_netd_and_of_flannel_are_one_network,
@@ -526,5 +578,6 @@ fn main() -> ExitCode {
         the_node_is_that_of_the_pod_and_annotations_have_the_prefix,
         streaming_lists_are_taken_where_the_server_has_them,
         each_right_that_is_missing_is_named_with_what_grants_it,
+        tokens_and_keys_are_in_nothing_that_a_daemon_shows_at_any_level,
     ])
 }
