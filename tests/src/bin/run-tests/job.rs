@@ -199,6 +199,18 @@ impl Job {
         Ok(Self { title: format!("demo: {mode}"), alone, program, args, folder })
     }
 
+    /// Those of its tests whose names contain `word`, or all, and none of the words of `without`.
+    pub(crate) fn part(&self, word: Option<&str>, without: &[&str]) -> Self {
+        let mut job = self.clone();
+        job.args.extend(word.map(str::to_owned));
+        job.args.extend(without.iter().flat_map(|other| ["--skip".to_owned(), (*other).to_owned()]));
+        if !job.args.is_empty() {
+            job.alone = format!("{} -- {}", job.alone, job.args.join(" "));
+        }
+        job.title = word.map_or_else(|| job.title.clone(), |word| format!("{}, {word}", job.title));
+        job
+    }
+
     /// The same inside the lab kernel of this version, whatever the running kernel has. Its variables come from this process.
     pub(crate) fn inside(&self, version: &str, kernel: &Path) -> Self {
         let tree = Path::new(env!("CARGO_MANIFEST_DIR"));
@@ -301,6 +313,20 @@ mod tests {
         assert_eq!(inside.args[..2], ["-k", "/cache/linux-lab"]);
         assert_eq!(inside.args.last().unwrap(), "/src/target/debug/deps/netd_vxlan-1");
         assert!(GUEST_LIMIT < super::super::LIMIT, "its own limit ends it, and says so");
+    }
+
+    #[test]
+    fn part_of_a_binary_is_what_has_a_word_and_none_of_the_others() {
+        let (_, job) = binary(ARTIFACT).unwrap();
+        let (limits, rest) = (job.part(Some("limit"), &["killed"]), job.part(None, &["killed", "limit"]));
+        assert_eq!(
+            (limits.title.as_str(), rest.title.as_str()),
+            ("tests: tests/netd_vxlan.rs, limit", job.title.as_str())
+        );
+        assert!(limits.alone.ends_with("--test netd_vxlan -- limit --skip killed"), "{}", limits.alone);
+        let inside = rest.inside("5.10", Path::new("/cache/linux-lab"));
+        assert_eq!(inside.args[inside.args.len() - 4..], ["--skip", "killed", "--skip", "limit"]);
+        assert_eq!(job.part(None, &[]).alone, job.alone);
     }
 
     #[test]

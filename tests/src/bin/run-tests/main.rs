@@ -14,6 +14,7 @@ mod job;
 mod kernels;
 mod pace;
 mod report;
+mod suites;
 
 use std::collections::VecDeque;
 use std::io::Write;
