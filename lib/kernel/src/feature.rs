@@ -49,6 +49,12 @@ pub enum Feature {
     Connections,
     /// IPVS.
     Ipvs,
+    /// Tables of nftables for what bridges forward.
+    BridgeTables,
+    /// Queueing disciplines that limit what a link sends.
+    TokenBucket,
+    /// Links of kind ifb.
+    Ifb,
 }
 
 /// A link that nobody has.
@@ -56,7 +62,7 @@ const ABSENT_LINK: &str = "netd-absent";
 
 impl Feature {
     /// All there are.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 16] = [
         Self::Vxlan,
         Self::Ipip,
         Self::WireGuard,
@@ -70,6 +76,9 @@ impl Feature {
         Self::Flowtable,
         Self::Connections,
         Self::Ipvs,
+        Self::BridgeTables,
+        Self::TokenBucket,
+        Self::Ifb,
     ];
 
     /// Its name, the modules that bring it, and the options of a kernel that has it.
@@ -102,6 +111,9 @@ impl Feature {
             ),
             Self::Connections => ("a list of tracked connections", "nf_conntrack_netlink", "CONFIG_NF_CT_NETLINK"),
             Self::Ipvs => ("IPVS", "ip_vs", "CONFIG_IP_VS"),
+            Self::BridgeTables => ("nftables for bridges", "nf_tables", "CONFIG_NF_TABLES, CONFIG_NF_TABLES_BRIDGE"),
+            Self::TokenBucket => ("token buckets", "sch_tbf", "CONFIG_NET_SCH_TBF"),
+            Self::Ifb => ("ifb devices", "ifb", "CONFIG_IFB"),
         }
     }
 
@@ -136,6 +148,9 @@ impl Feature {
             Self::Dummy => has_kind(InfoKind::Dummy),
             Self::Connections => conntrack::is_listed(),
             Self::Ipvs => Ipvs::open().map(|_| true),
+            Self::Ifb => has_kind(InfoKind::Ifb),
+            Self::TokenBucket => Rtnl::open().and_then(|mut rtnl| rtnl.knows_buckets()),
+            Self::BridgeTables => Nft::open().and_then(|mut nft| nft.would_take(Family::Bridge, &self.table())),
             Self::Flowtable => Nft::open().and_then(|mut nft| nft.would_take(Family::Inet, &self.table())),
             _ => Nft::open().and_then(|mut nft| nft.would_take(Family::Ip, &self.table())),
         };

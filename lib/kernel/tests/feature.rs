@@ -16,7 +16,7 @@ use common::{cases, sh};
 use kernel::feature::{Feature, missing};
 
 /// Lines that make use of each, in a namespace that has none of it.
-const USES: [(Feature, &[&str]); 13] = [
+const USES: [(Feature, &[&str]); 16] = [
     (Feature::Vxlan, &["ip link add made type vxlan id 1 dstport 8472"]),
     (Feature::Ipip, &["ip link add made type ipip local 127.0.0.1"]),
     (Feature::WireGuard, &["ip link add made type wireguard"]),
@@ -46,6 +46,9 @@ const USES: [(Feature, &[&str]); 13] = [
     ),
     (Feature::Connections, &["conntrack -L"]),
     (Feature::Ipvs, &["ipvsadm -A -t 192.168.0.10:80"]),
+    (Feature::BridgeTables, &["nft add table bridge made"]),
+    (Feature::TokenBucket, &["tc qdisc add dev lo root tbf rate 1mbit burst 10kb latency 1ms"]),
+    (Feature::Ifb, &["ip link add made type ifb"]),
 ];
 
 fn is_done(line: &str) -> bool {
@@ -64,6 +67,7 @@ fn has_is_what_can_be_used() {
         }
         is_done("ip link delete made");
         is_done("nft flush ruleset");
+        is_done("tc qdisc delete dev lo root");
     }
     assert_eq!(said, used, "what is said to be missing, and what cannot be used");
     assert_eq!(USES.map(|(feature, _)| feature), Feature::ALL);
@@ -80,6 +84,7 @@ fn asking_makes_nothing() {
     let state = || {
         [
             sh("ip", &["-o", "link"]),
+            sh("tc", &["qdisc"]),
             Command::new("nft")
                 .args(["list", "ruleset"])
                 .output()

@@ -36,6 +36,8 @@ const ROOT: u32 = 0xffff_ffff;
 const INGRESS: u32 = 0xffff_fff1;
 /// Handle `1:` of the token bucket.
 const BUCKET_HANDLE: u32 = 0x0001_0000;
+/// The index of `lo` in every namespace (LOOPBACK_IFINDEX).
+const LOOPBACK: u32 = 1;
 /// Handle `ffff:` of the ingress hook.
 const INGRESS_HANDLE: u32 = 0xffff_0000;
 
@@ -106,6 +108,21 @@ impl Rtnl {
         let mut body = Writer::behind(Tc { index, handle: BUCKET_HANDLE, parent: ROOT, info: 0 }.bytes());
         body.put_str(TCA_KIND, "tbf").nest(TCA_OPTIONS, |options| tbf::write(bucket, options));
         self.add_qdisc("add token bucket", index, body)
+    }
+
+    /// Whether links can be limited. The question is one for a bucket without a size for `lo`, which the kernel refuses when it has found the
+    /// discipline (`tbf_init`), or before where somebody limits `lo`.
+    ///
+    /// # Errors
+    /// When that cannot be found out, as without CAP_NET_ADMIN.
+    pub(crate) fn knows_buckets(&mut self) -> Result<bool, KernelError> {
+        let mut body = Writer::behind(Tc { index: LOOPBACK, handle: 0, parent: ROOT, info: 0 }.bytes());
+        body.put_str(TCA_KIND, "tbf");
+        match self.add_qdisc("ask for token bucket", LOOPBACK, body) {
+            Err(error) if error.errno() == Some(libc::ENOENT) => Ok(false),
+            Err(error) if matches!(error.errno(), Some(libc::EINVAL | libc::EEXIST)) => Ok(true),
+            other => other.map(|()| true),
+        }
     }
 
     /// Lets filters look at what the link with `index` receives.
