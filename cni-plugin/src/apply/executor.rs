@@ -21,6 +21,7 @@ use nix::libc;
 use crate::apply::carrier;
 use crate::apply::duplicates;
 use crate::apply::hostports;
+use crate::apply::needs;
 use crate::apply::spoof;
 use crate::apply::{Executor, Made};
 use crate::plan::hostports::StaleFlows;
@@ -251,7 +252,7 @@ impl Executor for KernelExecutor<'_> {
     fn apply(&mut self, step: &Step) -> Result<Made, CniError> {
         match self.apply_shared(step)? {
             Some(made) => Ok(made),
-            None => self.apply_own(step).map(|()| Made::Here),
+            None => self.apply_own(step).map(|()| Made::Here).map_err(|error| needs::explained(error, step)),
         }
     }
 

@@ -8,6 +8,7 @@ pub(crate) mod carrier;
 pub(crate) mod duplicates;
 pub(crate) mod executor;
 pub(crate) mod hostports;
+pub(crate) mod needs;
 pub(crate) mod spoof;
 
 use crate::plan::{Step, Undo};

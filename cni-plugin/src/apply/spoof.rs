@@ -21,8 +21,7 @@ use crate::protocol::error::{CniError, Code};
 /// # Errors
 /// Code 100 when the kernel refuses, or somebody else put an element for the port there. Then it is not guarded.
 pub(crate) fn guard(nft: &mut Nft, ruleset: &Ruleset, tag: &Tag) -> Result<(), CniError> {
-    let advice = "macspoofchk needs nftables of family bridge (CONFIG_NF_TABLES_BRIDGE)";
-    nft.ensure(&ruleset.key, &ruleset.table).map_err(|e| CniError::from(e).details(advice))?;
+    nft.ensure(&ruleset.key, &ruleset.table)?;
     let shape = |_: Option<&_>| ruleset.table.clone();
     nft.claim(ruleset, shape, |_: &ElementKey, element: &Element| tag.owns(element)).map_err(|error| match error {
         ClaimError::Kernel(e) => CniError::from(e),

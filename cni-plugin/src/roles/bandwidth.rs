@@ -10,9 +10,11 @@ use netstate::LinkKind;
 use serde_json::{Value, json};
 
 use super::Role;
+use super::bridge::status::not_available;
 use super::open_namespace;
 use crate::apply;
 use crate::apply::executor::KernelExecutor;
+use crate::apply::needs;
 use crate::plan::Step;
 use crate::plan::bandwidth;
 use crate::protocol::args::Call;
@@ -42,6 +44,11 @@ impl Role for Bandwidth {
 
     fn check(&self, conf: NetConf, call: &Call) -> Result<(), CniError> {
         check(conf, call)
+    }
+
+    fn status(&self, mut conf: NetConf) -> Result<(), CniError> {
+        let limits = BandwidthConf::take(&mut conf.fields).map_err(not_available)?;
+        needs::check(&conf.name, &needs::of_limits(limits.unwrap_or_default()))
     }
 
     fn del(&self, conf: &NetConf, call: &Call) -> Result<(), CniError> {

@@ -25,6 +25,7 @@ mod injected;
 #[cfg(target_arch = "x86_64")]
 mod injected_names;
 mod ipam;
+mod lacking;
 mod leases;
 mod node;
 mod pool;
@@ -76,6 +77,7 @@ fn main() {
         faults::files::TESTS,
         faults::links::TESTS,
         flannel::TESTS,
+        lacking::TESTS,
         leases::TESTS,
         pool::TESTS,
         port_addresses::TESTS,

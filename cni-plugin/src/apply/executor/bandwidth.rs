@@ -7,6 +7,7 @@ use netstate::{IfName, MacAddr, TokenBucket};
 use nix::libc;
 
 use super::KernelExecutor;
+use crate::apply::needs;
 use crate::protocol::error::{CniError, Code};
 
 impl KernelExecutor<'_> {
@@ -23,12 +24,15 @@ impl KernelExecutor<'_> {
 
     pub(super) fn hook_ingress(&mut self, link: &IfName) -> Result<(), CniError> {
         let index = self.index(link)?;
-        self.host.add_ingress(index).map_err(not_twice)
+        self.host.add_ingress(index).map_err(|error| match error.errno() {
+            Some(libc::EEXIST) => not_twice(error),
+            _ => needs::detour_refused(error),
+        })
     }
 
     pub(super) fn redirect(&mut self, link: &IfName, over: &IfName) -> Result<(), CniError> {
         let (index, to) = (self.index(link)?, self.index(over)?);
-        self.host.redirect(index, to).map_err(CniError::from)
+        self.host.redirect(index, to).map_err(needs::detour_refused)
     }
 
     /// Takes something off a link; a link that is gone has nothing on it.

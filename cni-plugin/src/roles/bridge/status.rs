@@ -17,6 +17,7 @@ use kernel::{KernelError, Rtnl};
 
 use super::Bridge;
 use super::network::Network;
+use crate::apply::needs;
 use crate::plan::status::{Facts, judge};
 use crate::protocol::args::CniArgs;
 use crate::protocol::error::{CniError, Code};
@@ -28,6 +29,7 @@ use crate::protocol::netconf::{IpamConf, NetConf};
 /// Code 50 or 51, see [`judge`]; 50 for whatever else would make ADD fail.
 pub(crate) fn status(conf: NetConf, role: Bridge) -> Result<(), CniError> {
     let network = Network::load(conf, role, &CniArgs::default()).map_err(not_available)?;
+    needs::check(&network.name, &[needs::of_bridge(&network.bridge), needs::of_limits(network.bandwidth)].concat())?;
     let mut host = Rtnl::open().map_err(|e| not_available(CniError::from(e)))?;
     let facts = observe(&network, &mut host).map_err(|e| not_available(CniError::from(e)))?;
     let sets = network.bridge.ipam.as_ref().map_or(&[][..], |ipam| &ipam.sets);
