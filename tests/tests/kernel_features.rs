@@ -21,6 +21,14 @@ const RULES: [(&str, &str); 6] = [
 ];
 const TABLE: &str =
     "add table ip tried\nadd chain ip tried c\nadd chain ip tried nat { type nat hook postrouting priority 100; }\n";
+/// What only Pods need that ask for it: a command that makes it, and its name.
+const OF_PODS: [(&[&str], &str); 2] = [
+    (
+        &["tc", "qdisc", "add", "dev", "eth0", "root", "tbf", "rate", "1mbit", "burst", "10kb", "latency", "1ms"],
+        "token buckets",
+    ),
+    (&["nft", "add", "table", "bridge", "tried"], "nftables for bridges"),
+];
 const CONNECTIONS: &str = "a list of tracked connections";
 
 /// A machine with an interface that has an address; of a kind that every kernel has.
@@ -113,6 +121,11 @@ fn netd_refuses_to_masquerade_without_the_rules_for_it_and_doctor_says_what_is_m
             _ => true,
         };
         ensure!(found.contains(&format!("this kernel has no {name}")) == lacks, "{name}: {found}");
+    }
+    let tried = machine()?;
+    for (line, name) in OF_PODS {
+        let lacks = !tried.command(line[0]).args(&line[1..]).output()?.status.success();
+        ensure!(found.contains(&format!("this kernel has no {name}: the plugin refuses")) == lacks, "{name}: {found}");
     }
     Ok(())
 }

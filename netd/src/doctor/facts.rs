@@ -33,6 +33,8 @@ pub(crate) struct Facts {
     pub silence: Option<String>,
     /// What the kernel has not, by name, each with what to do.
     pub lacking: Vec<(String, String)>,
+    /// The same of what only some Pods need.
+    pub lacking_for_pods: Vec<(String, String)>,
     /// Interfaces with their addresses.
     pub interfaces: Vec<Interface>,
     /// Parameters below /proc/sys/net by their names there; what is not there is not in here.
@@ -118,13 +120,14 @@ pub(super) fn gather(flags: &Flags, probe_port: Option<u16>) -> Result<Facts> {
     let peers = peers.unwrap_or_default();
     block_on(async {
         let interfaces = Query::open()?.interfaces().await?;
-        let lacking = lacking()?;
+        let (lacking, lacking_for_pods) = (lacking()?, lacking_for_pods()?);
         let before = counters()?;
         let size = daemon.as_ref().map_or(0, |daemon| daemon.node.mtu);
         let own = holders::own(daemon.as_ref(), &interfaces);
         let (paths, holders) = tokio::join!(probing::probe(peers, size), holders::ask(own));
         let after = counters()?;
         let mut facts = Facts { daemon, silence, lacking, interfaces, holders, paths, ..Facts::default() };
+        facts.lacking_for_pods = lacking_for_pods;
         kept::write(&run_dir(flags), &facts.paths);
         facts.reverse_path_drops = after.reverse_path.saturating_sub(before.reverse_path);
         for (rule, packets) in after.rules {
@@ -168,6 +171,16 @@ pub(crate) fn counter(text: &str, group: &str, name: &str) -> u64 {
 fn lacking() -> Result<Vec<(String, String)>> {
     let missing = kernel::feature::missing(&needs::ALL)?;
     Ok(missing.into_iter().map(|feature| (feature.to_string(), feature.advice())).collect())
+}
+
+fn lacking_for_pods() -> Result<Vec<(String, String)>> {
+    let mut lacking = Vec::new();
+    for (feature, refused) in needs::OF_SOME_PODS {
+        if !feature.is_there()? {
+            lacking.push((format!("{feature}: the plugin refuses {refused}"), feature.advice()));
+        }
+    }
+    Ok(lacking)
 }
 
 fn parameters(interfaces: &[IfName]) -> BTreeMap<String, String> {

@@ -138,6 +138,13 @@ fn each_fault_is_found_once_by_its_check_with_what_to_do() {
             "modprobe vxlan",
         ),
         (
+            after(|facts| {
+                facts.lacking_for_pods.push(("token buckets: refused".to_owned(), "modprobe sch_tbf".to_owned()))
+            }),
+            "Note kernel this kernel has no token buckets",
+            "modprobe sch_tbf",
+        ),
+        (
             after(|facts| facts.interfaces.push(interface("docker0", [172, 7, 99, 1], 24))),
             "Problem networks",
             "docker0 has 172.7.99.1/24",

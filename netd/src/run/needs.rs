@@ -25,6 +25,12 @@ pub(crate) const ALL: [Feature; 7] = [
     Feature::Flowtable,
 ];
 
+/// What only Pods need that ask for it, with what the plugin refuses without it. Not `ifb`: its module makes two links as soon as it is asked for.
+pub(crate) const OF_SOME_PODS: [(Feature, &str); 2] = [
+    (Feature::TokenBucket, "Pods with a limit of bandwidth"),
+    (Feature::BridgeTables, "Pods of networks with macspoofchk"),
+];
+
 /// The devices that a backend makes, which are of the kind that it is named after.
 fn of_backend(backend: &Backend) -> Option<Feature> {
     Feature::of_kind(backend.name())
