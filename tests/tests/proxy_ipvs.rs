@@ -306,6 +306,7 @@ fn main() -> ExitCode {
         the_policy_local_without_an_endpoint_here_is_silent,
         source_ranges_let_only_listed_clients_in,
         what_nobody_serves_is_refused_at_once,
+        the_primary_address_is_that_of_the_default_route_whatever_becomes_of_its_link,
         a_node_object_says_zone_pods_and_primary_address,
         an_address_that_no_service_has_is_silent_unless_a_network_here_has_it,
         a_connection_that_is_open_when_its_service_goes_is_reset,
