@@ -45,6 +45,12 @@ impl Ownership {
     /// The table where a route of ours can stand, and the protocols that it can have.
     pub(crate) const CANDIDATES: (u32, [u8; 2]) = (TABLE_MAIN, [ROUTE_PROTOCOL, BOOT]);
 
+    /// What a node that has served nothing before may call its own.
+    #[must_use]
+    pub(crate) const fn of(network: Network, local: LocalNode) -> Self {
+        Self { network, local, retiring: Vec::new(), earlier: Vec::new(), adopted: BTreeSet::new() }
+    }
+
     /// The devices that carry tunnels.
     #[must_use]
     pub(crate) fn devices(&self) -> BTreeSet<IfName> {
@@ -228,7 +234,7 @@ mod tests {
     fn ownership(node_network: &str) -> Ownership {
         let network = NetConf::parse(r#"{"Network":"172.7.0.0/16","Backend":{"Type":"host-gw"}}"#).unwrap().network;
         let local = LocalNode::plain(PerFamily::new(Some(place(node_network)), None), IfName::literal("eth0"));
-        Ownership { network, local, retiring: Vec::new(), earlier: Vec::new(), adopted: BTreeSet::new() }
+        Ownership::of(network, local)
     }
 
     fn ours(dst: &str, link: &str) -> (RouteKey, Route) {

@@ -44,13 +44,7 @@ fn put(lease: &Lease, revision: i64) -> (SubnetKey, Option<Arc<StoredLease>>) {
 
 fn ownership(network: &Network, local: &LocalNode) -> Ownership {
     let earlier = vec!["10.99.0.0/16".parse().unwrap()];
-    Ownership {
-        network: network.clone(),
-        local: local.clone(),
-        retiring: Vec::new(),
-        earlier,
-        adopted: BTreeSet::new(),
-    }
+    Ownership { earlier, ..Ownership::of(network.clone(), local.clone()) }
 }
 
 fn network(backend: &str) -> Network {

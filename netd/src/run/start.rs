@@ -124,8 +124,7 @@ async fn start<S: LeaseSource>(
         public_key: identity.public_key(),
     };
     let request = request(&config, &network, &local, node, &records.leases);
-    let earlier = records.networks;
-    let ownership = Ownership { network: network.clone(), local, retiring, earlier, adopted: BTreeSet::new() };
+    let ownership = Ownership { retiring, earlier: records.networks, ..Ownership::of(network.clone(), local) };
     let (ownership, leftovers) = earlier_routes(ownership, records.adopts.then_some(previous))?;
     let keeper = Keeper::start(source.clone(), request, seed);
     let leftovers = if source.is_shared() { leftovers } else { BTreeSet::new() };

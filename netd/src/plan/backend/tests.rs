@@ -453,8 +453,7 @@ fn commands_and_backends_that_netd_has_not_are_refused_with_what_to_use_instead(
 fn route_of_flannels_wireguard_is_adopted_whole_and_nothing_like_it() {
     let owner = |network: Network, routes: &[(RouteKey, Route)]| {
         let local = local(&network);
-        let ownership =
-            Ownership { network, local, retiring: Vec::new(), earlier: Vec::new(), adopted: BTreeSet::new() };
+        let ownership = Ownership::of(network, local);
         ownership.adopting(routes.iter().cloned(), &PerFamily::default())
     };
     let route = |dst: &str, link: &str, protocol: u8| {
@@ -540,8 +539,7 @@ fn routes_of_flannels_other_backends_are_adopted_in_its_shapes_and_no_others() {
         let network = network(backend);
         let local = local(&network);
         let all: Vec<_> = [by_node(), vxlan(), ipip()].into_iter().chain(never.clone()).collect();
-        let ownership =
-            Ownership { network, local, retiring: Vec::new(), earlier: Vec::new(), adopted: BTreeSet::new() };
+        let ownership = Ownership::of(network, local);
         let ownership = ownership.adopting(all.iter().cloned(), &PerFamily::default());
         for (key, route) in &all {
             let is_made = made.iter().any(|(at, other)| (at, other) == (key, route));

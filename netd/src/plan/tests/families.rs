@@ -240,7 +240,7 @@ fn routes_of_flannel_for_ipv6_are_adopted_and_own_ones_known() {
         &"flannel-v6.1".parse().unwrap(),
         true,
     );
-    let own = Ownership { network: conf, local, retiring: Vec::new(), earlier: Vec::new(), adopted: BTreeSet::new() };
+    let own = Ownership::of(conf, local);
     assert!(own.owns(&key, &value));
     // The kernel gives 1024 to a route of IPv6 without a metric.
     (key.metric, value.protocol) = (1024, 3);

@@ -103,9 +103,11 @@ mod tests {
 
     #[test]
     fn action_and_row_that_had_no_turn_are_left_out() {
-        let mut tally = Tally::default();
-        tally.actions = Action::all().skip(1).map(|action| (action, (1, 0))).collect();
-        tally.deleted = BTreeMap::from([("all routes", 1), ("a real server", 0)]);
+        let tally = Tally {
+            actions: Action::all().skip(1).map(|action| (action, (1, 0))).collect(),
+            deleted: BTreeMap::from([("all routes", 1), ("a real server", 0)]),
+            ..Tally::default()
+        };
         assert!(tally.left_out().eq(Action::all().take(1).map(Action::title).chain(["a real server"])));
     }
 
