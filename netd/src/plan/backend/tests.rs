@@ -1,6 +1,5 @@
 //! Plans of the backends from flannel's texts: net-conf and leases in, rows out.
 
-use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
