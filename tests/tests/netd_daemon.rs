@@ -164,14 +164,25 @@ fn health_is_served_where_flannels_flags_say_and_metrics_on_loopback() -> Result
 fn netd_without_a_store_is_well_but_not_ready_and_says_what_it_awaits() -> Result<()> {
     let net = Net::start(VXLAN)?;
     let host = net.host("hdss7-21")?;
-    let etcd = "--etcd-endpoints=http://10.4.7.12:1";
-    let _netd = host.command(lab::bin("netd")?).args([etcd, "--iface=eth0", "--healthz-port=8081"]).start("netd")?;
-    eventually(SOON, || {
-        let text = curl(host, "http://127.0.0.1:8081/readyz")?;
-        ensure!(text.starts_with("flanneld is not ready yet\nwaits for leases\n") && text.ends_with("\n503"), "{text}");
-        Ok(())
-    })?;
-    ensure!(curl(host, "http://127.0.0.1:8081/healthz")? == "flanneld is running\n200");
+    let unreachable = "--etcd-endpoints=http://10.4.7.12:1";
+    let empty = [&format!("--etcd-endpoints={}", net.etcd.endpoints()), "--etcd-prefix=/nowhere"];
+    for (store, awaited) in [
+        (&[unreachable][..], "cannot get /coreos.com/network/config at http://10.4.7.12:1"),
+        (&empty, "etcd key /nowhere/config does not exist: write the network's configuration there"),
+    ] {
+        let netd = host.command(lab::bin("netd")?).args(store).args(["--iface=eth0", "--healthz-port=8081"]);
+        let netd = netd.start("netd")?;
+        eventually(SOON, || {
+            let text = curl(host, "http://127.0.0.1:8081/readyz")?;
+            let begins = format!("flanneld is not ready yet\nwaits for leases: {awaited}");
+            ensure!(text.starts_with(&begins) && text.ends_with("\n503"), "{text}");
+            let status = ask(host, "status")?.stdout;
+            ensure!(status.contains("not begun yet") && status.contains(awaited), "{status}");
+            Ok(())
+        })?;
+        ensure!(curl(host, "http://127.0.0.1:8081/healthz")? == "flanneld is running\n200");
+        netd.terminate(SOON)?;
+    }
     Ok(())
 }
 

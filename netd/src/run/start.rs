@@ -57,10 +57,7 @@ pub(super) async fn run(mut config: Config, seed: u64, shell: Shell, claimed: Cl
     match &config.store {
         Store::Kubernetes { access, settings } => {
             let client = Client::connect(access)?;
-            let report = |missing: &str| {
-                shell.readiness.await_for(LEASES, missing);
-                shell.board.set(&Status::awaiting("kubernetes", missing));
-            };
+            let report = |missing: &str| awaits(&shell, "kubernetes", missing);
             let source = KubernetesLeases::begin(client, settings.clone(), seed, report).await;
             config.interface.public_ips =
                 source.public_ips().zip(config.interface.public_ips).map(|_, (named, own)| named.or(own));
@@ -92,16 +89,7 @@ async fn start<S: LeaseSource>(
     shell: Shell,
     claimed: Claimed,
 ) -> Result<Daemon<S>> {
-    let report = |missing: &str| shell.readiness.await_for(LEASES, &format!("an interface: {missing}"));
-    // What names no interface in any network is reported before the store has one.
-    external::wait(&config.interface, &IpFamily::ALL, &report).await.context("read the interfaces of this host")?;
-    shell.readiness.await_for(LEASES, "");
-    let (text, network) = network(&source, seed).await?;
-    let families: Vec<IpFamily> = network.pools.families().collect();
-    let external = external::wait(&config.interface, &families, &report).await;
-    let external = external.context("read the interfaces of this host")?;
-    shell.readiness.await_for(LEASES, "");
-    report_interface(&external, &families);
+    let Found { text, network, families, external } = found(&config, &source, seed, &shell).await?;
     let host = facts::interfaces().await.context("read the addresses of this host")?;
     let retiring = earlier_backend(&source, &config.run_dir, &network);
     let macs = facts::tunnel_macs(&network, &retiring).context("look for the tunnel devices")?;
@@ -144,6 +132,37 @@ async fn start<S: LeaseSource>(
         open: Box::new(move |ownership, devices, identity| Targets::of_kernel(&folders, ownership, devices, identity)),
     };
     Ok(Daemon::new(node, source, keeper, external, shell))
+}
+
+/// What a daemon waits for.
+struct Found {
+    /// The network's configuration as it is written.
+    text: String,
+    network: Network,
+    /// The network's families of addresses.
+    families: Vec<IpFamily>,
+    external: External,
+}
+
+/// Waits for the network's configuration and for an interface that has addresses of its families.
+async fn found<S: LeaseSource>(config: &Config, source: &S, seed: u64, shell: &Shell) -> Result<Found> {
+    let report = |missing: &str| awaits(shell, source.kind(), missing);
+    let of_host = |missing: &str| report(&format!("an interface: {missing}"));
+    // What names no interface in any network is reported before the store has one.
+    external::wait(&config.interface, &IpFamily::ALL, &of_host).await.context("read the interfaces of this host")?;
+    let (text, network) = network(source, seed, &report).await?;
+    let families: Vec<IpFamily> = network.pools.families().collect();
+    let external = external::wait(&config.interface, &families, &of_host).await;
+    let external = external.context("read the interfaces of this host")?;
+    report("");
+    report_interface(&external, &families);
+    Ok(Found { text, network, families, external })
+}
+
+/// Says where the daemon's health and status are asked for what it waits.
+fn awaits(shell: &Shell, kind: &str, missing: &str) {
+    shell.readiness.await_for(LEASES, missing);
+    shell.board.set(&Status::awaiting(kind, missing));
 }
 
 /// The subnets that routes of an earlier run lead to; at a first start, with what flannel's file names, the routes are adopted.
@@ -229,9 +248,9 @@ fn local(external: &External, network: &Network, known: &Known) -> LocalNode {
 }
 
 /// The network's configuration, waited for.
-async fn network<S: LeaseSource>(source: &S, seed: u64) -> Result<(String, Network)> {
+async fn network<S: LeaseSource>(source: &S, seed: u64, report: &impl Fn(&str)) -> Result<(String, Network)> {
     let place = source.config_place();
-    let text = wait_for_config(source, &place, seed).await?;
+    let text = wait_for_config(source, &place, seed, report).await?;
     let text = String::from_utf8(text).with_context(|| format!("{place} holds no text"))?;
     let conf = net_conf(source, &text).map_err(|list| Problems { source: place.clone(), list })?;
     for note in &conf.notes {
@@ -247,7 +266,12 @@ pub(super) fn net_conf<S: LeaseSource>(source: &S, text: &str) -> Result<NetConf
     if source.is_chosen_from() { NetConf::parse(text) } else { NetConf::parse_assigned(text) }
 }
 
-async fn wait_for_config<S: LeaseSource>(source: &S, place: &str, seed: u64) -> Result<Vec<u8>> {
+async fn wait_for_config<S: LeaseSource>(
+    source: &S,
+    place: &str,
+    seed: u64,
+    report: &impl Fn(&str),
+) -> Result<Vec<u8>> {
     let mut backoff = Backoff::new(seed);
     let mut reported = String::new();
     loop {
@@ -263,6 +287,7 @@ async fn wait_for_config<S: LeaseSource>(source: &S, place: &str, seed: u64) -> 
         };
         if trouble != reported {
             tracing::warn!("waiting: {trouble}");
+            report(&trouble);
             reported = trouble;
         }
         tokio::time::sleep(backoff.next_delay()).await;
