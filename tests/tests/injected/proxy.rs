@@ -162,7 +162,9 @@ impl Scene for Proxy {
     }
 
     fn state(&self) -> Result<String> {
-        let common = "nft -s list ruleset | sed 's,whole since [0-9]*,whole,'; ip -br link | cut -d' ' -f1; ip -4 route show table all; \
+        // Elements with a time say who has asked, and which endpoint has just left.
+        let common = "nft -s list ruleset | sed 's,whole since [0-9]*,whole,' | sed -zE 's/\\t+elements = [{][^}]*timeout[^}]*[}]\\n//g'; \
+                      ip -br link | cut -d' ' -f1; ip -4 route show table all; \
                       ip -6 route show table all | grep -v fe80 | sort; ls /run/ipvs-proxy | grep -v http.sock; \
                       sysctl net.ipv4.ip_forward net.ipv6.conf.all.forwarding";
         let state = self.node()?.command("sh").args(["-c", &format!("{}\n{common}", self.path.state)]).output()?.stdout;
