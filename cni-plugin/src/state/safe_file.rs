@@ -24,7 +24,8 @@ pub(crate) enum Links {
 /// # Errors
 /// What the system said; `InvalidData` for what is no UTF-8.
 pub(crate) fn read(path: &Path, max: u64, links: Links) -> io::Result<String> {
-    String::from_utf8(read_bytes(path, max, links)?).map_err(|_| io::ErrorKind::InvalidData.into())
+    let no_text = |_| io::Error::new(io::ErrorKind::InvalidData, "stream did not contain valid UTF-8");
+    String::from_utf8(read_bytes(path, max, links)?).map_err(no_text)
 }
 
 /// The first `max` bytes of the file at `path`.
