@@ -129,6 +129,27 @@ fn differences(now: &str, wanted: &str) -> String {
     only("-", wanted, now) + &only("+", now, wanted)
 }
 
+/// The rules of a node, with tables and what is in them in the order of their names: the kernel has them in the order in which they were
+/// made. Elements with a time are left out: they say who has asked, and which endpoint has just left.
+pub(crate) fn rules(node: &Host) -> Result<String> {
+    let script = r"nft -s list ruleset | sed 's,whole since [0-9]*,whole,' | sed -zE 's/\t+elements = [{][^}]*timeout[^}]*[}]\n//g'";
+    let listed = node.run(&["sh", "-c", script])?.stdout;
+    let (mut table, mut objects) = ("", Vec::new());
+    for line in listed.lines().filter(|line| !line.is_empty() && *line != "}") {
+        let is_object = line.ends_with('{') && line.starts_with('\t') && !line.starts_with("\t\t");
+        match objects.last_mut() {
+            _ if line.starts_with("table ") => {
+                table = line;
+                objects.push(line.to_owned());
+            }
+            Some(object) if !is_object => *object += &format!("\n{line}"),
+            _ => objects.push(format!("{table} {}", line.trim_start())),
+        }
+    }
+    objects.sort_unstable();
+    Ok(objects.join("\n") + "\n")
+}
+
 /// Both states of a run with `plan`, and what has been seen of it.
 fn run(scene: &impl Scene, plan: &Plan, wanted: Option<&[String; 2]>) -> Result<([String; 2], Report)> {
     scene.clear()?;

@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use injection::launcher;
 use lab::{Command, Host};
 
-use super::Scene;
+use super::{Scene, rules};
 use crate::netd_node::{self, Net};
 
 /// What differs from one backend to another.
@@ -142,9 +142,9 @@ pub(crate) const SUBNETS: &str = "/coreos.com/network/subnets";
 
 /// What a node has of netd but for its source: kernel, files and parameters.
 pub(crate) fn node_state(node: &Host, backend: &Backend) -> Result<String> {
-    let common = "ip route; nft -s list ruleset; cat /run/flannel/subnet.env; ls /run/netd | grep -v http.sock; sysctl net.ipv4.ip_forward";
+    let common = "ip route; cat /run/flannel/subnet.env; ls /run/netd | grep -v http.sock; sysctl net.ipv4.ip_forward";
     let script = format!("{}\n{common}", backend.state);
-    Ok(node.command("sh").args(["-c", &script]).output()?.stdout)
+    Ok(rules(node)? + &node.command("sh").args(["-c", &script]).output()?.stdout)
 }
 
 /// Whether what `lease` says of this node's device is so.

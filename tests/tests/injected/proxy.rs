@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 use injection::launcher;
 use lab::{Command, Etcd, Host};
 
-use super::Scene;
+use super::{Scene, rules};
 use crate::proxy::{Nodes, SERVICES, ask, client, families};
 
 /// What differs from one data path to the other.
@@ -162,13 +162,11 @@ impl Scene for Proxy {
     }
 
     fn state(&self) -> Result<String> {
-        // Elements with a time say who has asked, and which endpoint has just left.
-        let common = "nft -s list ruleset | sed 's,whole since [0-9]*,whole,' | sed -zE 's/\\t+elements = [{][^}]*timeout[^}]*[}]\\n//g'; \
-                      ip -br link | cut -d' ' -f1; ip -4 route show table all; \
+        let common = "ip -br link | cut -d' ' -f1; ip -4 route show table all; \
                       ip -6 route show table all | grep -v fe80 | sort; ls /run/ipvs-proxy | grep -v http.sock; \
                       sysctl net.ipv4.ip_forward net.ipv6.conf.all.forwarding";
         let state = self.node()?.command("sh").args(["-c", &format!("{}\n{common}", self.path.state)]).output()?.stdout;
-        Ok(format!("{state}{} answers\n", self.answers()))
+        Ok(format!("{}{state}{} answers\n", rules(self.node()?)?, self.answers()))
     }
 
     fn clear(&self) -> Result<()> {
