@@ -63,6 +63,11 @@ impl Liveness {
         }
     }
 
+    /// The program ends, and every loop with it: none is judged any more.
+    pub fn end(&self) {
+        self.lock().clear();
+    }
+
     /// The names of the loops.
     #[must_use]
     pub fn names(&self) -> Vec<String> {

@@ -309,7 +309,11 @@ async fn follow(mut signals: Signals, log: Log, shell: &Shell) -> &'static str {
     });
     loop {
         match signals.next().await {
-            Signal::End(name) => return name,
+            Signal::End(name) => {
+                // What runs here is dropped now.
+                shell.liveness.end();
+                return name;
+            }
             Signal::Reload => reload.notify_one(),
             Signal::Raise => log.raise(),
             Signal::Restore => log.restore(),

@@ -11,7 +11,7 @@ use std::time::Duration;
 use daemon::http::Page;
 use daemon::lifecycle::{Exit, Notice, exit_on_panic, notify};
 use daemon::log::{Form, Log, Settings};
-use daemon::shell::{self, Places, Program};
+use daemon::shell::{self, Places, Program, Shell};
 use serde_json::Value;
 
 /// Tells the child which part it plays.
@@ -49,6 +49,7 @@ fn child() {
             println!("the process went on");
         }
         Ok("loop") => run_a_loop(),
+        Ok("stop") => stop_slowly(),
         Ok("notify") => {
             let ready = [Notice::Starting, Notice::Ready, Notice::Reloading, Notice::Ready];
             ready.into_iter().chain([Notice::Watchdog, Notice::Stopping]).for_each(notify);
@@ -60,8 +61,50 @@ fn child() {
 /// Where the child keeps its run-time files.
 const FOLDER: &str = "DAEMON_TEST_FOLDER";
 
+/// Takes long to be dropped: the thread that judges the loops looks several times meanwhile.
+struct Slow;
+
+impl Drop for Slow {
+    fn drop(&mut self) {
+        std::thread::park_timeout(Duration::from_millis(500));
+    }
+}
+
+/// A daemon that is asked to end, and whose loop is gone for a while before it has ended.
+fn stop_slowly() {
+    run_as_netd(|shell| async move {
+        let _slow = Slow;
+        let _heartbeat = shell.liveness.heartbeat("the loop", Duration::from_secs(60));
+        nix::sys::signal::raise(nix::sys::signal::Signal::SIGTERM).unwrap();
+        std::future::pending().await
+    });
+}
+
+#[test]
+fn a_loop_that_goes_because_the_daemon_is_asked_to_end_is_no_error() {
+    let folder = tempfile::tempdir().unwrap();
+    // A watchdog of 40 ms has the loops judged every 20 ms.
+    let output = play("stop", &[(FOLDER, folder.path().to_str().unwrap()), ("WATCHDOG_USEC", "40000")]);
+    let log = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && log.contains("ending; the data path stays as it is"), "{log}");
+    assert!(!log.contains("has ended") && !log.contains("ERROR"), "{log}");
+}
+
 /// A daemon of one loop, which is stuck from the line `busy` of its input to the line `idle`, and ends with the input.
 fn run_a_loop() {
+    run_as_netd(|shell| async move {
+        let heartbeat = shell.liveness.heartbeat("the loop", Duration::from_millis(50));
+        let (orders, mut waiting) = tokio::sync::mpsc::unbounded_channel();
+        std::thread::spawn(move || std::io::stdin().lines().all(|line| orders.send(line.unwrap()).is_ok()));
+        while let Some(order) = waiting.recv().await {
+            if order == "busy" { heartbeat.busy() } else { heartbeat.idle() }
+        }
+        Ok(())
+    });
+}
+
+/// Runs `daemon` in the frame.
+fn run_as_netd<F: Future<Output = Result<(), std::io::Error>>>(daemon: impl FnOnce(Shell) -> F) {
     let log = Log::start("netd", "0.1.0", Settings::default()).unwrap();
     let program = Program {
         name: "netd",
@@ -75,16 +118,7 @@ fn run_a_loop() {
         written: Vec::new(),
         listeners: Vec::new(),
     };
-    let ended = shell::run(&program, &places, log, |shell| async move {
-        let heartbeat = shell.liveness.heartbeat("the loop", Duration::from_millis(50));
-        let (orders, mut waiting) = tokio::sync::mpsc::unbounded_channel();
-        std::thread::spawn(move || std::io::stdin().lines().all(|line| orders.send(line.unwrap()).is_ok()));
-        while let Some(order) = waiting.recv().await {
-            if order == "busy" { heartbeat.busy() } else { heartbeat.idle() }
-        }
-        Ok::<_, std::io::Error>(())
-    });
-    ended.unwrap();
+    shell::run(&program, &places, log, daemon).unwrap();
 }
 
 #[test]
