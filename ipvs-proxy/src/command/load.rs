@@ -2,9 +2,6 @@
 //!
 //! Invariant: every problem of flags and file is reported at once.
 
-use std::fs::{self, Permissions};
-use std::io::{self, Write as _};
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
 use anyhow::Context;
@@ -69,42 +66,14 @@ pub(crate) fn excluded(invocation: &Invocation) -> anyhow::Result<Vec<Prefix>> {
 pub(crate) fn write(invocation: &Invocation, to: &str) -> anyhow::Result<()> {
     let (settings, notes) = settings(invocation)?;
     notes.warnings.iter().for_each(|warning| daemon::terminal::note(warning));
-    replace(Path::new(to), settings.write()?.as_bytes()).with_context(|| format!("write the configuration to {to}"))
-}
-
-/// Puts `text` in the place of a file at once, which keeps its mode; what is no file, such as standard output, is written to.
-fn replace(path: &Path, text: &[u8]) -> io::Result<()> {
-    let before = fs::metadata(path).ok();
-    if before.as_ref().is_some_and(|before| !before.is_file()) {
-        return fs::write(path, text);
-    }
-    let path = if before.is_some() { fs::canonicalize(path)? } else { path.to_owned() };
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let mut draft = tempfile::NamedTempFile::new_in(folder)?;
-    draft.write_all(text)?;
-    let mode = before.map_or_else(|| Permissions::from_mode(0o644), |before| before.permissions());
-    draft.as_file().set_permissions(mode)?;
-    draft.as_file().sync_all()?;
-    draft.persist(path).map(drop).map_err(|error| error.error)
+    daemon::files::replace_kept(Path::new(to), settings.write()?.as_bytes())
+        .map(drop)
+        .with_context(|| format!("write the configuration to {to}"))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_file_keeps_its_mode_and_its_place_behind_a_link() {
-        let folder = tempfile::tempdir().unwrap();
-        let (file, link) = (folder.path().join("file"), folder.path().join("link"));
-        std::os::unix::fs::symlink(&file, &link).unwrap();
-        fs::write(&file, "the former one").unwrap();
-        fs::set_permissions(&file, Permissions::from_mode(0o640)).unwrap();
-        replace(&link, b"another").unwrap();
-        assert_eq!(fs::read_to_string(&file).unwrap(), "another");
-        assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o640);
-        assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
-        replace(Path::new("/dev/null"), b"nothing").unwrap();
-    }
 
     #[test]
     fn a_configuration_file_without_end_is_refused_with_what_is_accepted() {

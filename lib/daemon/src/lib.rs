@@ -29,6 +29,7 @@
 
 pub mod confine;
 pub mod doctor;
+pub mod files;
 pub mod flags;
 pub mod followed;
 #[cfg(any(test, feature = "fuzz"))]

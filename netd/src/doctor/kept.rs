@@ -7,8 +7,8 @@ use std::path::Path;
 
 use super::packet;
 use super::probing::{Paths, Peer};
-use crate::run::files;
 use crate::run::status::Probe;
+use daemon::files;
 
 /// The file in the folder of run-time files.
 pub(crate) const FILE: &str = "probes.json";

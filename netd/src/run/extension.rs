@@ -12,8 +12,8 @@ use anyhow::{Context, Result};
 use kernel::KernelError;
 use reconcile::{Observed, Owner, Rows, Step, Target};
 
-use super::files;
 use crate::plan::backend::FileText;
+use daemon::files;
 
 /// The folder below that of run-time files.
 const FOLDER: &str = "extension";

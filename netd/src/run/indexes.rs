@@ -14,7 +14,7 @@ use kernel::Rtnl;
 use kernel::link::{LinkIndexes, Links, OwnsLink};
 use netstate::IfName;
 
-use super::files;
+use daemon::files;
 
 /// The links with these names, or that had them when an earlier run listed them; and whether that could be written down.
 pub(super) fn links(rtnl: Rtnl, owns: OwnsLink, names: BTreeSet<IfName>, run_dir: &Path) -> (Links, Unwritten) {

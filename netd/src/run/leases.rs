@@ -9,19 +9,20 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use cluster::problem::elided;
+use daemon::files;
 use daemon::monitors::{Meaning, Monitors};
 use daemon::worker::{Mailbox, Worker};
 use kernel::watch::Event;
 use netstate::IfName;
 
 use super::daemon::{Daemon, judge_source};
+use super::facts;
 use super::notification::Notification;
 use super::start::LEASE_RECORD;
 use super::status;
 use super::tables::Stages;
 use super::witness::Listing;
 use super::worker::TableWork;
-use super::{facts, files};
 use crate::choose::interface::{Interface, NodeAddress, below};
 use crate::format::lease::{Lease, LeaseAttrs, SubnetKey};
 use crate::format::net_conf::Network;

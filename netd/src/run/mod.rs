@@ -12,7 +12,6 @@ mod external;
 mod facts;
 mod families;
 mod file_contest;
-pub(crate) mod files;
 pub(crate) mod forward;
 mod health;
 mod identity;

@@ -10,13 +10,14 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use cluster::Problem;
+use daemon::files;
 use netstate::IfName;
 use netstate::family::IpFamily;
 use tokio::time::Instant;
 
 use super::daemon::Daemon;
 use super::identity::Identity;
-use super::{facts, files, needs, start};
+use super::{facts, needs, start};
 use crate::choose::change;
 use crate::format::lease::LeaseAttrs;
 use crate::format::net_conf::{NetConf, Network};

@@ -9,6 +9,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 use cluster::Backoff;
+use daemon::files;
 use daemon::shell::Shell;
 use netstate::address_plan::AddressPlan;
 use netstate::family::{IpFamily, PerFamily};
@@ -22,7 +23,7 @@ use super::identity::Identity;
 use super::reconfigure::earlier_backend;
 use super::status::Status;
 use super::targets::{Folders, Targets};
-use super::{facts, files, needs, subnet_file, vrf};
+use super::{facts, needs, subnet_file, vrf};
 use crate::choose::interface::{External, NodeAddress};
 use crate::choose::policy::Policy;
 use crate::choose::subnet::Candidate;

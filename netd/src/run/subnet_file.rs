@@ -9,9 +9,9 @@ use netstate::Prefix;
 use netstate::family::PerFamily;
 use netstate::subnet_file::{LONGEST, SubnetFile};
 
-use super::files;
 use crate::format::net_conf::Network;
 use crate::plan::Planner;
+use daemon::files;
 
 /// What the file says, for readers to whom one that cannot be read is the same as none.
 pub(crate) fn load(path: &Path) -> Option<SubnetFile> {

@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail};
 use netstate::subnet_file::LONGEST;
 
 use crate::command::verbs::DockerOpts;
-use crate::run::files;
+use daemon::files;
 
 /// What begins the name of an option's variable.
 const OPTION: &str = "DOCKER_OPT_";

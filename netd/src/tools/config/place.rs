@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail};
 use cluster::etcd::{self, Creation, Hold, Replacement};
 
 use crate::command::config::Store;
-use crate::run::files;
+use daemon::files;
 
 /// Where a net-conf is kept.
 pub(super) enum Place {

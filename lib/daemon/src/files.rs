@@ -11,7 +11,7 @@ use std::path::Path;
 ///
 /// # Errors
 /// When the folder or the file cannot be written.
-pub(crate) fn replace(path: &Path, content: &[u8]) -> io::Result<bool> {
+pub fn replace(path: &Path, content: &[u8]) -> io::Result<bool> {
     if bounded::holds(path, content) {
         return Ok(false);
     }
@@ -22,7 +22,7 @@ pub(crate) fn replace(path: &Path, content: &[u8]) -> io::Result<bool> {
 ///
 /// # Errors
 /// As [`replace`].
-pub(crate) fn replace_secret(path: &Path, content: &[u8]) -> io::Result<bool> {
+pub fn replace_secret(path: &Path, content: &[u8]) -> io::Result<bool> {
     if mode(path) == Some(0o600) && bounded::holds(path, content) {
         return Ok(false);
     }
@@ -34,7 +34,7 @@ pub(crate) fn replace_secret(path: &Path, content: &[u8]) -> io::Result<bool> {
 ///
 /// # Errors
 /// As [`replace`].
-pub(crate) fn replace_kept(path: &Path, content: &[u8]) -> io::Result<bool> {
+pub fn replace_kept(path: &Path, content: &[u8]) -> io::Result<bool> {
     let Ok(before) = fs::metadata(path) else { return replace(path, content) };
     if !before.is_file() {
         return fs::write(path, content).map(|()| true);
@@ -92,5 +92,19 @@ mod tests {
         assert!(!replace_secret(&path, b"PSK").unwrap());
         assert!(replace_kept(&path, b"another").unwrap());
         assert_eq!((mode(&path), fs::read(&path).unwrap().as_slice()), (Some(0o600), b"another".as_slice()));
+    }
+
+    #[test]
+    fn a_file_keeps_its_mode_and_its_place_behind_a_link() {
+        let folder = tempfile::tempdir().unwrap();
+        let (file, link) = (folder.path().join("file"), folder.path().join("link"));
+        std::os::unix::fs::symlink(&file, &link).unwrap();
+        fs::write(&file, "the former one").unwrap();
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o640)).unwrap();
+        replace_kept(&link, b"another").unwrap();
+        assert_eq!(fs::read_to_string(&file).unwrap(), "another");
+        assert_eq!(mode(&file), Some(0o640));
+        assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
+        replace_kept(Path::new("/dev/null"), b"nothing").unwrap();
     }
 }
