@@ -1,9 +1,11 @@
 //! What failed, on which object, where, and what the caller does next.
 //!
-//! Invariant: no error carries a secret. Messages come from the peer or the operating system; passwords and
-//! keys are never formatted.
+//! Invariant: no error carries a secret. Messages come from the peer or the operating system, without what the peer was given to know
+//! this program by; passwords and keys are never formatted.
 
 use std::fmt;
+
+use crate::credentials::hidden;
 
 /// What the caller of a failed operation does next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -73,7 +75,8 @@ impl ClusterError {
             Class::Retry => Reason::Unreachable,
             Class::Refuse => Reason::Other,
         };
-        Self { op, object: object.into(), endpoint: endpoint.into(), message: message.into(), class, reason }
+        let message = hidden(message.into());
+        Self { op, object: object.into(), endpoint: endpoint.into(), message, class, reason }
     }
 
     /// The HTTP status that the API server answered with, where it answered with one that is no success: 403 for a right that is missing,

@@ -28,6 +28,7 @@
 
 pub mod backoff;
 pub mod certificates;
+mod credentials;
 pub mod directory;
 pub mod error;
 pub mod etcd;

@@ -1,5 +1,5 @@
-//! The client of the API server when this host's address changes: nothing comes back on what is connected then. The server is a few lines of
-//! HTTP, because a real one answers.
+//! The client of the API server when this host's address changes: nothing comes back on what is connected then. And beside a server that
+//! says back what it was asked with. The server is a few lines of HTTP, because a real one answers, and keeps credentials to itself.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test may fail by panic")]
 
 use std::collections::BTreeMap;
@@ -163,4 +163,38 @@ async fn request_that_changes_nothing_is_made_again_and_another_one_fails_with_t
     let error = timeout(DEADLINE, write).await.unwrap().unwrap().unwrap_err();
     assert!(error.to_string().contains("this host has another address now"), "{error}");
     assert_eq!(client.patch::<Value>(path, &Patch::Merge(json!({}))).await.unwrap(), json!({}));
+}
+
+/// Answers each connection's first request with 401 and what it was asked with, as a proxy in a mode for debugging does.
+async fn say_back(listener: TcpListener) {
+    while let Ok((mut stream, _)) = listener.accept().await {
+        let mut asked = Vec::new();
+        while !asked.ends_with(b"\r\n\r\n") && stream.read_buf(&mut asked).await.unwrap() > 0 {}
+        let head = format!("HTTP/1.1 401 Unauthorized\r\nConnection: close\r\nContent-Length: {}\r\n\r\n", asked.len());
+        stream.write_all(&[head.as_bytes(), &asked].concat()).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn what_a_server_says_back_is_repeated_without_the_credentials() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let server = format!("http://{}", listener.local_addr().unwrap());
+    tokio::spawn(say_back(listener));
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("kubeconfig");
+    for (user, secrets) in [
+        ("token: SECRET-TOKEN", vec!["SECRET-TOKEN"]),
+        // RFC 7617, section 2: base64 of `proxy:SECRET-WORD`.
+        ("username: proxy, password: SECRET-WORD", vec!["SECRET-WORD", "cHJveHk6U0VDUkVULVdPUkQ="]),
+    ] {
+        let text = format!(
+            "apiVersion: v1\nkind: Config\ncurrent-context: c\ncontexts: [{{name: c, context: {{cluster: c, user: u}}}}]\n\
+             clusters: [{{name: c, cluster: {{server: '{server}'}}}}]\nusers: [{{name: u, user: {{{user}}}}}]\n"
+        );
+        std::fs::write(&path, text).unwrap();
+        let client = Client::connect(&Access::new(path.to_str(), None, "test/1", "a role")).unwrap();
+        let error = timeout(DEADLINE, client.get::<Value>("/api/v1/nodes/n1")).await.unwrap().unwrap_err().to_string();
+        assert!(error.contains("401 Unauthorized: GET /api/v1/nodes/n1") && error.contains("(hidden)"), "{error}");
+        assert!(secrets.iter().all(|secret| !error.contains(secret)), "{error}");
+    }
 }

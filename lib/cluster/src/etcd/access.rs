@@ -10,6 +10,7 @@ use tokio::sync::watch;
 
 use super::tls::TlsMaterial;
 use crate::certificates::InUse;
+use crate::credentials::Credentials;
 
 /// What connections are made with.
 pub(super) struct Access {
@@ -17,6 +18,7 @@ pub(super) struct Access {
     options: ConnectOptions,
     /// Name and password.
     user: Option<(String, String)>,
+    _credentials: Option<Credentials>,
     tls: Mutex<Tls>,
     /// Changes when connections that are there are to be left.
     anew: watch::Sender<()>,
@@ -37,12 +39,13 @@ impl Access {
     pub(super) fn new(options: ConnectOptions, material: TlsMaterial, tls: Option<TlsOptions>) -> Self {
         let in_use = tls.is_some().then(|| material.in_use());
         let tls = Mutex::new(Tls { material, options: tls, in_use, generation: 0, refused: None });
-        Self { options, user: None, tls, anew: watch::Sender::new(()) }
+        Self { options, user: None, _credentials: None, tls, anew: watch::Sender::new(()) }
     }
 
     /// The same for a user with this name and password.
     pub(super) fn of_user(self, user: Option<(String, String)>) -> Self {
-        Self { user, ..self }
+        let _credentials = user.as_ref().map(|(_, password)| Credentials::keep([password.clone()]));
+        Self { user, _credentials, ..self }
     }
 
     /// Whether members are asked as a user.

@@ -32,7 +32,7 @@ pub(super) fn fault(op: &'static str, object: &str, endpoint: &str, error: &Erro
         (_, Error::GRpcStatus(status)) if is_passing(i32::from(status.code())) => Class::Retry,
         _ => Class::Refuse,
     };
-    ClusterError { op, object: object.into(), endpoint: endpoint.into(), message: message(error), class, reason }
+    ClusterError { reason, ..ClusterError::new(op, object, endpoint, message(error), class) }
 }
 
 /// The cluster as a whole is over a limit (etcd's `too many requests`, `database space exceeded`).

@@ -23,6 +23,7 @@ use super::connector;
 use super::fault::{Ask, Fault, chain};
 use super::material::Material;
 use crate::certificates::InUse;
+use crate::credentials::Credentials;
 use crate::{ClusterError, provider};
 
 /// Limit of a request for one object.
@@ -71,14 +72,15 @@ struct Shared {
 struct Current {
     material: Material,
     _in_use: InUse,
+    _credentials: Credentials,
     read: Instant,
     client: Option<kube::Client>,
 }
 
 impl Current {
     fn new(material: Material, read: Instant) -> Self {
-        let _in_use = material.in_use();
-        Self { material, _in_use, read, client: None }
+        let (_in_use, _credentials) = (material.in_use(), material.credentials());
+        Self { material, _in_use, _credentials, read, client: None }
     }
 }
 

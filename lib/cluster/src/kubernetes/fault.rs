@@ -11,6 +11,7 @@ use hyper::http::header::RETRY_AFTER;
 use hyper::http::response::Parts;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Status;
 
+use crate::credentials::hidden;
 use crate::error::Reason;
 use crate::problem::elided;
 use crate::{Class, ClusterError};
@@ -71,7 +72,7 @@ impl Ask<'_> {
 
     /// What the server says with this status code.
     pub(super) fn error_of(&self, code: u16, words: &str) -> ClusterError {
-        let words = elided(words.to_owned());
+        let words = elided(hidden(words.to_owned()));
         let phrase = StatusCode::from_u16(code).ok().and_then(|code| code.canonical_reason()).unwrap_or_default();
         let said = if words.is_empty() { format!("{code} {phrase}") } else { format!("{code} {phrase}: {words}") };
         let message = match code {

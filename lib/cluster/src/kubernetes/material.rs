@@ -12,10 +12,12 @@ use kube::config::AuthInfo;
 use rustls::RootCertStore;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
+use secrecy::ExposeSecret as _;
 
 use super::access::{Access, Environment};
 use super::{kubeconfig, proxy};
 use crate::certificates::InUse;
+use crate::credentials::Credentials;
 use crate::{Class, ClusterError};
 
 /// See the module's text.
@@ -61,6 +63,16 @@ impl Material {
         let own = self.config.auth_info.client_certificate_data.as_deref();
         let own = own.and_then(|data| certificates(&decoded("client-certificate-data", data).ok()?).ok());
         InUse::of_der("kubernetes", [("ca", authorities), ("client", own.unwrap_or_default())])
+    }
+
+    /// Has what the server is told to know this client by stand in no text.
+    pub(super) fn credentials(&self) -> Credentials {
+        let AuthInfo { token, username, password, .. } = &self.config.auth_info;
+        let [token, password] = [token, password].map(|secret| secret.as_ref().map(|of| of.expose_secret().to_owned()));
+        // RFC 7617: user and password are sent as one word.
+        let basic =
+            username.as_ref().zip(password.as_ref()).map(|(name, word)| STANDARD.encode(format!("{name}:{word}")));
+        Credentials::keep([token, password, basic].into_iter().flatten())
     }
 
     /// The server's URL, without credentials.
