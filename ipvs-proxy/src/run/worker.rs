@@ -232,6 +232,9 @@ impl ProxyWork {
             let updated = names.map(|name| (name, now)).collect();
             locked(&self.shell.vitals).updated = updated;
         }
+        for (name, counts) in self.proxy.tables().stack().counts() {
+            metrics.table(name, &counts);
+        }
         metrics.source("services", self.proxy.view().lost().is_none(), self.proxy.gate().is_open());
     }
 }
@@ -330,9 +333,6 @@ impl Work for ProxyWork {
         let bridges = self.proxy.plane().families().filter_map(addresses::bridge_advice);
         let advice: Vec<_> = bridges.chain(denying).chain(self.rival.clone()).chain(self.occupied.advice()).collect();
         let status = ProxyStatus::of(&self.proxy, self.proxy.node(), &advice, took.now);
-        for (name, counts) in self.proxy.tables().stack().counts() {
-            self.shell.metrics.table(name, &counts);
-        }
         for (state, count) in status.objects() {
             self.shell.metrics.objects(state, count);
         }
