@@ -6,15 +6,16 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use netstate::Protocol;
 use netstate::ipvs::{RealServerKey, Row, VirtualServerKey};
 use netstate::nft::{Row as NftRow, RowKey as NftKey};
+use netstate::{IfName, Protocol};
 use reconcile::{Pass, Reconciler, Target};
 
 use super::super::flows::{Check, Locals, Masqueraded};
 use super::Tables;
-use crate::dataplane::{ipvs, nftables};
+use crate::dataplane::{ipvs, nftables, vip};
 use crate::plan::FrontendKey;
+use crate::plan::frontend::Place;
 
 impl Tables {
     /// Takes in the node's own addresses.
@@ -101,7 +102,7 @@ impl Tables {
         stands && keys.all(|key| servers.desired().get(&key).is_none_or(|row| is_as(&key, row)))
     }
 
-    /// True when the rows of a frontend are as they are desired, endpoints included.
+    /// True when the rows of a frontend are as they are desired, endpoints and its local address included.
     pub(in crate::run) fn is_settled(&self, frontend: &FrontendKey) -> bool {
         let Some(nft) = self.stack.get(self.nft) else { return false };
         let mut rows = nftables::entries(frontend).into_iter().chain([nftables::list(frontend)]);
@@ -109,6 +110,16 @@ impl Tables {
         rows.all(|row| is_settled(nft, &row))
             && nftables::keepers(nft.desired(), frontend).all(|row| nft.holds(row))
             && self.servers().is_none_or(|table| servers.all(|key| is_settled(table, &key)))
+            && self.is_led_here(frontend)
+    }
+
+    /// False while packets to a frontend's address would leave this node, where it is to be local.
+    fn is_led_here(&self, frontend: &FrontendKey) -> bool {
+        let Place::Address(addr) = frontend.place else { return true };
+        let key = vip::address(&IfName::literal(vip::LINK_NAME), addr);
+        let addresses = self.addresses.and_then(|addresses| self.stack.get(addresses));
+        let stands = addresses.is_none_or(|table| !table.desired().contains_key(&key) || table.holds(&key));
+        stands && !self.waiting.contains(&key) && self.is_local(addr)
     }
 
     /// Who answers at a frontend by the rows of either path.

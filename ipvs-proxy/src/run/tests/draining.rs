@@ -138,6 +138,22 @@ fn a_service_is_not_in_place_while_a_refused_row_of_it_waits_for_its_next_try() 
 }
 
 #[test]
+fn nor_is_one_whose_address_is_not_local_yet() {
+    let mut rig = Rig::web();
+    let api = ObjectName::new("default", "api");
+    let address = vip::address(&IfName::literal(vip::LINK_NAME), [192, 168, 0, 11].into());
+    rig.addresses.refuse(address.clone(), 22);
+    rig.service("api", 11, "TCP");
+    rig.endpoints("api", "TCP", &[2]);
+    rig.work();
+    assert!(!rig.proxy.is_in_place(&api));
+    assert!(rig.proxy.is_in_place(&ObjectName::new("default", "web")), "another Service");
+    rig.addresses.allow(&address);
+    rig.later(60);
+    assert!(rig.proxy.is_in_place(&api));
+}
+
+#[test]
 fn nor_is_one_whose_clients_stay_while_the_chain_that_keeps_them_waits() {
     let kept = (FakeTable::default(), FakeTable::default(), FakeTable::default());
     let ports = json!([{"name": "main", "port": 80}]);
