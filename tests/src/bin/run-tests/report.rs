@@ -1,7 +1,7 @@
 //! What is printed of a binary when it ends, and of all of them at the end.
 //!
-//! Invariants: a binary that failed is named at the end with the command that runs it alone, however much was printed before; so is
-//! one that passed alone only.
+//! Invariants: a binary that failed is named at the end with the command that runs it alone and with what failed in it, however much was
+//! printed before; so is one that passed alone only.
 
 use std::fmt;
 use std::time::{Duration, Instant};
@@ -10,6 +10,9 @@ use super::job::{Ended, Job};
 
 /// The longest binaries that are named at the end.
 const NAMED: usize = 10;
+
+/// The letters of a test's reason.
+const REASON: usize = 300;
 
 /// All that have ended.
 #[derive(Debug)]
@@ -56,11 +59,14 @@ impl Entry {
 struct Failure {
     job: Job,
     end: String,
+    /// Its tests that failed, each with the place and the first line of its reason.
+    tests: Vec<String>,
 }
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}; alone: {}", self.job.title, self.end, self.job.alone)
+        write!(f, "{}: {}; alone: {}", self.job.title, self.end, self.job.alone)?;
+        self.tests.iter().try_for_each(|test| write!(f, "\n    {test}"))
     }
 }
 
@@ -118,7 +124,8 @@ impl Report {
         self.counts.add(&String::from_utf8_lossy(&ended.output));
         self.entries.push(Entry::of(&ended));
         if let Some(end) = bad_end(&ended) {
-            self.failed.push(Failure { job: ended.job, end });
+            let tests = failed_tests(&String::from_utf8_lossy(&ended.output));
+            self.failed.push(Failure { job: ended.job, end, tests });
         }
         text
     }
@@ -150,6 +157,25 @@ fn printed(ended: &Ended) -> Vec<u8> {
     let mut text = format!("     Running {} ({:.1} s)\n", ended.job.title, ended.took.as_secs_f64()).into_bytes();
     text.extend_from_slice(&ended.output);
     text
+}
+
+/// The tests that failed by what libtest printed of them: `name: place: first line of the reason`, in the order of the output.
+fn failed_tests(output: &str) -> Vec<String> {
+    let mut tests = Vec::new();
+    let mut lines = output.lines();
+    while let Some(line) = lines.next() {
+        let Some(name) = line.strip_prefix("---- ").and_then(|rest| rest.strip_suffix(" stdout ----")) else {
+            continue;
+        };
+        let reason = lines
+            .clone()
+            .take_while(|line| !line.starts_with("---- "))
+            .skip_while(|line| !line.contains(" panicked at "));
+        let mut words = reason.take(2).map(|line| line.split_once(" panicked at ").map_or(line, |(_, place)| place));
+        let text = format!("{name}: {} {}", words.next().unwrap_or("no panic"), words.next().unwrap_or_default());
+        tests.push(text.trim_end().chars().take(REASON).collect());
+    }
+    tests
 }
 
 /// How it ended, unless it passed.
@@ -216,6 +242,17 @@ mod tests {
         assert!(text.contains("23 tests passed, 2 failed, 1 ignored, in 3 binaries"), "{text}");
         assert!(text.contains("FAILED two: exit status: 101; alone: cargo test --test two\n"), "{text}");
         assert!(text.ends_with("FAILED three: start it: no such file; alone: cargo test --test three\n"), "{text}");
+    }
+
+    #[test]
+    fn what_failed_in_a_binary_is_named_with_place_and_reason() {
+        let output = "test a ... FAILED\n\nfailures:\n\n---- a stdout ----\nstep one\n\nthread 'a' (7) panicked at src/a.rs:79:5:\nassertion failed: x\n  \
+                      left: 1\n\n---- b::c stdout ----\nError: \"no\"\n\nfailures:\n    a\n    b::c\n\n\
+                      test result: FAILED. 1 passed; 2 failed; 0 ignored; 0 measured\n";
+        let mut report = Report::new(Instant::now());
+        report.take(ended("one", 101, output));
+        let end = "alone: cargo test --test one\n    a: src/a.rs:79:5: assertion failed: x\n    b::c: no panic\n";
+        assert!(report.to_string().ends_with(end), "{report}");
     }
 
     #[test]
