@@ -16,37 +16,37 @@ use std::process::ExitCode;
 use anyhow::{Result, ensure};
 use injected::netd::{DUAL, EXTENSION, HOST_GW, Netd, VXLAN};
 use injected::proxy::{NFTABLES, Proxy};
-use injected::{every_fault_is_got_over, netd_verbs, proxy_verbs};
+use injected::{every_fault_is_got_over, every_fault_is_got_over_alone, netd_verbs, proxy_verbs};
 use lab::Need;
 use lab::harness::Suite;
 use lab::kubernetes::Release;
 
 fn netd_gets_over_every_operation_that_fails_once_with_vxlan() -> Result<()> {
-    every_fault_is_got_over(&Netd::start(&VXLAN)?, 4)
+    every_fault_is_got_over(|| Netd::start(&VXLAN), 4)
 }
 
 fn netd_gets_over_every_operation_that_fails_once_with_host_gw() -> Result<()> {
-    every_fault_is_got_over(&Netd::start(&HOST_GW)?, 1)
+    every_fault_is_got_over(|| Netd::start(&HOST_GW), 1)
 }
 
 fn netd_gets_over_every_operation_that_fails_once_with_both_families() -> Result<()> {
-    every_fault_is_got_over(&Netd::start(&DUAL)?, 1)
+    every_fault_is_got_over(|| Netd::start(&DUAL), 1)
 }
 
 fn netd_gets_over_every_operation_that_fails_once_with_an_extension() -> Result<()> {
-    every_fault_is_got_over(&Netd::start(&EXTENSION)?, 1)
+    every_fault_is_got_over(|| Netd::start(&EXTENSION), 1)
 }
 
 fn netd_gets_over_every_operation_that_fails_once_with_kubernetes() -> Result<()> {
-    every_fault_is_got_over(&injected_kubernetes::Netd::start()?, 1)
+    every_fault_is_got_over_alone(&injected_kubernetes::Netd::start()?, 1)
 }
 
 fn proxy_gets_over_every_operation_that_fails_once_on_nftables() -> Result<()> {
-    every_fault_is_got_over(&Proxy::start(&NFTABLES)?, 4)
+    every_fault_is_got_over(|| Proxy::start(&NFTABLES), 4)
 }
 
 fn proxy_gets_over_every_operation_that_fails_once_with_etcd() -> Result<()> {
-    every_fault_is_got_over(&Proxy::start_with_etcd(&NFTABLES)?, 1)
+    every_fault_is_got_over(|| Proxy::start_with_etcd(&NFTABLES), 1)
 }
 
 fn netd_cleanup_with_any_operation_failing_is_finished_by_the_next() -> Result<()> {

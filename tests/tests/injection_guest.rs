@@ -19,19 +19,19 @@ use lab::harness::Suite;
 const LONGEST: Duration = Duration::from_secs(3 * 3600);
 
 fn proxy_gets_over_every_operation_that_fails_once_on_ipvs() -> Result<()> {
-    every_fault_is_got_over(&Proxy::start(&IPVS)?, 1)
+    every_fault_is_got_over(|| Proxy::start(&IPVS), 1)
 }
 
 fn netd_gets_over_every_operation_that_fails_once_with_wireguard() -> Result<()> {
-    every_fault_is_got_over(&Netd::start(&WIREGUARD)?, 1)
+    every_fault_is_got_over(|| Netd::start(&WIREGUARD), 1)
 }
 
 fn netd_gets_over_every_operation_that_fails_once_with_ipip() -> Result<()> {
-    every_fault_is_got_over(&Netd::start(&IPIP)?, 1)
+    every_fault_is_got_over(|| Netd::start(&IPIP), 1)
 }
 
 fn netd_gets_over_every_operation_that_fails_once_with_a_flowtable() -> Result<()> {
-    every_fault_is_got_over(&Netd::start(&FLOWTABLE)?, 1)
+    every_fault_is_got_over(|| Netd::start(&FLOWTABLE), 1)
 }
 
 fn proxy_cleanup_of_ipvs_with_any_operation_failing_is_finished_by_the_next() -> Result<()> {

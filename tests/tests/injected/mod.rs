@@ -4,7 +4,7 @@
 //! A run begins with nothing on the node, takes in what there is and one change, and has each n-th operation fail, with another errno from one
 //! to the next. What the daemon sends to its source counts as well. A daemon that ends itself is started again, as its unit does it. `FAULTS=all`
 //! has each operation fail with every errno of its kind, and the daemon killed at each; `FAULTS_PART=2/4` takes of each four of its runs the
-//! second, so that four machines walk beside each other.
+//! second, so that four machines walk beside each other. `FAULTS_JOBS=4` has four runs beside each other on this one.
 //!
 //! Invariant: a fault is got over within [`CONVERGED`], and nothing but the faults of its plan is done to a run.
 #![allow(dead_code, reason = "each test binary uses its part")]
@@ -17,6 +17,8 @@ pub(crate) mod proxy_verbs;
 pub(crate) mod verbs;
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -29,11 +31,15 @@ pub(crate) const CONVERGED: Duration = Duration::from_secs(90);
 const SPARSE: usize = 37;
 /// The same with `FAULTS=all`: more than one try of a listing has, which would meet a fault each time and wait ever longer.
 const DENSE: usize = 23;
+/// Starts of one run that are killed, one after the other.
+const DEATHS: usize = 8;
 /// More operations than a run has: one that reaches none of its plan is counted to its end.
 const NEVER: usize = usize::MAX;
 
 /// The variable that names a part of the runs.
 const PART: &str = "FAULTS_PART";
+/// The variable that says how many runs are beside each other.
+const JOBS: &str = "FAULTS_JOBS";
 
 /// A walk ends when so many of its runs have failed.
 const MANY: usize = 5;
@@ -176,9 +182,9 @@ fn plans(operations: usize, sample: usize) -> Vec<Plan> {
     if injection::all() {
         let each = |errno| (0..step).map(move |first| failing(first, errno));
         // Each start dies later than the one before it.
-        let quarter = operations / 4 + 1;
-        let deaths = |first| (first..operations).step_by(quarter).map(|at| (at, Effect::Killed)).collect();
-        return (0..Kind::MOST).flat_map(each).chain((0..quarter).map(deaths)).collect();
+        let apart = operations / DEATHS + 1;
+        let deaths = |first| (first..operations).step_by(apart).map(|at| (at, Effect::Killed)).collect();
+        return (0..Kind::MOST).flat_map(each).chain((0..apart).map(deaths)).collect();
     }
     let mut plans: Vec<Plan> =
         (0..step).step_by(step / sample).take(sample).map(|first| failing(first, first)).collect();
@@ -195,29 +201,107 @@ pub(crate) fn part() -> Result<(usize, usize)> {
     Ok((part - 1, parts))
 }
 
-/// Walks a scene; without `FAULTS=all` by `sample` runs.
-pub(crate) fn every_fault_is_got_over(scene: &impl Scene, sample: usize) -> Result<()> {
-    let begun = Instant::now();
+/// A walk by several scenes beside each other: a run mostly waits for what is tried again.
+struct Walk {
+    begun: Instant,
+    plans: Vec<Plan>,
+    part: usize,
+    parts: usize,
+    /// How many plans of its part have begun.
+    taken: AtomicUsize,
+    found: Mutex<Found>,
+}
+
+/// What the runs of a walk have met.
+#[derive(Default)]
+struct Found {
+    kinds: BTreeMap<String, usize>,
+    failed: Vec<String>,
+}
+
+impl Walk {
+    fn new(plans: Vec<Plan>) -> Result<Self> {
+        let (part, parts) = part()?;
+        let (begun, taken, found) = (Instant::now(), AtomicUsize::new(0), Mutex::default());
+        Ok(Self { begun, plans, part, parts, taken, found })
+    }
+
+    /// Plans that nobody else has begun, until there is none or too many have failed.
+    fn next(&self) -> Option<(usize, &Plan)> {
+        let failed = self.found.lock().unwrap_or_else(PoisonError::into_inner).failed.len();
+        let number = self.part + self.taken.fetch_add(1, Ordering::Relaxed) * self.parts;
+        self.plans.get(number).filter(|_| failed < MANY).map(|plan| (number, plan))
+    }
+
+    /// Takes plan by plan; the scene's states are `wanted` without faults.
+    fn follow(&self, scene: &impl Scene, wanted: &[String; 2]) {
+        while let Some((number, plan)) = self.next() {
+            if injection::all() {
+                eprintln!("run {number} of {}, {} s", self.plans.len(), self.begun.elapsed().as_secs());
+            }
+            let ended = run(scene, plan, Some(wanted)).with_context(|| format!("plan {plan:?}"));
+            let mut found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
+            match ended {
+                Ok((_, seen)) => {
+                    seen.faults.into_iter().for_each(|(kind, _)| *found.kinds.entry(kind).or_default() += 1)
+                }
+                Err(error) => found.failed.push(format!("{error:?}")),
+            }
+        }
+    }
+
+    fn finish(self, operations: usize) -> Result<()> {
+        let Found { kinds, failed } = self.found.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let runs = self.plans.len().saturating_sub(self.part).div_ceil(self.parts);
+        let (faults, seconds) = (kinds.values().sum::<usize>(), self.begun.elapsed().as_secs());
+        println!("{operations} operations, {faults} faults in {runs} runs and {seconds} s: {kinds:?}");
+        ensure!(failed.is_empty(), "{}", failed.join("\n\n"));
+        Ok(())
+    }
+}
+
+/// Both states of a scene without faults, and how many operations led there.
+fn undisturbed(scene: &impl Scene) -> Result<([String; 2], usize)> {
     let (wanted, seen) = run(scene, &Plan::from([(NEVER, Effect::Killed)]), None)?;
     ensure!(wanted[0] != wanted[1], "the change changes nothing: {wanted:?}");
     ensure!(seen.operations > 50, "only {} operations", seen.operations);
-    let mut kinds: BTreeMap<String, usize> = BTreeMap::new();
-    let (part, parts) = part()?;
-    let plans = plans(seen.operations, sample);
-    let mut failed = Vec::new();
-    for (number, plan) in plans.iter().enumerate().skip(part).step_by(parts) {
-        if injection::all() {
-            eprintln!("run {number} of {}, {} s", plans.len(), begun.elapsed().as_secs());
-        }
-        match run(scene, plan, Some(&wanted)).with_context(|| format!("plan {plan:?}")) {
-            Ok((_, seen)) => seen.faults.into_iter().for_each(|(kind, _)| *kinds.entry(kind).or_default() += 1),
-            Err(error) => failed.push(format!("{error:?}")),
-        }
-        ensure!(failed.len() < MANY, "{}", failed.join("\n\n"));
-    }
-    let runs = plans.len().saturating_sub(part).div_ceil(parts);
-    let (faults, seconds) = (kinds.values().sum::<usize>(), begun.elapsed().as_secs());
-    println!("{} operations, {faults} faults in {runs} runs and {seconds} s: {kinds:?}", seen.operations);
-    ensure!(failed.is_empty(), "{}", failed.join("\n\n"));
-    Ok(())
+    Ok((wanted, seen.operations))
+}
+
+/// Walks scenes that `start` makes; without `FAULTS=all` by `sample` runs.
+pub(crate) fn every_fault_is_got_over<S: Scene + Send>(
+    start: impl Fn() -> Result<S> + Sync,
+    sample: usize,
+) -> Result<()> {
+    let scene = start()?;
+    let (wanted, operations) = undisturbed(&scene)?;
+    let walk = Walk::new(plans(operations, sample))?;
+    let others = || -> Result<()> {
+        let scene = start()?;
+        walk.follow(&scene, &undisturbed(&scene)?.0);
+        Ok(())
+    };
+    let jobs = jobs()?;
+    std::thread::scope(|scope| {
+        let others: Vec<_> = (1..jobs).map(|_| scope.spawn(others)).collect();
+        walk.follow(&scene, &wanted);
+        let ends =
+            others.into_iter().map(|other| other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
+        ends.collect::<Result<Vec<()>>>()
+    })?;
+    walk.finish(operations)
+}
+
+/// The same of a scene of which there is one at a time.
+pub(crate) fn every_fault_is_got_over_alone(scene: &impl Scene, sample: usize) -> Result<()> {
+    let (wanted, operations) = undisturbed(scene)?;
+    let walk = Walk::new(plans(operations, sample))?;
+    walk.follow(scene, &wanted);
+    walk.finish(operations)
+}
+
+/// How many scenes of one walk are beside each other: one, unless `FAULTS_JOBS` says otherwise.
+fn jobs() -> Result<usize> {
+    let Ok(text) = std::env::var(JOBS) else { return Ok(1) };
+    text.parse().ok().filter(|jobs| (1..=64).contains(jobs)).with_context(|| format!("{JOBS} is {text:?}, not 1 to 64"))
 }
