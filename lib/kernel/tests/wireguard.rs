@@ -173,6 +173,29 @@ fn what_somebody_else_changed_is_put_right() {
     assert_eq!(sh("wg", &["show", "flannel-wg", "public-key"]).trim(), public.to_string());
 }
 
+fn devices_that_exchange_their_ports_have_them_at_once() {
+    const OTHER: IfName = IfName::literal("flannel-wg-v6");
+    let target = Links::new(Rtnl::open().unwrap(), Box::new(|_, _| true)).only([WG, OTHER]);
+    let mut links = Reconciler::new("links", target);
+    for name in [WG, OTHER] {
+        let link = Link { kind: LinkKind::Wireguard, mtu: Some(1420), mac: None, up: true, master: None };
+        links.want(name, Some(link));
+    }
+    converge(&mut links);
+    let (private, public) = identity();
+    let devices = [(WG, private.clone()), (OTHER, private)];
+    let mut table = Reconciler::new("wireguard", Wireguards::open(devices).unwrap());
+    let ports = || [WG, OTHER].map(|link| sh("wg", &["show", link.as_str(), "listen-port"]).trim().to_owned());
+    for [one, other] in [[51820, 51821], [51821, 51820], [51822, 51821], [51821, 51823]] {
+        for (link, listen_port) in [(WG, one), (OTHER, other)] {
+            let row = Row::Device(Device { public_key: Some(public), listen_port });
+            table.want(RowKey::Device(link), Some(row));
+        }
+        let pass = table.pass(true, Duration::ZERO);
+        assert_eq!((pass.failed, ports()), (0, [one, other].map(|port| port.to_string())));
+    }
+}
+
 fn session_of_an_untouched_peer_goes_on_whatever_happens_to_others() {
     let (mut table, own) = made();
     let alive = session(&mut table, own, 51999);
@@ -411,6 +434,7 @@ fn main() -> ExitCode {
             session_of_an_untouched_peer_goes_on_whatever_happens_to_others,
             peer_that_roamed_is_followed_until_its_lease_says_otherwise,
             port_that_somebody_has_is_named,
+            devices_that_exchange_their_ports_have_them_at_once,
             listing_over_many_messages_is_read_whole,
             peers_wait_for_their_device,
             ipip_tunnel_reads_back_as_desired_and_tunl0_is_left_alone,

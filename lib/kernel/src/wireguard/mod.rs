@@ -3,7 +3,8 @@
 //! The devices themselves are links; here is what `wg` sets: identity, port, peers. Every peer on the table's devices is
 //! ours. Invariants: peers are written one by one, and of each only what differs, so no session of an untouched peer is
 //! ever reset; identity is compared by its public key and written only when that differs; a peer that roamed is called
-//! back to its configured end point only when its session is over, or when another end point is desired.
+//! back to its configured end point only when its session is over, or when another end point is desired; a port that goes from one device
+//! to another is given up before it is taken.
 
 mod fingerprint;
 mod session;
@@ -12,7 +13,7 @@ mod wire;
 #[cfg(any(test, feature = "fuzz"))]
 pub(crate) use wire::fuzz_peers;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use netstate::IfName;
@@ -162,6 +163,11 @@ impl Target for Wireguards {
                 results.push(body.map(|_| false));
             }
         }
+        // What becomes of it shows in the answer to who takes the port.
+        let given_up =
+            giving_up(steps).map(|link| self.genl.message(wire::SET_DEVICE, wire::set_device(link, None, 0)));
+        let given_up: Vec<_> = given_up.collect();
+        self.send(&given_up);
         let mut answers = self.send(&messages).into_iter();
         let settle = |(step, result): (&WireguardStep, Result<bool, KernelError>)| {
             if result? {
@@ -172,6 +178,25 @@ impl Target for Wireguards {
         };
         steps.iter().zip(results).map(settle).collect()
     }
+}
+
+/// The devices whose port goes to another one in the same steps: the kernel refuses it for as long as the one listens, of two that
+/// exchange theirs for ever.
+fn giving_up(steps: &[WireguardStep]) -> impl Iterator<Item = &IfName> {
+    let port = |row: &Row| if let Row::Device(device) = row { Some(device.listen_port) } else { None };
+    let taken: BTreeSet<u16> = steps
+        .iter()
+        .filter_map(|step| match step {
+            Step::Create(_, want) | Step::Change(_, _, want) => port(want),
+            Step::Remove(..) => None,
+        })
+        .collect();
+    steps.iter().filter_map(move |step| match step {
+        Step::Change(RowKey::Device(link), have, want) if port(have) != port(want) => {
+            port(have).filter(|port| taken.contains(port)).map(|_| link)
+        }
+        _ => None,
+    })
 }
 
 fn error(step: &WireguardStep, cause: Cause) -> KernelError {
