@@ -9,7 +9,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 /// Stands where a credential stood.
 const HIDDEN: &str = "(hidden)";
 
-/// Bytes of the shortest that is looked for: a shorter one stands in other words by chance, and so would show.
+/// Bytes of the shortest that is hidden: a shorter one stands in other words by chance, and so would show.
 const SHORTEST: usize = 4;
 
 static NUMBER: AtomicU64 = AtomicU64::new(0);

@@ -65,7 +65,7 @@ impl Material {
         InUse::of_der("kubernetes", [("ca", authorities), ("client", own.unwrap_or_default())])
     }
 
-    /// Has what the server is told to know this client by stand in no text.
+    /// Keeps what the server knows this client by out of every text.
     pub(super) fn credentials(&self) -> Credentials {
         let AuthInfo { token, username, password, .. } = &self.config.auth_info;
         let [token, password] = [token, password].map(|secret| secret.as_ref().map(|of| of.expose_secret().to_owned()));
