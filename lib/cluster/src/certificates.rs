@@ -3,14 +3,13 @@
 //! Invariant: a certificate counts from the moment at which a client takes it until that client lets go of it; of several in one file the one
 //! counts that ends first.
 
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
-
 use rustls::crypto::ring;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
 use x509_parser::parse_x509_certificate;
+
+use crate::registry::{Entry, Registry};
 
 /// One or several certificates that are used for one thing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -23,17 +22,12 @@ pub struct Validity {
     pub end: i64,
 }
 
-static NUMBER: AtomicU64 = AtomicU64::new(0);
-static USED: Mutex<Vec<(u64, Validity)>> = Mutex::new(Vec::new());
-
-fn used() -> MutexGuard<'static, Vec<(u64, Validity)>> {
-    USED.lock().unwrap_or_else(PoisonError::into_inner)
-}
+static USED: Registry<Validity> = Registry::new();
 
 /// What the clients of this process use, of several for one thing the one that ends first.
 #[must_use]
 pub fn in_use() -> Vec<Validity> {
-    let mut all: Vec<Validity> = used().iter().map(|(_, validity)| *validity).collect();
+    let mut all: Vec<Validity> = USED.values().iter().map(|(_, validity)| *validity).collect();
     all.sort_unstable();
     all.dedup_by_key(|validity| (validity.server, validity.certificate));
     all
@@ -41,9 +35,7 @@ pub fn in_use() -> Vec<Validity> {
 
 /// Certificates that a client uses; dropped with it.
 #[derive(Debug)]
-pub(crate) struct InUse {
-    number: u64,
-}
+pub(crate) struct InUse(#[allow(dead_code, reason = "kept for its drop")] Entry<Validity>);
 
 impl InUse {
     /// A client of `server` uses what these PEM texts hold. A text without certificates adds nothing: who uses it says so.
@@ -54,19 +46,11 @@ impl InUse {
 
     /// The same of certificates in DER.
     pub(crate) fn of_der(server: &'static str, certificates: [(&'static str, Vec<Vec<u8>>); 2]) -> Self {
-        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let first = |(certificate, all): &(&'static str, Vec<Vec<u8>>)| {
             let end = all.iter().filter_map(|der| end_of(der)).min()?;
-            Some((number, Validity { server, certificate, end }))
+            Some(Validity { server, certificate, end })
         };
-        used().extend(certificates.iter().filter_map(first));
-        Self { number }
-    }
-}
-
-impl Drop for InUse {
-    fn drop(&mut self) {
-        used().retain(|(number, _)| *number != self.number);
+        Self(USED.take(certificates.iter().filter_map(first)))
     }
 }
 

@@ -3,8 +3,7 @@
 //! Invariant: what a server says is repeated without the credential that it was given: a proxy that answers with the request's head, or a
 //! server that names the token it does not accept, puts none into a log or status.
 
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use crate::registry::{Entry, Registry};
 
 /// Stands where a credential stood.
 const HIDDEN: &str = "(hidden)";
@@ -12,40 +11,24 @@ const HIDDEN: &str = "(hidden)";
 /// Bytes of the shortest that is hidden: a shorter one stands in other words by chance, and so would show.
 const SHORTEST: usize = 4;
 
-static NUMBER: AtomicU64 = AtomicU64::new(0);
-static KEPT: Mutex<Vec<(u64, String)>> = Mutex::new(Vec::new());
+static KEPT: Registry<String> = Registry::new();
 
-fn kept() -> MutexGuard<'static, Vec<(u64, String)>> {
-    KEPT.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Credentials that a client has; dropped with it. Never formatted.
-pub(crate) struct Credentials {
-    number: u64,
-}
+/// Credentials that a client has; dropped with it.
+pub(crate) struct Credentials(#[allow(dead_code, reason = "kept for its drop")] Entry<String>);
 
 impl Credentials {
     /// Has texts be without these from now on.
     pub(crate) fn keep(secrets: impl IntoIterator<Item = String>) -> Self {
-        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        let long = secrets.into_iter().filter(|secret| secret.len() >= SHORTEST);
-        let mut kept = kept();
-        kept.extend(long.map(|secret| (number, secret)));
+        let entry = KEPT.take(secrets.into_iter().filter(|secret| secret.len() >= SHORTEST));
         // One may be a part of another, of which the rest would show.
-        kept.sort_by_key(|(_, secret)| std::cmp::Reverse(secret.len()));
-        Self { number }
-    }
-}
-
-impl Drop for Credentials {
-    fn drop(&mut self) {
-        kept().retain(|(number, _)| *number != self.number);
+        KEPT.values().sort_by_key(|(_, secret)| std::cmp::Reverse(secret.len()));
+        Self(entry)
     }
 }
 
 /// A text of somebody else without the credentials that this program has now.
 pub(crate) fn hidden(text: String) -> String {
-    kept().iter().fold(text, |text, (_, secret)| match text.contains(secret.as_str()) {
+    KEPT.values().iter().fold(text, |text, (_, secret)| match text.contains(secret.as_str()) {
         true => text.replace(secret.as_str(), HIDDEN),
         false => text,
     })

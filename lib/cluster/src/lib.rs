@@ -40,6 +40,7 @@ pub mod kubernetes;
 pub mod manifest;
 pub mod problem;
 mod provider;
+mod registry;
 pub mod snapshot;
 pub mod source;
 pub mod text;

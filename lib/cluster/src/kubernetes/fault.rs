@@ -72,6 +72,7 @@ impl Ask<'_> {
 
     /// What the server says with this status code.
     pub(super) fn error_of(&self, code: u16, words: &str) -> ClusterError {
+        // Hidden first: what is cut out of a long text may end within a credential.
         let words = elided(hidden(words.to_owned()));
         let phrase = StatusCode::from_u16(code).ok().and_then(|code| code.canonical_reason()).unwrap_or_default();
         let said = if words.is_empty() { format!("{code} {phrase}") } else { format!("{code} {phrase}: {words}") };
