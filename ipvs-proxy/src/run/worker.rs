@@ -232,8 +232,11 @@ impl ProxyWork {
             let updated = names.map(|name| (name, now)).collect();
             locked(&self.shell.vitals).updated = updated;
         }
-        for (name, counts) in self.proxy.tables().stack().counts() {
-            metrics.table(name, &counts);
+        // Orders come in bursts; behind them a pass of the clock has the last word within a second.
+        if cause != Cause::Order || took.now >= self.next_report {
+            for (name, counts) in self.proxy.tables().stack().counts() {
+                metrics.table(name, &counts);
+            }
         }
         metrics.source("services", self.proxy.view().lost().is_none(), self.proxy.gate().is_open());
     }
