@@ -226,7 +226,7 @@ impl Walk {
         Ok(Self { begun, plans, part, parts, taken, found })
     }
 
-    /// Plans that nobody else has begun, until there is none or too many have failed.
+    /// A plan that nobody has begun, until there is none or too many have failed.
     fn next(&self) -> Option<(usize, &Plan)> {
         let failed = self.found.lock().unwrap_or_else(PoisonError::into_inner).failed.len();
         let number = self.part + self.taken.fetch_add(1, Ordering::Relaxed) * self.parts;

@@ -159,23 +159,18 @@ fn printed(ended: &Ended) -> Vec<u8> {
     text
 }
 
-/// The tests that failed by what libtest printed of them: `name: place: first line of the reason`, in the order of the output.
+/// The tests that failed by what libtest (`---- NAME stdout ----`) or the lab's harness (`---- NAME ----`) printed of them, in the order of the
+/// output: `name: place: first line of the reason`.
 fn failed_tests(output: &str) -> Vec<String> {
-    let mut tests = Vec::new();
-    let mut lines = output.lines();
-    while let Some(line) = lines.next() {
-        let Some(name) = line.strip_prefix("---- ").and_then(|rest| rest.strip_suffix(" stdout ----")) else {
-            continue;
-        };
-        let reason = lines
-            .clone()
-            .take_while(|line| !line.starts_with("---- "))
-            .skip_while(|line| !line.contains(" panicked at "));
-        let mut words = reason.take(2).map(|line| line.split_once(" panicked at ").map_or(line, |(_, place)| place));
-        let text = format!("{name}: {} {}", words.next().unwrap_or("no panic"), words.next().unwrap_or_default());
-        tests.push(text.trim_end().chars().take(REASON).collect());
-    }
-    tests
+    let sections = output.split("\n---- ").skip(1).filter_map(|section| section.split_once(" ----\n"));
+    sections.map(|(name, said)| format!("{}: {}", name.trim_end_matches(" stdout"), reason(said))).collect()
+}
+
+/// Place and first line of a panic; the first line of what was printed where nothing panicked.
+fn reason(said: &str) -> String {
+    let panic = said.split_once(" panicked at ").map(|(_, rest)| rest.lines().take(2).collect::<Vec<_>>().join(" "));
+    let first = || said.lines().find(|line| !line.trim().is_empty()).unwrap_or_default().trim().to_owned();
+    panic.unwrap_or_else(first).chars().take(REASON).collect()
 }
 
 /// How it ended, unless it passed.
@@ -246,13 +241,18 @@ mod tests {
 
     #[test]
     fn what_failed_in_a_binary_is_named_with_place_and_reason() {
-        let output = "test a ... FAILED\n\nfailures:\n\n---- a stdout ----\nstep one\n\nthread 'a' (7) panicked at src/a.rs:79:5:\nassertion failed: x\n  \
-                      left: 1\n\n---- b::c stdout ----\nError: \"no\"\n\nfailures:\n    a\n    b::c\n\n\
-                      test result: FAILED. 1 passed; 2 failed; 0 ignored; 0 measured\n";
-        let mut report = Report::new(Instant::now());
-        report.take(ended("one", 101, output));
-        let end = "alone: cargo test --test one\n    a: src/a.rs:79:5: assertion failed: x\n    b::c: no panic\n";
-        assert!(report.to_string().ends_with(end), "{report}");
+        let libtest = "test a ... FAILED\n\nfailures:\n\n---- a stdout ----\nstep one\n\nthread 'a' (7) panicked at src/a.rs:79:5:\n\
+                       assertion failed: x\n  left: 1\n\n---- b::c stdout ----\nError: \"no\"\n\nfailures:\n    a\n    b::c\n\n\
+                       test result: FAILED. 1 passed; 2 failed; 0 ignored; 0 measured\n";
+        let harness = "test d ... FAILED\n\nfailures:\n\n---- d ----\nno answer within 2s\n  log of netd:\n    | ready\n\nfailures:\n    d\n";
+        let named = |output| {
+            let mut report = Report::new(Instant::now());
+            report.take(ended("one", 101, output));
+            report.to_string().split_once("alone: cargo test --test one").unwrap().1.to_owned()
+        };
+        assert_eq!(named(libtest), "\n    a: src/a.rs:79:5: assertion failed: x\n    b::c: Error: \"no\"\n");
+        assert_eq!(named(harness), "\n    d: no answer within 2s\n");
+        assert_eq!(named("no test at all"), "\n");
     }
 
     #[test]
