@@ -2,8 +2,10 @@
 //!
 //! Invariant: lines grow with what changes, and only for debugging with its rows. A failure that goes on is one line, however often it is tried again and
 //! whatever event makes it be tried; once it has been mended it is a new one. A row that waits for a row of another table which failed itself
-//! is no line but a number in the line of that one: a link that cannot be made takes a row of every table along.
+//! is no line but a number in the line of that one: a link that cannot be made takes a row of every table along. One that waits for a row that
+//! is there as far as is known becomes a line when that is still so at its next try: what goes is announced a moment later.
 
+use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet};
 
 use reconcile::{Done, Failure, Pass, RetryClass, Stack, State, Written};
@@ -19,6 +21,8 @@ const LOGGED_ERRORS: usize = 10;
 pub struct PassLog {
     /// Failures that are in the log and go on.
     failing: BTreeSet<String>,
+    /// Failures that go on, of rows that wait for a row that is there as far as is known; in the log when they are met again.
+    doubted: BTreeSet<String>,
 }
 
 impl PassLog {
@@ -31,7 +35,7 @@ impl PassLog {
 
     /// Writes what `pass` over `stack` did.
     pub fn write(&mut self, cause: Cause, pass: &Pass, took: Took, stack: &Stack) {
-        if !self.failing.is_empty() || pass.failed > 0 {
+        if !self.failing.is_empty() || !self.doubted.is_empty() || pass.failed > 0 {
             self.write_failures(&pass.errors, stack);
         }
         pass.written.iter().for_each(write_row);
@@ -47,10 +51,20 @@ impl PassLog {
     fn write_failures(&mut self, errors: &[Failure], stack: &Stack) {
         let failed = failed_rows(stack);
         let (mut new, mut waiting) = (Vec::new(), BTreeMap::<&str, usize>::new());
+        let (doubted, standing) = (std::mem::take(&mut self.doubted), OnceCell::new());
         for failure in errors {
             if let Some(key) = awaited(failure, &failed) {
                 *waiting.entry(key).or_default() += 1;
-            } else if !self.failing.contains(&failure.to_string()) {
+                continue;
+            }
+            let text = failure.to_string();
+            if self.failing.contains(&text) {
+                continue;
+            }
+            let waits = || awaited(failure, standing.get_or_init(|| standing_rows(stack))).is_some();
+            if !doubted.contains(&text) && waits() {
+                self.doubted.insert(text);
+            } else {
                 new.push(failure);
             }
         }
@@ -65,8 +79,10 @@ impl PassLog {
             tracing::warn!(more, "further kernel errors; see the status");
         }
         let written: BTreeSet<String> = new.iter().map(ToString::to_string).collect();
+        let going_on = failing(stack);
+        self.doubted.extend(doubted.into_iter().filter(|text| going_on.contains(text) && !written.contains(text)));
         self.failing =
-            failing(stack).into_iter().filter(|text| self.failing.contains(text) || written.contains(text)).collect();
+            going_on.into_iter().filter(|text| self.failing.contains(text) || written.contains(text)).collect();
     }
 }
 
@@ -85,14 +101,21 @@ fn failed_rows(stack: &Stack) -> BTreeMap<String, &'static str> {
     failed.collect()
 }
 
-/// The key of the failed row of another table for which the row of `failure` waits: its text names it.
-fn awaited<'a>(failure: &Failure, failed: &'a BTreeMap<String, &'static str>) -> Option<&'a str> {
+/// Keys of rows that are in place as far as is known, each with the name of its table.
+fn standing_rows(stack: &Stack) -> BTreeMap<String, &'static str> {
+    let lines = stack.stages().flat_map(|stage| stage.lines().into_iter().map(|line| (line, stage.name())));
+    let standing = lines.filter(|(line, _)| line.desired.is_some() && matches!(line.state, State::Done));
+    standing.map(|(line, table)| (line.key, table)).collect()
+}
+
+/// The key among `rows` of another table for which the row of `failure` waits: its text names it.
+fn awaited<'a>(failure: &Failure, rows: &'a BTreeMap<String, &'static str>) -> Option<&'a str> {
     if failure.class != RetryClass::Wait {
         return None;
     }
     let words = failure.reason.split(|c: char| c.is_whitespace() || matches!(c, '/' | ':' | ','));
-    let mut rows = words.filter_map(|word| failed.get_key_value(word));
-    rows.find(|(_, table)| **table != failure.table).map(|(key, _)| key.as_str())
+    let mut named = words.filter_map(|word| rows.get_key_value(word));
+    named.find(|(_, table)| **table != failure.table).map(|(key, _)| key.as_str())
 }
 
 /// The failures that go on, each as its pass says it.
@@ -144,6 +167,39 @@ mod tests {
         assert_eq!(pass(&mut stack, &[], 200), (0, 0), "mended");
         stack.get_mut(table).unwrap().want(1, Some(8));
         assert_eq!(pass(&mut stack, &[refused], 300), (1, 1));
+    }
+
+    #[test]
+    fn a_row_that_waits_for_one_that_is_there_is_a_line_when_it_is_met_again() {
+        let (links, addresses) = (FakeTable::<String, u32>::default(), FakeTable::<String, u32>::default());
+        let mut stack = Stack::new();
+        let link = stack.push(Reconciler::new("links", links.clone()));
+        let address = stack.push(Reconciler::new("addresses", addresses.clone()));
+        let (vxlan, on_vxlan) = ("flannel.1".to_owned(), "172.7.21.0/flannel.1".to_owned());
+        let took = Took { pass: Duration::ZERO, event_to_kernel: None, now: Duration::ZERO };
+        let mut log = PassLog::default();
+        let mut pass = |stack: &mut Stack, seconds| {
+            logged(Level::WARN, || {
+                log.write(Cause::Change, &stack.pass(true, Duration::from_secs(seconds)), took, stack)
+            })
+        };
+        stack.want(link, vxlan.clone(), Some(7));
+        assert_eq!(pass(&mut stack, 1), "");
+        addresses.refuse(on_vxlan.clone(), 19);
+        stack.want(address, on_vxlan.clone(), Some(7));
+        assert_eq!(pass(&mut stack, 2), "", "the link may have gone a moment ago");
+        assert_eq!(pass(&mut stack, 2), "", "it was not tried again");
+        assert!(pass(&mut stack, 100).contains("addresses: "), "it was");
+        assert_eq!(pass(&mut stack, 200), "", "it goes on");
+        // One whose link is known to be gone is a number in its line.
+        addresses.allow(&on_vxlan);
+        pass(&mut stack, 300);
+        links.refuse(vxlan.clone(), 22);
+        addresses.refuse(on_vxlan.clone(), 19);
+        stack.want(link, vxlan.clone(), Some(8));
+        stack.want(address, on_vxlan.clone(), Some(8));
+        let text = pass(&mut stack, 400);
+        assert!(text.contains("links: ") && text.contains("waiting=1") && text.lines().count() == 1, "{text}");
     }
 
     /// What is logged while `work` is done, from `level` on.
