@@ -46,7 +46,9 @@ struct Call {
 impl Call {
     /// Whether it says what the kernel or the store answered.
     fn says(&self, errno: &str) -> bool {
-        let words = [errno, "10.4.7.", "descriptors", "capabilit", "memory", "overrun"];
+        // An address that is in use is another process with the lock.
+        let held = if errno.contains("error 98") { "would undo each other" } else { errno };
+        let words = [errno, held, "10.4.7.", "descriptors", "capabilit", "memory", "overrun"];
         words.iter().any(|word| self.said.contains(word))
     }
 }
