@@ -255,6 +255,26 @@ mod tests {
             assert_eq!(stale(all, false), [true, true, true, false], "{protocol}");
             assert_eq!(stale(all, true), [false; 4], "{protocol}");
             assert_eq!(stale(Masqueraded::default(), false), [false; 4], "{protocol}");
+            let node = Masqueraded { node: true, ..Masqueraded::default() };
+            assert_eq!(stale(node, false), [false, true, false, false], "{protocol}");
+            let masqueraded = Tracked { answered: false, ..tracked(vip, pod) };
+            assert!(!checks(protocol, &[pod], all).is_stale(protocol, &masqueraded), "{protocol}: on its way");
+        }
+    }
+
+    #[test]
+    fn a_client_that_may_be_a_pod_is_left_as_it_is_unless_pods_are_masqueraded_too() {
+        let (vip, pod, client) = (address("192.168.0.53:53"), address("172.7.21.2:53"), address("10.4.7.200:999"));
+        let flow = Tracked { client, returns_to: client, answered: false, ..tracked(vip, pod) };
+        let outside = Masqueraded { outside: true, ..Masqueraded::default() };
+        for (masqueraded, known, unknown) in
+            [(outside, true, false), (Masqueraded { pod: true, ..outside }, true, true)]
+        {
+            let mut checks = checks(Protocol::Tcp, &[pod], masqueraded);
+            assert_eq!(checks.is_stale(Protocol::Tcp, &flow), known, "{masqueraded:?}");
+            let pods = PerFamily::only(IpFamily::V4, Pods::From("cbr0".parse().unwrap()));
+            checks.locals = Arc::new(Locals { pods, ..Locals::clone(&checks.locals) });
+            assert_eq!(checks.is_stale(Protocol::Tcp, &flow), unknown, "{masqueraded:?}, by the interface");
         }
     }
 
