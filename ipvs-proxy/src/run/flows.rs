@@ -108,10 +108,8 @@ impl Masqueraded {
 
 impl Check {
     fn is_stale(&self, protocol: Protocol, flow: &Tracked, locals: &Locals) -> bool {
-        let is_led_past = match protocol {
-            Protocol::Tcp => flow.answered_by == flow.opened_to,
-            _ => !self.answering.contains(&flow.answered_by),
-        };
+        let may_be_led_past = protocol != Protocol::Tcp || flow.answered_by == flow.opened_to;
+        let is_led_past = may_be_led_past && !self.answering.contains(&flow.answered_by);
         // One that is answered all the same found another way back, and another address would break it.
         let keeps_its_source = !flow.answered && flow.returns_to.ip() == flow.client.ip();
         let has_lost_its_server = !self.balanced && !flow.translated && flow.answered_by != flow.opened_to;
@@ -275,6 +273,19 @@ mod tests {
             let pods = PerFamily::only(IpFamily::V4, Pods::From("cbr0".parse().unwrap()));
             checks.locals = Arc::new(Locals { pods, ..Locals::clone(&checks.locals) });
             assert_eq!(checks.is_stale(Protocol::Tcp, &flow), unknown, "{masqueraded:?}, by the interface");
+        }
+    }
+
+    /// A process of the node whose own address and port the Service has, as an ingress controller's.
+    #[test]
+    fn a_connection_that_an_endpoint_answers_at_the_very_address_and_port_is_none_of_nobodys() {
+        let at = address("192.168.0.53:53");
+        for protocol in Protocol::ALL {
+            let flow = Tracked { translated: false, ..tracked(at, at) };
+            let stale = |answering: &[SocketAddr]| {
+                checks(protocol, answering, Masqueraded::default()).is_stale(protocol, &flow)
+            };
+            assert_eq!([stale(&[at]), stale(&[])], [false, true], "{protocol}");
         }
     }
 

@@ -122,21 +122,32 @@ impl Tables {
         stands && !self.waiting.contains(&key) && self.is_local(addr)
     }
 
+    /// True for an endpoint with the address and port of a frontend: a process of this node.
+    fn is_at(&self, frontend: &FrontendKey, endpoint: &SocketAddr) -> bool {
+        let is_place = match frontend.place {
+            Place::Address(addr) => endpoint.ip() == addr,
+            Place::AnyNode(_) => self.own.contains(&endpoint.ip()),
+        };
+        is_place && endpoint.port() == frontend.port
+    }
+
     /// Who answers at a frontend by the rows of either path.
     fn answering(&self, frontend: &FrontendKey, masqueraded: Masqueraded) -> Option<Check> {
-        // A connection of TCP ends by itself, whoever answers it: it is stale when nobody was chosen.
-        let counts = frontend.protocol != Protocol::Tcp;
         let nft = self.stack.mirror(self.nft)?;
-        let mut answering = if counts { nftables::endpoints(nft, frontend) } else { BTreeSet::new() };
+        let mut answering = nftables::endpoints(nft, frontend);
         // While IPVS rests, others' virtual servers may stand there.
         let mut balanced = self.resting.is_some();
         if let Some(servers) = self.servers {
             let rows = self.stack.mirror(servers)?;
             for server in ipvs::servers(frontend, &self.own) {
                 balanced |= rows.contains_key(&server);
-                answering
-                    .extend(Some(server).filter(|_| counts).into_iter().flat_map(|server| ipvs::serving(rows, server)));
+                answering.extend(ipvs::serving(rows, server));
             }
+        }
+        if frontend.protocol == Protocol::Tcp {
+            // A connection of TCP ends by itself, whoever answers it: it is stale when nobody was chosen, which does not show where the
+            // endpoint has the frontend's own address and port.
+            answering.retain(|endpoint| self.is_at(frontend, endpoint));
         }
         Some(Check { answering, masqueraded, balanced })
     }

@@ -59,3 +59,29 @@ fn another_endpoint_has_nobody_read_connections_of_tcp() {
         assert!(read_by(&mut |rig| rig.endpoints("web", protocol, &[2])), "{protocol}: somebody is again");
     }
 }
+
+/// As of an ingress controller at the node's own addresses, whose Service lists these as external ones.
+#[test]
+fn a_connection_to_an_endpoint_at_the_frontends_own_address_and_port_goes_on_while_the_endpoint_is_there() {
+    let own = IpAddr::from([10, 4, 7, 21]);
+    for (mode, port) in [Mode::Ipvs, Mode::Nftables].into_iter().flat_map(|mode| [(mode, 80), (mode, 30_080)]) {
+        let mut rig = Rig::in_mode(mode, 1000, Kept::default());
+        rig.proxy.learn(|facts| facts.own.all = BTreeSet::from([own]));
+        rig.complete();
+        let flow = tracked((own, port).into(), ([10, 4, 7, 21], port));
+        rig.flows.0.lock().unwrap().held.push(flow);
+        let ports = json!([{"name": "main", "port": 80, "nodePort": 30_080}]);
+        let spec = json!({"type": "NodePort", "clusterIP": "192.168.0.10", "externalIPs": [own], "ports": ports});
+        let mut put = |endpoints: serde_json::Value| {
+            rig.put("services/default/web", &json!({"kind": "Service", "metadata": {"name": "web"}, "spec": spec}));
+            let labels = json!({"kubernetes.io/service-name": "web"});
+            let slice = json!({"kind": "EndpointSlice", "metadata": {"name": "web-1", "labels": labels},
+                "addressType": "IPv4", "ports": [{"name": "main", "port": port}], "endpoints": endpoints});
+            rig.put("endpointslices/default/web-1", &slice);
+            rig.work();
+            rig.flows.0.lock().unwrap().held.len()
+        };
+        assert_eq!(put(json!([{"addresses": [own]}, {"addresses": ["10.4.7.22"]}])), 1, "{mode:?} {port}");
+        assert_eq!(put(json!([])), 0, "{mode:?} {port}: nobody answers there any more");
+    }
+}
