@@ -72,10 +72,10 @@ impl<'a> Site<'a> {
         nftables::shared_keys(self)
     }
 
-    /// True when a row that this one shares under a key may be another than that of `new`: where clients stay with their endpoints, or are
+    /// True when a row that this one shares under a key may be another than that of `new`: where clients stay for another time, or are
     /// known for Pods otherwise.
     pub(super) fn may_share_otherwise(&self, new: &Self) -> bool {
-        self.pods != new.pods || self.frontend.affinity.is_some() || new.frontend.affinity.is_some()
+        self.pods != new.pods || self.frontend.affinity != new.frontend.affinity
     }
 
     /// Its virtual servers with their real servers.
