@@ -182,17 +182,12 @@ fn chosen<'a>(
     let table = table_key(at.family());
     let prefix = format!("{KEEP}/{}/", place(at));
     let first = RowKey::Chain(ChainKey { table: table.clone(), chain: Name::observed(prefix.clone()) });
-    let mut lists: Vec<(u32, &Chain)> = Vec::new();
-    for (key, row) in rows.range(first..) {
-        let (RowKey::Chain(key), Row::Chain(chain)) = (key, &row.value) else { break };
-        match key.chain.as_str().strip_prefix(&prefix).map(str::parse) {
-            Some(Ok(index)) => lists.push((index, chain)),
-            Some(Err(_)) => {}
-            None => break,
-        }
-    }
-    lists.sort_by_key(|(index, _)| *index);
-    let rules = lists.into_iter().flat_map(|(_, chain)| &chain.rules);
+    // Of the two lists that there may be, the first begins at 0.
+    let lists = rows.range(first..).map_while(move |(key, row)| match (key, &row.value) {
+        (RowKey::Chain(key), Row::Chain(chain)) if key.chain.as_str().starts_with(&prefix) => Some(chain),
+        _ => None,
+    });
+    let rules = lists.flat_map(|chain| &chain.rules);
     let names = rules.filter_map(|rule| match rule.statements.as_slice() {
         [Statement::Match(Match::OneOf(_)), Statement::Verdict(Verdict::Goto(name))]
         | [Statement::Verdict(Verdict::Goto(name))] => Some(name),

@@ -50,7 +50,6 @@ pub(crate) fn frontend(row: &RowKey) -> Option<FrontendKey> {
 #[must_use]
 pub(crate) fn is_frontend(row: &RowKey) -> bool {
     matches!(row, RowKey::Element(element) if is_one_of(&element.set, [SERVICES, NODE_PORTS]))
-        && frontend(row).is_some()
 }
 
 /// The row of the element that says that a frontend is served.
