@@ -73,3 +73,23 @@ pub(crate) fn serving(rows: &Rows<VirtualServerKey, Row>, key: VirtualServerKey)
     let reals = rows.get(&key).into_iter().flat_map(|row| row.value.reals.iter());
     reals.filter(|(_, real)| real.weight > 0).map(|(at, _)| at).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use netstate::Protocol;
+    use reconcile::{Observed, Owner};
+
+    use super::*;
+
+    #[test]
+    fn who_drains_takes_no_new_connections() {
+        let key = VirtualServerKey { protocol: Protocol::Tcp, addr: [192, 168, 0, 10].into(), port: 80 };
+        let reals = [(2, DRAINING), (3, RealServer::new(1))];
+        let at = |last: u8| SocketAddr::from(([172, 7, 21, last], 8080));
+        let server = VirtualServer::new("rr".to_owned(), None);
+        let value = Row::from(server).with(reals.map(|(last, real)| (at(last), real)).into_iter().collect());
+        let rows = Rows::from([(key, Observed { value, owner: Owner::Ours })]);
+        assert_eq!(serving(&rows, key), BTreeSet::from([at(3)]));
+        assert_eq!(serving(&rows, VirtualServerKey { port: 81, ..key }), BTreeSet::new());
+    }
+}

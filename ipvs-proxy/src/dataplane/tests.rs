@@ -215,12 +215,50 @@ fn an_external_address_is_bound_unless_the_node_has_it() {
     let bound = "10.4.7.99/32 dev kube-ipvs0";
     assert!(text(&changes).contains(&format!("+ {bound}")), "{:?}", text(&changes));
     let changes = text(&node(&mut desired, &[[10, 4, 7, 99]]));
-    for row in [bound, "element ip ipvs-proxy @vips { 10.4.7.99 }", "tcp 10.4.7.99:80"] {
+    let sets = ["vips", "external"].map(|set| format!("element ip ipvs-proxy @{set} {{ 10.4.7.99 }}"));
+    for row in [bound, &sets[0], &sets[1], "tcp 10.4.7.99:80"] {
         assert!(changes.contains(&format!("- {row}")), "{row}: {changes:?}");
     }
     assert!(changes.contains(&"+ list ip ipvs-proxy @endpoints { 10.4.7.99 . tcp . 80 }".to_owned()));
     let changes = text(&node(&mut desired, &[]));
     assert!(changes.contains(&format!("+ {bound}")), "{changes:?}");
+}
+
+#[test]
+fn a_virtual_address_that_the_node_has_too_keeps_its_virtual_server_and_is_bound() {
+    let mut desired = Desired::new();
+    let changes = desired.set(&name("dns"), service("", &[(key(10, 53), &[2])], "dns"));
+    let bound = "+ 192.168.0.10/32 dev kube-ipvs0".to_owned();
+    assert!(text(&changes).contains(&bound), "{:?}", text(&changes));
+    let changes = node(&mut desired, &[[192, 168, 0, 10]]);
+    assert_eq!(text(&changes), ["+ element ip ipvs-proxy @node-port-addresses { 192.168.0.10 }"]);
+}
+
+#[test]
+fn who_may_connect_follows_the_address_that_the_node_connects_from() {
+    let mut desired = Desired::new();
+    let (place, listed) = (Place::Address([10, 4, 7, 99].into()), "10.4.7.0/24".parse().unwrap());
+    let only = Frontend { sources: Sources::Only([listed].into()), kind: Kind::LoadBalancer, ..frontend("web", &[2]) };
+    let at = FrontendKey { protocol: Protocol::Tcp, place, port: 80 };
+    desired.set(&name("web"), Some(ServicePlan::new(String::new(), BTreeMap::from([(at, only)]))));
+    desired.set(&name("api"), service("", &[(key(10, 80), &[3])], "api"));
+    let mut from = |addr: [u8; 4]| {
+        let primary = PerFamily::only(IpFamily::V4, addr.into());
+        text(&desired.plane.set_node(NodeAddresses { primary, ..NodeAddresses::default() }, desired.claims.all()))
+    };
+    let chain = ["+ chain ip ipvs-proxy sources/10.4.7.99/tcp/80"];
+    assert_eq!(from([10, 4, 7, 21]), chain, "the node with the address of the load balancer itself");
+    assert_eq!(from([10, 4, 7, 22]), [""; 0]);
+    assert_eq!(from([10, 5, 7, 21]), chain);
+}
+
+#[test]
+fn networks_that_are_announced_later_are_known_in_the_tables() {
+    let options = Options { services: PerFamily::default(), ..plane(Mode::Ipvs).options };
+    let mut plane = DataPlane::new(options);
+    let announced = || BTreeSet::from(["192.168.0.0/16".parse().unwrap()]);
+    assert_eq!(text(&plane.set_announced(announced())), ["+ table ip ipvs-proxy"]);
+    assert!(plane.set_announced(announced()).is_empty());
 }
 
 type Op = (u8, Option<(bool, Vec<(u8, Vec<u8>)>)>);

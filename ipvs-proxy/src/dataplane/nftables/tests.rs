@@ -305,6 +305,35 @@ proptest! {
     }
 }
 
+#[test]
+fn what_an_address_is_to_its_service_is_read_back_from_the_rows() {
+    let (mut plane, mut kernel) = (plane(), Kernel::default());
+    let own = BTreeSet::from([IpAddr::from([10, 4, 7, 21])]);
+    let node = dataplane::NodeAddresses { own, ..dataplane::NodeAddresses::default() };
+    kernel.take(plane.set_node(node, std::iter::empty()).nft);
+    for (place, kind) in
+        [("192.168.0.10", Kind::ClusterIp), ("10.4.7.99", Kind::LoadBalancer), ("10.4.7.21", Kind::External)]
+    {
+        let frontend = frontend(kind, Policy::Cluster, &choice(&[2], &[]), Sources::Any);
+        kernel.take(put(&mut plane, at(place, 80), None, Some(&frontend)));
+    }
+    let found: BTreeMap<_, _> = remembered(&kernel.observed(), |_| BTreeSet::new()).collect();
+    let kinds = ["192.168.0.10", "10.4.7.99", "10.4.7.21"].map(|place| found[&at(place, 80)].kind);
+    assert_eq!(kinds, [Kind::ClusterIp, Kind::LoadBalancer, Kind::LoadBalancer], "all but virtual ones alike");
+}
+
+#[test]
+fn a_frontend_has_a_chain_of_its_own_where_only_some_clients_may_connect() {
+    let entry = entry(&at("10.4.7.99", 80));
+    let own = |name: &str| {
+        let verdict = Verdict::Goto(Name::observed(name.to_owned()));
+        own_chain(&entry, &Element::verdict(verdict).into()).map(|row| row.to_string())
+    };
+    let sources = "sources/10.4.7.99/tcp/80";
+    assert_eq!(own(sources), Some(format!("chain ip ipvs-proxy {sources}")));
+    assert_eq!(["choose/2m/2m/2m", "lead/2/2/2/10.4.7.99/tcp/80"].map(own), [None, None]);
+}
+
 /// A chain's rules are those that its name says.
 #[test]
 fn a_chain_is_known_by_its_name() {

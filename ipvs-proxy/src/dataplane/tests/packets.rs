@@ -189,6 +189,9 @@ fn without_an_endpoint_here_the_policy_local_drops_and_without_any_everybody_is_
     let external =
         [("pod", ["remote"; 3]), ("node", ["remote M"; 3]), ("external", ["remote M", "dropped", "dropped"])];
     ensure(&json!({"externalTrafficPolicy": "Local"}), &[REMOTE], |here| here, external);
+    let kernel = served(Mode::Ipvs, &json!({"externalTrafficPolicy": "Local"}), &[REMOTE], |here| here);
+    let reals: Vec<_> = kernel.ipvs[&places_of(IpFamily::V4)[2].1].reals.iter().map(|(at, _)| at.to_string()).collect();
+    assert_eq!(reals, [format!("{}:8080", REMOTE[0])], "a scheduler chooses for those who are not dropped");
     let internal = [
         ("pod", ["dropped", "remote M", "remote M"]),
         ("node", ["dropped", "remote M", "remote M"]),

@@ -88,7 +88,11 @@ fn clients_of_a_local_policy_know_only_endpoints_of_their_class() {
         chain(&text, "keep/10.4.7.99/tcp/80/2"),
         [format!("ip saddr @{} goto {here}", here.replace("endpoint", "clients")), format!("goto {here}")]
     );
-    kernel.take(put(&mut plane, at("10.4.7.99", 80), Some(&local), None));
+    // No endpoint here: no list of which nobody is led to one.
+    let elsewhere = sticky(Kind::LoadBalancer, Policy::Local, &choice(&[], &[3]), 90);
+    kernel.take(put(&mut plane, at("10.4.7.99", 80), Some(&local), Some(&elsewhere)));
+    assert_eq!(kernel.text().matches("\tchain keep/").count(), 1, "{}", kernel.text());
+    kernel.take(put(&mut plane, at("10.4.7.99", 80), Some(&elsewhere), None));
     assert_eq!(kernel.0, Rows::new());
 }
 
