@@ -105,7 +105,9 @@ mod tests {
     fn names_that_could_leave_their_key_are_refused() {
         let named = |name: &str| object_name(&Field::root(&json!({"metadata": {"name": name}}))).map(|n| n.to_string());
         assert_eq!(named("web").unwrap(), "default/web");
-        for junk in ["", "a/b", "..", "Web", "-a", "a-", "a b"] {
+        let longest = "n".repeat(253);
+        assert_eq!(named(&longest).unwrap(), format!("default/{longest}"));
+        for junk in ["", "a/b", "..", "Web", "-a", "a-", "a b", &format!("{longest}n")] {
             assert!(named(junk).is_err(), "{junk:?}");
         }
     }

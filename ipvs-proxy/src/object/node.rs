@@ -184,6 +184,7 @@ mod tests {
         assert_eq!(older.pods, PerFamily::only(IpFamily::V4, "172.7.21.0/24".parse().unwrap()));
         let new = with(|node| *node = json!({"kind": "Node", "metadata": {"name": "hdss7-21.host.com"}}));
         assert_eq!((new.zone, new.pods, new.addresses), (None, PerFamily::default(), PerFamily::default()));
+        assert!(new.skipped.is_empty(), "networks that are not given yet: {:?}", new.skipped);
     }
 
     #[test]
@@ -232,9 +233,8 @@ mod tests {
             assert_eq!(node.skipped.len(), 1, "{pointer} {value}: {:?}", node.skipped);
             assert!(node.skipped[0].starts_with(&format!("{field}: ")), "{:?}", node.skipped);
         }
-        for junk in
-            [json!({"kind": "Pod"}), json!({"kind": "Node"}), json!({"kind": "Node", "metadata": {"name": "a/b"}})]
-        {
+        let named = |kind: &str, name: &str| json!({"kind": kind, "metadata": {"name": name}});
+        for junk in [named("Pod", "a"), json!({"kind": "Node"}), named("Node", "a/b")] {
             assert!(Node::from_json(&junk).is_err(), "{junk}");
         }
     }

@@ -43,6 +43,7 @@ mod tests {
     fn networks_are_read_and_what_is_none_is_named() {
         let networks = |cidrs: &str| read(&format!(r#"{{"spec":{{"cidrs":{cidrs}}}}}"#));
         assert_eq!(networks(r#"["10.96.0.0/16","fd09::/108"]"#).map(|found| found.len()), Ok(2));
+        assert_eq!(networks(r#"["128.0.0.0/1"]"#).map(|found| found.len()), Ok(1));
         assert_eq!(read("{}"), Ok(BTreeSet::new()));
         for cidrs in [r#"["10.96.0.0"]"#, r#"["0.0.0.0/0"]"#, r#"["::/0"]"#, "[7]", r#""10.96.0.0/16""#] {
             let found = networks(cidrs).unwrap_err();
