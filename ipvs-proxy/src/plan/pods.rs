@@ -59,3 +59,22 @@ impl Pods {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_interface_has_pods_behind_it_where_it_is_what_they_are_known_by() {
+        let name = |text: &str| IfName::new(text).unwrap();
+        let links = || ["cali1", "cali12", "eth0"].map(name);
+        for (pods, behind) in [
+            (Pods::From(name("cali1")), [true, false, false]),
+            (Pods::FromAny(name("cali")), [true, true, false]),
+            (Pods::Inside("172.7.0.0/16".parse().unwrap()), [false; 3]),
+            (Pods::Unknown, [false; 3]),
+        ] {
+            assert_eq!(links().map(|link| pods.are_behind(&link)), behind, "{pods:?}");
+        }
+    }
+}

@@ -37,6 +37,24 @@ fn ports_without_an_endpoint_here_are_counted_as_kube_proxy_counts_them() {
 }
 
 #[test]
+fn hints_are_missed_of_endpoints_that_there_are() {
+    let spec = json!({"clusterIP": "192.168.0.10", "trafficDistribution": "PreferSameNode", "ports": [{"port": 80}]});
+    let service = json!({"kind": "Service", "metadata": {"name": "web"}, "spec": spec});
+    let service = Service::from_json(&service).unwrap();
+    let is_named = |endpoints: serde_json::Value| {
+        let metadata = json!({"name": "web-1", "labels": {"kubernetes.io/service-name": "web"}});
+        let slice = json!({"kind": "EndpointSlice", "metadata": metadata, "addressType": "IPv4", "ports": [{"port": 80}],
+            "endpoints": endpoints});
+        unhinted(&service, [&EndpointSlice::from_json(&slice).unwrap()]).is_some()
+    };
+    let (without, with) = (
+        json!({"addresses": ["172.7.21.2"]}),
+        json!({"addresses": ["172.7.21.3"], "hints": {"forNodes": [{"name": "n1"}]}}),
+    );
+    assert_eq!([json!([]), json!([without]), json!([without, with])].map(is_named), [false, true, false]);
+}
+
+#[test]
 fn ports_that_no_slice_has_are_named() {
     let spec = json!({"clusterIP": "192.168.0.10", "ports": [
         {"name": "http", "port": 80}, {"name": "metric", "port": 90}, {"name": "dns", "port": 53, "protocol": "UDP"},

@@ -221,5 +221,6 @@ fn endpoints_have_the_weights_of_the_annotation_also_when_they_come_back() {
     let mut rig = Rig::in_mode(Mode::Nftables, 1000, Kept::default());
     rig.complete();
     put(&mut rig, "wrr", &[2, 3]);
-    assert!(named(&rig).contains(&format!("{of}is of IPVS")), "{:?}", named(&rig));
+    let scheduler = "metadata.annotations.ipvs-proxy/scheduler: wrr, which is of IPVS";
+    assert_eq!(named(&rig), [scheduler.to_owned(), format!("{of}is of IPVS")]);
 }
