@@ -44,6 +44,12 @@ fn a_virtual_server_of_a_living_program_is_left_alone_until_the_program_ends() {
         "{refused:?}"
     );
     assert!(results[1].is_ok(), "others are written");
+    let written = |key| match &table.contents().rows.get(&ServerKey::Virtual(key))?.value {
+        Server::Virtual(server) => Some(server.scheduler.to_string()),
+        Server::Real(_) => None,
+    };
+    let schedulers = [real(Protocol::Tcp, 9).service, others].map(written);
+    assert_eq!(schedulers, ["wlc", "rr"].map(|scheduler| Some(scheduler.to_owned())));
     assert_eq!(table.contents().rows[&ServerKey::Real(real(Protocol::Tcp, 9))].owner, Owner::Foreign);
     LIVES.store(false, Ordering::Relaxed);
     assert!(guarded.apply(&[change("rr")])[0].is_ok());
