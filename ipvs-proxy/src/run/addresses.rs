@@ -247,12 +247,13 @@ mod tests {
             link("lo", "", &["127.0.0.1/8"]),
             link("eth0", "", &["10.4.7.21/24", "10.4.7.99/32", "fd00::21/64", "fd00::99/128", "fe80::1/64"]),
             link("cbr0", "bridge", &["172.7.21.1/24", "fd00:7:21::1/64"]),
-            link("kube-ipvs0", "dummy", &["192.168.0.10/32"]),
+            link("kube-ipvs0", "dummy", &["192.168.0.10/32", "192.168.1.1/24"]),
             link("br0", "bridge", &["10.5.0.1/16"]),
+            link("eth1", "", &["172.7.99.21/24"]),
         ];
         let networks = own_networks(&links, PerFamily::new("172.7.0.0/16".parse().ok(), "fd00:7::/32".parse().ok()));
         let text: Vec<_> = networks.iter().map(|n| format!("{} {}", n.link, n.network)).collect();
-        assert_eq!(text, ["br0 10.5.0.0/16", "eth0 10.4.7.0/24", "eth0 fd00::/64"]);
+        assert_eq!(text, ["br0 10.5.0.0/16", "eth0 10.4.7.0/24", "eth0 fd00::/64", "eth1 172.7.99.0/24"]);
     }
 
     #[test]
@@ -262,6 +263,7 @@ mod tests {
             ("5.8.1", true),
             ("5.9.0", false),
             ("6.1.0-56", false),
+            ("4.1.0", true),
             ("4.0.9", false),
             ("x", false),
         ] {

@@ -103,6 +103,13 @@ mod tests {
     use super::*;
 
     #[test]
+    fn processes_are_found_by_their_name_without_this_one() {
+        let own = fs::read_to_string("/proc/self/comm").unwrap();
+        assert!(!processes(own.trim_end()).contains(&std::process::id()));
+        assert_eq!(processes("of no such name"), [0; 0]);
+    }
+
+    #[test]
     fn processes_are_named_and_none_is_no_word() {
         assert_eq!(text(&[]), "");
         assert_eq!(text(&[7, 12]), " (process 7, 12)");

@@ -54,6 +54,10 @@ fn a_virtual_server_of_a_living_program_is_left_alone_until_the_program_ends() {
     LIVES.store(false, Ordering::Relaxed);
     assert!(guarded.apply(&[change("rr")])[0].is_ok());
     assert_eq!(table.contents().rows[&ServerKey::Real(real(Protocol::Tcp, 9))].owner, Owner::Ours, "with all in it");
+    LIVES.store(true, Ordering::Relaxed);
+    assert!(guarded.apply(&[change("wrr")])[0].is_ok(), "ours, whoever begins again");
+    guarded.claim(real(Protocol::Tcp, 9).service);
+    assert!(guarded.apply(&[change("rr")])[0].is_ok());
 }
 
 #[test]
