@@ -333,8 +333,12 @@ mod tests {
         until(second, Result::is_ok).await;
         until(first, Result::is_err).await;
         checks.change(BTreeMap::new(), Some(BTreeSet::from([[127, 0, 0, 2].into()])));
-        until(SocketAddr::new([127, 0, 0, 2].into(), second.port()), Result::is_ok).await;
+        let there = SocketAddr::new([127, 0, 0, 2].into(), second.port());
+        until(there, Result::is_ok).await;
         until(second, Result::is_err).await;
+        let of_ipv6 = HealthCheck { port: second.port(), ready: PerFamily::only(IpFamily::V6, 1) };
+        checks.change(BTreeMap::from([(service.clone(), Some(of_ipv6))]), None);
+        until(there, Result::is_err).await;
         serving.abort();
     }
 

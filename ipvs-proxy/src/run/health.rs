@@ -125,10 +125,19 @@ mod tests {
         assert_eq!((code(Probe::Health, true, false), code(Probe::Live, true, false)), (200, 200));
         assert_eq!((code(Probe::Health, false, true), code(Probe::Live, false, true)), (503, 503));
         assert_eq!((code(Probe::Ready, true, false), code(Probe::Ready, true, true)), (503, 200));
+        assert_eq!(code(Probe::Ready, false, true), 503);
         let body: serde_json::Value = serde_json::from_str(&page(Probe::Health, &health(true, true)).body).unwrap();
         assert_eq!((&body["nodeEligible"], &body["healthy"]), (&json!(true), &json!(true)));
         assert!(body["lastUpdated"].as_str().unwrap().ends_with('Z'));
         assert!(page(Probe::Live, &health(false, true)).body.contains("worker: has ended"));
+        let at = |seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
+        let updated = BTreeMap::from([("IPv4", at(7)), ("IPv6", at(5))]);
+        let last = |live| {
+            let health =
+                Health { vitals: Vitals { updated: updated.clone(), ..Vitals::default() }, ..health(live, true) };
+            page(Probe::Live, &health).body.contains("\"lastUpdated\":\"1970-01-01T00:00:07Z\",\"currentTime\"")
+        };
+        assert_eq!([true, false].map(last), [false, true], "now, or when it was last well");
         assert!(page(Probe::Ready, &health(true, false)).body.contains("tables"));
     }
 }

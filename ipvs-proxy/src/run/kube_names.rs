@@ -284,18 +284,21 @@ mod tests {
     fn changes_are_pending_until_a_pass_has_worked_on_them() {
         let metrics = metrics();
         let mut names = KubeProxyNames::new(&metrics);
-        let pending = || {
-            let line = "kubeproxy_sync_proxy_rules_service_changes_pending ";
-            let text = metrics.encode();
-            text.lines().find_map(|found| found.strip_prefix(line)).map(str::to_owned)
+        let number = |name: &str| {
+            let (line, text) = (format!("kubeproxy_sync_proxy_rules_{name} "), metrics.encode());
+            text.lines().find_map(|found| found.strip_prefix(&line)).unwrap().parse::<f64>().unwrap()
         };
+        let is_pending = || number("service_changes_pending") > 0.0;
         let event = Event::Delete { key: "services/default/web".to_owned(), revision: 2 };
         let update = update(event, ObjectKey::from_etcd, true).unwrap();
         names.take(&update, &View::default());
-        assert_eq!(pending().as_deref(), Some("1"));
+        assert!(is_pending());
         names.pass(Cause::Timer, took(), NoLocal::default(), |_| true);
-        assert_eq!(pending().as_deref(), Some("1"), "a pass of the clock takes in no object");
+        assert!(is_pending(), "a pass of the clock takes in no object");
+        let passes = || (number("duration_seconds_count"), number("last_timestamp_seconds") > 0.0);
+        assert_eq!(passes(), (0.0, false));
         names.pass(Cause::Order, took(), NoLocal::default(), |_| true);
-        assert_eq!(pending().as_deref(), Some("0"));
+        assert_eq!((is_pending(), passes()), (false, (1.0, true)));
+        assert_eq!(number("service_changes_total"), 1.0);
     }
 }
