@@ -149,11 +149,10 @@ fn renamed_link() {
         ip("link set wan0 down");
         let mut found = Vec::new();
         let said = |name: &str, up| AddressChange::Link { index, name: name.parse().unwrap(), up };
-        while found.last() != Some(&said("wan0", false)) {
+        while !found.contains(&said("wan0", true)) || found.last() != Some(&said("wan0", false)) {
             let changes = tokio::time::timeout(LIMIT, watch.next()).await.expect("changes").unwrap();
             found.extend(changes.into_iter().filter(|change| matches!(change, AddressChange::Link { .. })));
         }
-        assert!(found.contains(&said("wan0", true)), "{found:?}");
     });
 }
 
