@@ -49,11 +49,18 @@ fn mode(path: &Path) -> Option<u32> {
     fs::symlink_metadata(path).ok().map(|file| file.mode() & 0o777)
 }
 
+/// The same for what is worth nothing once the machine has gone down: it is always written, and nobody waits for the disk.
+///
+/// # Errors
+/// As [`replace`].
+pub fn replace_volatile(path: &Path, content: &[u8]) -> io::Result<()> {
+    let file = draft(path, content)?;
+    file.as_file().set_permissions(fs::Permissions::from_mode(0o644))?;
+    file.persist(path).map(drop).map_err(|error| error.error)
+}
+
 fn write(path: &Path, content: &[u8], mode: u32, owner: Option<(u32, u32)>) -> io::Result<bool> {
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    fs::create_dir_all(folder)?;
-    let mut file = tempfile::NamedTempFile::new_in(folder)?;
-    file.write_all(content)?;
+    let file = draft(path, content)?;
     // Before it stands in its place: a further call finds its content there and does nothing.
     if let Some((user, group)) = owner {
         std::os::unix::fs::fchown(file.as_file(), Some(user), Some(group))?;
@@ -62,6 +69,15 @@ fn write(path: &Path, content: &[u8], mode: u32, owner: Option<(u32, u32)>) -> i
     file.as_file().sync_all()?;
     file.persist(path).map_err(|error| error.error)?;
     Ok(true)
+}
+
+/// A file beside `path`, which it is to replace.
+fn draft(path: &Path, content: &[u8]) -> io::Result<tempfile::NamedTempFile> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    fs::create_dir_all(folder)?;
+    let mut file = tempfile::NamedTempFile::new_in(folder)?;
+    file.write_all(content)?;
+    Ok(file)
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@
 //! read from a clock that nobody sets.
 
 use std::fs::{self, Permissions};
-use std::io::{self, Write as _};
+use std::io;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -16,6 +16,7 @@ use nix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::files::replace_volatile;
 use crate::liveness::Liveness;
 
 /// Name of the file in the run-time folder.
@@ -70,20 +71,6 @@ pub enum State {
     Stuck,
     /// It has ended.
     Dead,
-}
-
-/// Makes `path` hold `content`, with mode 0644 and the folders above it.
-///
-/// # Errors
-/// When the folder or the file cannot be written.
-pub fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    fs::create_dir_all(folder)?;
-    let mut file = tempfile::NamedTempFile::new_in(folder)?;
-    file.write_all(content)?;
-    file.as_file().set_permissions(Permissions::from_mode(0o644))?;
-    file.persist(path).map_err(|error| error.error)?;
-    Ok(())
 }
 
 /// The file as the daemon writes it.
@@ -161,7 +148,7 @@ impl File {
         }
         let mut text = serde_json::to_vec_pretty(&status).map_err(io::Error::other)?;
         text.push(b'\n');
-        replace(&self.folder.join(FILE), &text)?;
+        replace_volatile(&self.folder.join(FILE), &text)?;
         self.hold_lock()
     }
 
@@ -339,7 +326,7 @@ mod tests {
         // The last is of a version that says less.
         for (heartbeat, monotonic) in [(now() - 31, then), (now() + 3600, then), (now() - 31, None)] {
             let old = json!({"process": Process { heartbeat, monotonic, ..file.process }});
-            replace(&folder.path().join(FILE), old.to_string().as_bytes()).unwrap();
+            replace_volatile(&folder.path().join(FILE), old.to_string().as_bytes()).unwrap();
             let stored = Stored::read(folder.path()).unwrap();
             assert_eq!(stored.state, State::Stuck);
             assert!(stored.warning("netd").unwrap().contains("no progress for 3"));
@@ -353,7 +340,7 @@ mod tests {
         let mut status: Value = serde_json::from_slice(&fs::read(folder.path().join(FILE)).unwrap()).unwrap();
         // As if the clock had been an hour behind when it was written.
         status[PROCESS]["heartbeat"] = json!(now() - 3600);
-        replace(&folder.path().join(FILE), status.to_string().as_bytes()).unwrap();
+        replace_volatile(&folder.path().join(FILE), status.to_string().as_bytes()).unwrap();
         assert_eq!(Stored::read(folder.path()).unwrap().state, State::Running);
         file.lock = None;
         let stored = Stored::read(folder.path()).unwrap();

@@ -7,6 +7,6 @@ mod file;
 mod line;
 mod table;
 
-pub use file::{FILE, File, HEARTBEAT, Process, STALE, State, Stored, replace};
+pub use file::{FILE, File, HEARTBEAT, Process, STALE, State, Stored};
 pub use line::{Lines, escape};
 pub use table::{LISTED, Row, RowText, Table, TableRows, bounded, is_tried};
