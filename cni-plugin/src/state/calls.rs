@@ -1,23 +1,26 @@
 //! The file in which netd wants the plugin's calls counted.
 //!
 //! Invariants: without the file nothing is counted, and no file is made; what is none of ours stays as it is; a call that cannot be
-//! counted within [`TRIES`] is not, and is served all the same.
+//! counted within [`LIMIT`] is not, and is served all the same.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{File, OpenOptions, TryLockError};
 use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use netstate::calls::{Calls, LENGTH, Verb};
 use nix::libc;
 
-/// How often the file's lock is asked for; each holder needs microseconds.
-const TRIES: u32 = 20;
+/// How long the file's lock is asked for. Each holder needs microseconds, but for one that has to wait for a processor: when many Pods start at once.
+const LIMIT: Duration = Duration::from_millis(200);
 
-/// Time between two tries.
+/// Time between the first two tries; then twice as long each time.
 const PAUSE: Duration = Duration::from_micros(200);
+
+/// Longest time between two tries.
+const LONGEST_PAUSE: Duration = Duration::from_millis(5);
 
 /// A call that has ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,13 +51,15 @@ impl Counted {
 }
 
 fn lock(file: &File) -> io::Result<()> {
-    for _ in 1..TRIES {
-        if file.try_lock().is_ok() {
-            return Ok(());
+    let begun = Instant::now();
+    let mut pause = PAUSE;
+    loop {
+        match file.try_lock() {
+            Err(TryLockError::WouldBlock) if begun.elapsed() < LIMIT => thread::sleep(pause),
+            answer => return answer.map_err(io::Error::from),
         }
-        thread::sleep(PAUSE);
+        pause = LONGEST_PAUSE.min(pause * 2);
     }
-    file.try_lock().map_err(io::Error::from)
 }
 
 #[cfg(test)]
@@ -77,6 +82,25 @@ mod tests {
         let (_, add) = calls.verbs().next().unwrap();
         assert!(counted > 0, "none came through");
         assert_eq!((add.count(), add.microseconds), (counted as u64, 3000 * counted as u64));
+    }
+
+    #[test]
+    fn a_call_is_counted_behind_one_that_had_to_wait_for_a_processor() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("calls");
+        std::fs::write(&path, Calls::default().encode()).unwrap();
+        let held = File::open(&path).unwrap();
+        let is_counted = |_| {
+            held.lock().unwrap();
+            thread::scope(|scope| {
+                let call = scope.spawn(|| ADD.count(&path, Duration::ZERO));
+                thread::sleep(LIMIT / 8);
+                held.unlock().unwrap();
+                call.join().unwrap().is_ok()
+            })
+        };
+        // This thread may have to wait for a processor itself.
+        assert!((0..10).any(is_counted));
     }
 
     #[test]

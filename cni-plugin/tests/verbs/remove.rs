@@ -105,6 +105,10 @@ fn del_is_fast(node: &Node) {
         took
     };
     let quickest = (0..5).map(waiting).min().unwrap();
+    if quickest < Duration::from_millis(2) {
+        println!("SKIPPED: a link is deleted in {quickest:?} here, too soon to show that DEL does not wait for it");
+        return;
+    }
     let is_quicker = |number: u32| {
         let (id, pod) = attached(number);
         let start = Instant::now();
