@@ -167,6 +167,7 @@ test: setup lab-kernel kubernetes ## Pass every test
 # `make test` has a sample of operations fail; here each fails with every errno of its kind, and the program is killed at it. The time of each
 # part is bounded; docs/fault-injection.md says what is walked.
 .PHONY: test-faults
+test-faults: export FAULTS_JOBS ?= 4
 test-faults: setup lab-kernel kubernetes ## Fail every write and every kernel step of all programs with every errno (hours)
 	FAULTS=all timeout 2h cargo test --locked -p cni-plugin --test verbs operation_failing -- --nocapture
 	FAULTS=all timeout 1h cargo test --locked -p netdadm --test apply --test faults operation_failing -- --nocapture

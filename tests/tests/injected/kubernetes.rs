@@ -2,13 +2,13 @@
 //!
 //! Invariant: the Node is new in each run, so that no run finds what another one wrote.
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use lab::kubernetes::Release;
 use lab::{Command, Host};
 use serde_json::Value;
 
-use crate::injected::Scene;
 use crate::injected::netd::{self, VXLAN};
+use crate::injected::{Scene, says_all_in_place};
 use crate::kube_nodes::{self, NODES, Net, PREFIX};
 
 /// A node of the reference cluster.
@@ -70,9 +70,10 @@ impl Scene for Netd {
         put(&self.0, 23)
     }
 
-    fn is_in_place(&self) -> Result<bool> {
+    fn is_in_place(&self) -> Result<()> {
         // It is said once the network is up, by a request of its own.
-        let is_said = self.0.condition(NODES[0]).is_ok_and(|[_, reason, _]| reason == "FlannelIsUp");
-        Ok(is_said && netd::is_in_place(self.node()?)?)
+        let condition = self.0.condition(NODES[0])?;
+        ensure!(condition[1] == "FlannelIsUp", "{condition:?}");
+        says_all_in_place(self.node()?, "netd")
     }
 }

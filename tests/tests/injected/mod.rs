@@ -25,8 +25,8 @@ use anyhow::{Context, Result, ensure};
 use injection::{Effect, Followed, Kind, Plan, Report};
 use lab::{Command, Host, Process, eventually};
 
-/// How long a daemon may take to put right what failed: what its audit finds only is found within a minute.
-pub(crate) const CONVERGED: Duration = Duration::from_secs(90);
+/// How long a daemon may take to put right what failed: a minute is the longest pause, and its audit's, and the faults before it take as long.
+pub(crate) const CONVERGED: Duration = Duration::from_secs(150);
 /// Each n-th operation of a run fails: a prime, so that it is another one of what is done again and again.
 const SPARSE: usize = 37;
 /// The same with `FAULTS=all`: more than one try of a listing has, which would meet a fault each time and wait ever longer.
@@ -58,8 +58,8 @@ pub(crate) trait Scene {
     fn signs(&self) -> [&'static str; 2];
     /// One change of what is desired.
     fn change(&self) -> Result<()>;
-    /// True when the daemon says that nothing is missing.
-    fn is_in_place(&self) -> Result<bool>;
+    /// Asks the daemon, which says that nothing is missing.
+    fn is_in_place(&self) -> Result<()>;
 }
 
 /// One run of a daemon, which is started again where it ended.
@@ -115,7 +115,7 @@ impl Run {
         eventually(CONVERGED, || {
             ensure!(!self.again(scene)?, "it has just been started again");
             // One question, where the state is many.
-            ensure!(scene.is_in_place()?, "it says that something is missing:\n{}", self.process.log());
+            scene.is_in_place().with_context(|| self.process.log())?;
             let state = scene.state()?;
             // Without a wanted state it is the one that stays.
             let is_wanted = wanted.map_or(state == last && state.contains(sign), |wanted| state == wanted);
@@ -124,6 +124,13 @@ impl Run {
             Ok::<_, anyhow::Error>(state)
         })
     }
+}
+
+/// The `status` of a daemon, which says that nothing is missing.
+pub(crate) fn says_all_in_place(node: &Host, program: &str) -> Result<()> {
+    let status = node.command(lab::bin(program)?).arg("status").output()?;
+    ensure!(status.status.success(), "it says that something is missing: {}{}", status.stdout, status.stderr);
+    Ok(())
 }
 
 /// The lines that are in one of two texts only.

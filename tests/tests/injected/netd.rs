@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use injection::launcher;
 use lab::{Command, Host};
 
-use super::{Scene, rules};
+use super::{Scene, rules, says_all_in_place};
 use crate::netd_node::{self, Net};
 
 /// What differs from one backend to another.
@@ -166,11 +166,6 @@ pub(crate) fn daemon(node: &Host) -> Result<Command> {
     Ok(command.args(["--iface=eth0", "--ip-masq"]))
 }
 
-/// Whether netd says that nothing is missing.
-pub(crate) fn is_in_place(node: &Host) -> Result<bool> {
-    Ok(node.command(lab::bin("netd")?).arg("status").output()?.status.success())
-}
-
 impl Scene for Netd {
     fn signs(&self) -> [&'static str; 2] {
         ["172.7.22.0/24", "172.7.23.0/24"]
@@ -199,7 +194,7 @@ impl Scene for Netd {
         self.put(23)
     }
 
-    fn is_in_place(&self) -> Result<bool> {
-        is_in_place(self.node()?)
+    fn is_in_place(&self) -> Result<()> {
+        says_all_in_place(self.node()?, "netd")
     }
 }

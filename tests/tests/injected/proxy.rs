@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 use injection::launcher;
 use lab::{Command, Etcd, Host};
 
-use super::{Scene, rules};
+use super::{Scene, rules, says_all_in_place};
 use crate::proxy::{Nodes, SERVICES, ask, client, families};
 
 /// What differs from one data path to the other.
@@ -181,8 +181,7 @@ impl Scene for Proxy {
         self.publish(true)
     }
 
-    fn is_in_place(&self) -> Result<bool> {
-        let status = self.node()?.command(lab::bin("ipvs-proxy")?).arg("status").output()?;
-        Ok(status.status.success())
+    fn is_in_place(&self) -> Result<()> {
+        says_all_in_place(self.node()?, "ipvs-proxy")
     }
 }
