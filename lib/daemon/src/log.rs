@@ -213,10 +213,9 @@ where
         let mut time = String::new();
         SystemTime.format_time(&mut Writer::new(&mut time))?;
         let meta = event.metadata();
-        let mut object = Map::new();
-        let mut set = |name: &str, value: Value| {
-            object.insert(name.to_owned(), value);
-        };
+        // In this order, which ecs-logging asks of the first three: a person reads time, level and message first.
+        let mut object: Vec<String> = Vec::new();
+        let mut set = |name: &str, value: Value| object.push(format!("{}:{value}", Value::from(name)));
         set("@timestamp", time.into());
         set("log.level", meta.level().as_str().to_lowercase().into());
         set("message", fields.message.into());
@@ -232,7 +231,7 @@ where
             set(&self.program.replace('-', "_"), fields.others.into());
         }
         // Not only programs read it.
-        writeln!(writer, "{}", json::escaped(&Value::Object(object).to_string()))
+        writeln!(writer, "{}", json::escaped(&format!("{{{}}}", object.join(","))))
     }
 }
 
@@ -373,6 +372,8 @@ mod tests {
         });
         let lines = lines.read();
         assert_eq!(lines.len(), 1, "{lines:?}");
+        let order = ["{\"@timestamp\":", ",\"log.level\":\"warn\",\"message\":\"x cannot be read\",\"ecs.version\":"];
+        assert!(lines[0].starts_with(order[0]) && lines[0].contains(order[1]), "{}", lines[0]);
         let object: Value = serde_json::from_str(&lines[0]).unwrap();
         assert_eq!(object["log.level"], "warn");
         assert_eq!(object["message"], "x cannot be read");
