@@ -17,12 +17,12 @@ pub enum AskError {
     #[error("no daemon answers at {}: is it running, with this --run-dir?", .0.display())]
     Absent(PathBuf),
     /// The daemon may not be asked, or the conversation broke off.
-    #[error("ask the daemon at {}: {source}", path.display())]
+    #[error("ask the daemon at {}: {cause}{}", path.display(), advice(cause))]
     Io {
         /// The socket.
         path: PathBuf,
-        /// What the system said.
-        source: io::Error,
+        /// What the system said; part of the text, so no further error behind this one.
+        cause: io::Error,
     },
     /// It takes too long.
     #[error("the daemon at {} does not answer within {} s: it is stuck or very busy", path.display(), limit.as_secs())]
@@ -42,6 +42,11 @@ pub enum AskError {
     },
 }
 
+/// What to do about a socket that only its owner may open.
+fn advice(error: &io::Error) -> &'static str {
+    if error.kind() == io::ErrorKind::PermissionDenied { "; the socket is its owner's: run this as root" } else { "" }
+}
+
 /// Gets `page`, with its query, from the daemon whose run-time folder is `folder`.
 ///
 /// # Errors
@@ -56,12 +61,12 @@ pub fn ask(folder: &Path, page: &str, limit: Duration) -> Result<String, AskErro
 /// As [`ask`]; also when it is longer and ends in the midst of a letter.
 pub fn ask_some(folder: &Path, page: &str, limit: Duration, most: u64) -> Result<String, AskError> {
     let path = folder.join(SOCKET);
-    let answer = talk(&path, page, limit, most).map_err(|source| match source.kind() {
+    let answer = talk(&path, page, limit, most).map_err(|cause| match cause.kind() {
         io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => AskError::Absent(path.clone()),
         io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => AskError::Late { path: path.clone(), limit },
-        _ => AskError::Io { path: path.clone(), source },
+        _ => AskError::Io { path: path.clone(), cause },
     })?;
-    let malformed = || AskError::Io { path: path.clone(), source: io::Error::other("malformed answer") };
+    let malformed = || AskError::Io { path: path.clone(), cause: io::Error::other("malformed answer") };
     let (code, body) = parse(&answer).ok_or_else(malformed)?;
     match code {
         200 => Ok(body.to_owned()),
@@ -84,4 +89,22 @@ fn talk(path: &Path, page: &str, limit: Duration, most: u64) -> io::Result<Strin
     let mut answer = String::new();
     stream.take(most).read_to_string(&mut answer)?;
     Ok(answer)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::error::Error as _;
+
+    use super::*;
+
+    #[test]
+    fn what_the_system_says_is_repeated_by_nobody_and_comes_with_what_to_do() {
+        let path = PathBuf::from("/run/netd/http.sock");
+        let denied = AskError::Io { path, cause: io::Error::from_raw_os_error(libc::EACCES) };
+        // Whoever prints the errors behind one as well would say it twice.
+        assert!(denied.source().is_none());
+        let text = denied.to_string();
+        assert_eq!(text.matches("Permission denied").count(), 1, "{text}");
+        assert!(text.ends_with("run this as root"), "{text}");
+    }
 }
