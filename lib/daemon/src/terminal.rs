@@ -165,8 +165,8 @@ fn put_into(out: &mut impl Write, text: &[u8]) -> io::Result<()> {
 /// elsewhere below it. Returns the exit status of the only one.
 ///
 /// # Errors
-/// What `make` fails with, if it is asked once.
-pub fn show<E: Display>(
+/// What `make` fails with, if it is asked once, or that it cannot be printed.
+pub fn show<E: Display + From<io::Error>>(
     watch: Watch,
     tone: fn(&str) -> Tone,
     mut make: impl FnMut() -> Result<Shown, E>,
@@ -174,14 +174,8 @@ pub fn show<E: Display>(
     let Some(seconds) = watch.watch else {
         let Shown { notes, text, exit } = make()?;
         notes.iter().for_each(|text| note(text));
-        let printed = put_unchanged(painted(plain(&text), tone).as_bytes());
-        return Ok(printed.map_or_else(
-            |error| {
-                note(&error.to_string());
-                Exit::Failure
-            },
-            |()| exit,
-        ));
+        put_unchanged(painted(plain(&text), tone).as_bytes())?;
+        return Ok(exit);
     };
     loop {
         // What is asked may be away for as long as an upgrade takes.

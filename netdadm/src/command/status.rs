@@ -3,6 +3,7 @@
 //! Invariant: the answer comes within the time that was given, whatever hangs; status 0 is a cluster of which nothing is known to fail.
 
 use std::collections::BTreeSet;
+use std::error::Error;
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -25,7 +26,8 @@ use crate::status::{self, Component, Keys, Question, State};
 pub(super) fn run(asked: &Asked, out: &mut impl Write) -> Result<ExitCode, String> {
     let tone = if asked.json { |_: &str| Tone::Plain } else { tone };
     if asked.watch.watch.is_some() {
-        return terminal::show(asked.watch, tone, || shown(asked)).map(ExitCode::from);
+        let make = || shown(asked).map_err(Box::<dyn Error>::from);
+        return terminal::show(asked.watch, tone, make).map(ExitCode::from).map_err(|cause| cause.to_string());
     }
     let waiting = Waiting::on("asking every component");
     let Shown { text, exit, .. } = shown(asked)?;
