@@ -112,6 +112,37 @@ impl fmt::Display for Conflict {
     }
 }
 
+/// Why there is no claim.
+#[derive(Debug)]
+enum Refusal {
+    /// A daemon has what was asked for.
+    Held(Box<Conflict>),
+    /// Claims cannot be read or written in this folder.
+    Unknown(PathBuf, io::Error),
+}
+
+impl Refusal {
+    fn of_a_daemon(self) -> anyhow::Error {
+        match self {
+            Self::Held(conflict) => refused(&conflict),
+            Self::Unknown(folder, error) => unnoticed(&folder, error),
+        }
+    }
+
+    fn of_a_cleanup(self) -> anyhow::Error {
+        match self {
+            Self::Held(conflict) => anyhow!("a daemon runs and would put everything back: stop it first: {conflict}"),
+            Self::Unknown(folder, error) => {
+                let root = if error.kind() == io::ErrorKind::PermissionDenied { ": run this as root" } else { "" };
+                anyhow::Error::new(error).context(format!(
+                    "whether a daemon runs, which would put everything back, is not known without {}{root}",
+                    folder.display()
+                ))
+            }
+        }
+    }
+}
+
 /// Where a process has its number, if not here: in a container each begins with 1.
 fn place(process: u32) -> &'static str {
     let name = fs::read_to_string(format!("/proc/{process}/comm")).unwrap_or_default();
@@ -136,6 +167,18 @@ impl Claimed {
     /// # Errors
     /// When another daemon has it, or when it cannot be claimed.
     pub(crate) fn take(subnet_file: &Path, run_dir: &Path) -> Result<Self> {
+        Self::of(subnet_file, run_dir).renew(TRIES).map_err(Refusal::of_a_daemon)
+    }
+
+    /// Claims the same for a clean-up, for which no daemon may run.
+    ///
+    /// # Errors
+    /// When a daemon has it, or when nobody can know.
+    pub(crate) fn take_for_cleanup(subnet_file: &Path, run_dir: &Path) -> Result<Self> {
+        Self::of(subnet_file, run_dir).renew(TRIES).map_err(Refusal::of_a_cleanup)
+    }
+
+    fn of(subnet_file: &Path, run_dir: &Path) -> Self {
         let claim = Claim {
             process: std::process::id(),
             subnet_file: absolute(subnet_file),
@@ -143,7 +186,7 @@ impl Claimed {
             ..Claim::default()
         };
         let names = Names::default();
-        Self { claim, folder: PathBuf::from(FOLDER), held: None, names, others: Vec::new() }.renew(TRIES)
+        Self { claim, folder: PathBuf::from(FOLDER), held: None, names, others: Vec::new() }
     }
 
     /// Claims the Pod networks and the devices as well, before anything of them is touched.
@@ -210,14 +253,14 @@ impl Claimed {
         self.others.iter().flat_map(Claim::prefixes).any(|theirs| theirs.overlaps(network))
     }
 
-    fn renew(mut self, most: u32) -> Result<Self> {
+    fn renew(mut self, most: u32) -> Result<Self, Refusal> {
         for tries in 1.. {
             match self.write() {
                 Ok(None) => break,
                 // A daemon that is being replaced may take a moment to end.
                 Ok(Some(_)) if tries < most => std::thread::sleep(PAUSE),
-                Ok(Some(conflict)) => return Err(refused(&conflict)),
-                Err(error) => return Err(unnoticed(&self.folder, error)),
+                Ok(Some(conflict)) => return Err(Refusal::Held(Box::new(conflict))),
+                Err(error) => return Err(Refusal::Unknown(self.folder.clone(), error)),
             }
         }
         Ok(self)
@@ -348,6 +391,19 @@ mod tests {
     }
 
     #[test]
+    fn a_cleanup_speaks_of_a_daemon_that_runs_only_where_one_does() {
+        let folder = PathBuf::from("/run/netd/claims");
+        let denied = Refusal::Unknown(folder, io::ErrorKind::PermissionDenied.into()).of_a_cleanup();
+        let said = format!("{denied:#}");
+        assert!(said.contains("not known") && said.contains("run this as root") && !said.contains("stop it"), "{said}");
+        let other = Some(claim("/run/flannel/subnet.env", "172.7.0.0/16", None));
+        let held = Refusal::Held(Box::new(Conflict { what: "subnet file /run/flannel/subnet.env".to_owned(), other }));
+        let said = format!("{:#}", held.of_a_cleanup());
+        assert!(said.starts_with("a daemon runs and would put everything back: stop it first: subnet file"), "{said}");
+        assert!(!said.contains("second network"), "{said}");
+    }
+
+    #[test]
     fn claim_ends_with_its_daemon_and_leaves_nothing() {
         let folder = tempfile::tempdir().unwrap();
         let claimed = |file: &str| Claimed {
@@ -387,13 +443,13 @@ mod tests {
             others: Vec::new(),
         };
         let first = claimed(folders[0].path()).renew(1).unwrap();
-        let error = format!("{:#}", claimed(folders[1].path()).renew(1).unwrap_err());
+        let error = format!("{:#}", claimed(folders[1].path()).renew(1).unwrap_err().of_a_daemon());
         assert!(error.starts_with("Pod network 172.7.0.0/16 belongs already to a netd in this network"), "{error}");
         drop(first);
         claimed(folders[1].path()).renew(1).unwrap();
         let file = folders[0].path().join("no-folder");
         fs::write(&file, "").unwrap();
-        let error = format!("{:#}", claimed(&file).renew(1).unwrap_err());
+        let error = format!("{:#}", claimed(&file).renew(1).unwrap_err().of_a_daemon());
         assert!(error.contains("no-folder, without which a second netd"), "{error}");
     }
 }

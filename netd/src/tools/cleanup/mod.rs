@@ -8,7 +8,7 @@ mod flannel;
 mod rules;
 mod tables;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use daemon::lifecycle::Exit;
 use daemon::status::Lines;
 use daemon::terminal;
@@ -35,7 +35,7 @@ pub(super) fn act(options: &Cleanup, flags: &Flags) -> Result<Exit> {
         return rules::act(options.yes);
     }
     let (subnet_file, folder) = (std::path::Path::new(&flags.subnet_file), run_dir(flags));
-    let claimed = Claimed::take(subnet_file, &folder).context("a daemon would put everything back: stop it first")?;
+    let claimed = Claimed::take_for_cleanup(subnet_file, &folder)?;
     let mut leftovers = Leftovers::find(&Instance::of(subnet_file), &folder, &claimed, options.flannel, subnet_file)?;
     let mut others = vec![flags.subnet_file.as_str()];
     // A key that another network of this host goes by is not this one's, though the flag names it for both.
