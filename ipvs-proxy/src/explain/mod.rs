@@ -39,7 +39,7 @@ use crate::facts;
 /// When the settings are wrong, or the kernel cannot be read.
 pub(crate) fn act(invocation: &Invocation, asked: &Explain) -> Result<Exit> {
     let mut facts = facts::gather(invocation)?;
-    let sites = match sites::find(&asked.target, &facts) {
+    let sites = match sites::find(&asked.target, &facts).and_then(|found| sites::within_reach(found, asked.from)) {
         Ok(sites) => sites,
         Err(reason) => {
             terminal::note(&format!("ipvs-proxy: {reason}"));

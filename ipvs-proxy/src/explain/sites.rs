@@ -70,6 +70,22 @@ pub(super) fn find(target: &Target, facts: &Facts) -> Result<Vec<Site>, String> 
     }
 }
 
+/// Those of `sites` that a client at `from` can send to: no packet leads from an address of one family to one of the other.
+///
+/// # Errors
+/// When there is none.
+pub(super) fn within_reach(sites: Vec<Site>, from: Option<IpAddr>) -> Result<Vec<Site>, String> {
+    let Some(from) = from else { return Ok(sites) };
+    let (near, far): (Vec<Site>, Vec<Site>) =
+        sites.into_iter().partition(|site| IpFamily::of(site.at.ip()) == IpFamily::of(from));
+    match (near.is_empty(), far.first()) {
+        (true, Some(site)) => {
+            Err(format!("--from {from} and {} are of different families: nothing is sent there", site.at))
+        }
+        _ => Ok(near),
+    }
+}
+
 fn at_address(facts: &Facts, protocol: Protocol, at: SocketAddr) -> Site {
     let site = Site::address(protocol, at);
     let any = FrontendKey { place: Place::AnyNode(IpFamily::of(at.ip())), ..site.key };

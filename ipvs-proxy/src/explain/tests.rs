@@ -160,6 +160,18 @@ tcp 192.168.0.10:80 (mode nftables)
     );
 }
 
+#[test]
+fn a_client_of_the_other_family_is_not_said_to_reach_a_place() {
+    let facts = node(NFTABLES, &web());
+    let reached = |from: &str| sites::within_reach(sites(&facts, "192.168.0.10:80"), Some(from.parse().unwrap()));
+    assert_eq!(reached("172.7.21.5").unwrap().len(), 1);
+    let refusal = reached("fd00:7::5").unwrap_err();
+    assert_eq!(refusal, "--from fd00:7::5 and 192.168.0.10:80 are of different families: nothing is sent there");
+    let both = ["192.168.0.10:80", "[fd00:96::10]:80"].iter().flat_map(|place| sites(&facts, place)).collect();
+    let near = sites::within_reach(both, Some("fd00:7::5".parse().unwrap())).unwrap();
+    assert_eq!(near.iter().map(|site| site.at.to_string()).collect::<Vec<_>>(), ["[fd00:96::10]:80"]);
+}
+
 /// The virtual server of `web` at its virtual address.
 fn of_web(facts: &mut Facts) -> &mut Server {
     let servers = &mut facts.kernel.servers;
