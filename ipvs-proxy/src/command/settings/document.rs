@@ -37,10 +37,14 @@ pub(crate) fn parse(text: &str) -> Document {
             document.head(&mut fields);
             document.object("", &fields);
         }
-        Ok(_) => document.problem("", "no object", "one KubeProxyConfiguration, YAML or JSON"),
+        Ok(_) => document.problem("the file", "no object", "one KubeProxyConfiguration, YAML or JSON"),
         Err(error) => {
             let reason = error.without_snippet().to_string();
-            document.problem("", &format!("not valid YAML: {reason}"), "one KubeProxyConfiguration, YAML or JSON");
+            document.problem(
+                "the file",
+                &format!("not valid YAML: {reason}"),
+                "one KubeProxyConfiguration, YAML or JSON",
+            );
         }
     }
     document
@@ -255,9 +259,9 @@ mod tests {
             ("kind: KubeProxyConfiguration\n", "apiVersion: missing"),
             ("apiVersion: kubeproxy.config.k8s.io/v1beta1\nkind: KubeProxyConfiguration\n", "apiVersion: \"kubeproxy"),
             ("apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: Service\n", "kind: \"Service\""),
-            ("", ": no object"),
-            ("- 1\n", ": no object"),
-            ("{", ": not valid YAML"),
+            ("", "the file: no object"),
+            ("- 1\n", "the file: no object"),
+            ("{", "the file: not valid YAML"),
         ] {
             let problems = parse(text).problems;
             assert!(problems.iter().any(|problem| problem.to_string().starts_with(field)), "{text:?}: {problems:?}");
