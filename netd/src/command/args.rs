@@ -184,7 +184,9 @@ impl Invocation {
             Role::Flanneld => go::split_at_word(typed, &known),
             Role::Netd | Role::DockerOpts => (typed, Vec::new()),
         };
-        let verb = (role == Role::DockerOpts).then(|| OsString::from("docker-opts"));
+        // The script knows one file but for its -f, whatever netd's environment says.
+        let script = ["docker-opts", "--subnet-file", netstate::subnet_file::DEFAULT_PATH];
+        let verb = script.into_iter().filter(|_| role == Role::DockerOpts).map(OsString::from);
         let typed = typed.into_iter().map(|arg| go::two_dashes(arg, &known));
         let args = [program].into_iter().chain(verb).chain(typed);
         let matches = command.try_get_matches_from_mut(args)?;

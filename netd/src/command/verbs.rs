@@ -156,9 +156,9 @@ pub(crate) struct Cleanup {
 /// The letters of mk-docker-opts.sh.
 #[derive(Args)]
 pub(crate) struct DockerOpts {
-    /// The subnet file; one that is not there says nothing.
-    #[arg(id = "variables", short = 'f', value_name = "FILE", default_value = netstate::subnet_file::DEFAULT_PATH)]
-    pub subnet_file: PathBuf,
+    /// The subnet file, in place of that of --subnet-file; one that is not there says nothing.
+    #[arg(id = "variables", short = 'f', value_name = "FILE")]
+    pub subnet_file: Option<PathBuf>,
     /// File to write.
     #[arg(short = 'd', value_name = "FILE", default_value = "/run/docker_opts.env")]
     pub output: PathBuf,

@@ -16,16 +16,17 @@ use daemon::files;
 /// What begins the name of an option's variable.
 const OPTION: &str = "DOCKER_OPT_";
 
-/// Writes the file.
+/// Writes the file, of the subnet file that the options name, else of the daemon's.
 ///
 /// # Errors
 /// When the subnet file cannot be read or says neither true nor false, or when the file cannot be written.
-pub(super) fn write(options: &DockerOpts) -> Result<()> {
+pub(super) fn write(options: &DockerOpts, of_daemon: &Path) -> Result<()> {
     let mut variables: BTreeMap<String, String> = std::env::vars_os()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
         .collect();
-    variables.extend(read(&options.subnet_file)?);
-    let text = render(options, variables)?;
+    let subnet_file = options.subnet_file.as_deref().unwrap_or(of_daemon);
+    variables.extend(read(subnet_file)?);
+    let text = render(options, variables).with_context(|| subnet_file.display().to_string())?;
     // dockerd that reads half of it takes a bridge of its own.
     files::replace_kept(&options.output, text.as_bytes())
         .map(drop)
@@ -59,7 +60,7 @@ fn render(options: &DockerOpts, mut variables: BTreeMap<String, String>) -> Resu
         None => None,
         Some("true") => Some("--ip-masq=false".to_owned()),
         Some("false") => Some("--ip-masq=true".to_owned()),
-        Some(other) => bail!("{}: FLANNEL_IPMASQ is {other:?}; accepted: true or false", options.subnet_file.display()),
+        Some(other) => bail!("FLANNEL_IPMASQ is {other:?}; accepted: true or false"),
     };
     let found = [
         ("BIP", set("FLANNEL_SUBNET").map(|subnet| format!("--bip={subnet}"))),
@@ -105,6 +106,21 @@ mod tests {
 
     const SUBNET: [(&str, &str); 3] =
         [("FLANNEL_SUBNET", "172.7.21.1/24"), ("FLANNEL_MTU", "1450"), ("FLANNEL_IPMASQ", "true")];
+
+    #[test]
+    fn the_daemon_s_subnet_file_is_read_where_none_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        std::fs::write(at("blue.env"), "FLANNEL_SUBNET=10.5.21.1/24\n").unwrap();
+        std::fs::write(at("red.env"), "FLANNEL_SUBNET=10.6.21.1/24\n").unwrap();
+        let out = at("out").display().to_string();
+        for (letters, subnet) in [(String::new(), "10.5"), (format!("-f {}", at("red.env").display()), "10.6")] {
+            let args = format!("docker-opts -c -d {out} {letters}");
+            write(&Command::parse_from(args.split_whitespace()).options, &at("blue.env")).unwrap();
+            let text = std::fs::read_to_string(&out).unwrap();
+            assert_eq!(text, format!("DOCKER_OPTS=\" --bip={subnet}.21.1/24\"\n"));
+        }
+    }
 
     /// Written by the script, run by dash with these letters.
     #[test]

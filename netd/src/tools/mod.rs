@@ -50,7 +50,9 @@ pub(crate) fn act(verb: &Verb, flags: &Flags) -> Result<Exit> {
             pages.write(&args::command()).with_context(|| format!("write to {}", pages.folder.display()))?;
             Ok(Exit::Success)
         }
-        Verb::DockerOpts(options) => docker_opts::write(options).map(|()| Exit::Success),
+        Verb::DockerOpts(options) => {
+            docker_opts::write(options, std::path::Path::new(&flags.subnet_file)).map(|()| Exit::Success)
+        }
     }
 }
 
