@@ -11,7 +11,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 
 use netstate::family::PerFamily;
-use netstate::{IfName, Prefix};
+use netstate::{IfName, IpFamily, Prefix};
 use serde_json::Value;
 
 use super::backend;
@@ -87,6 +87,17 @@ impl fmt::Display for Network {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let texts: Vec<String> = self.networks().map(|network| network.to_string()).collect();
         f.write_str(&texts.join(","))
+    }
+}
+
+impl Egress {
+    /// What of it counts in a network of these families: Pods have no address of another, and exempt of nothing is nothing.
+    #[must_use]
+    pub(crate) fn of(&self, pools: &PerFamily<Option<Pool>>) -> Self {
+        let of = |family| *self.masquerade.get(family) && pools.get(family).is_some();
+        let masquerade = PerFamily::new(of(IpFamily::V4), of(IpFamily::V6));
+        let exempt = |family| if of(family) { self.exempt.get(family).clone() } else { Vec::new() };
+        Self { masquerade, exempt: PerFamily::new(exempt(IpFamily::V4), exempt(IpFamily::V6)) }
     }
 }
 

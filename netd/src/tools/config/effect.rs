@@ -52,7 +52,8 @@ pub(super) fn effects(before: Option<&Network>, after: &Network, leases: &[Subne
         effects.push(format!("{what} differs: nodes lose packets to each other until all of them have changed"));
     }
     if before.egress != after.egress {
-        effects.push(format!("{}; connections that are open keep the address they have", after.egress));
+        effects
+            .push(format!("{}; connections that are open keep the address they have", after.egress.of(&after.pools)));
     }
     if before.flowtable != after.flowtable {
         let way = if after.flowtable { "by the flowtable" } else { "by the rules of the forward hook again" };

@@ -140,8 +140,11 @@ fn description(conf: &NetConf, source: &str) -> String {
         let (first, last) = (pool.subnet_min, pool.subnet_max);
         lines.push(format_args!("  {}: {count} subnets, {first} to {last}", pool.network));
     }
-    lines.push(format_args!("  backend {}", conf.network.backend.name()));
-    lines.push(format_args!("  {}", conf.network.egress));
+    let backend = &conf.network.backend;
+    let direct =
+        if backend.routes_directly() { ", plain routes to nodes that are reached without a router" } else { "" };
+    lines.push(format_args!("  backend {}{direct}", backend.name()));
+    lines.push(format_args!("  {}", conf.network.egress.of(&conf.network.pools)));
     if conf.network.flowtable {
         lines.push(format_args!(
             "  established flows of Pods take the short way of a flowtable, on nodes whose kernel has it"
@@ -202,6 +205,21 @@ mod tests {
             "{text}"
         );
         assert!(!text.contains(['\u{1b}', '\u{9b}']), "{text:?}");
+    }
+
+    #[test]
+    fn only_families_that_the_network_has_are_spoken_of_and_auto_is_no_plain_tunnel() {
+        let described = |text: &str| description(&NetConf::parse(text).unwrap(), "-");
+        let v4 = described(r#"{"Network":"172.7.0.0/16","NonMasqueradeCIDRs":["10.0.0.0/8","fd00::/8"]}"#);
+        assert!(v4.contains("as their node, by IPv4, but not in 10.0.0.0/8\n"), "{v4}");
+        let v6 = described(r#"{"EnableIPv4":false,"EnableIPv6":true,"IPv6Network":"fd00:7::/48"}"#);
+        assert!(v6.contains("as their node, by IPv6\n"), "{v6}");
+        let v6 = r#""EnableIPv6":true,"IPv6Network":"fd00:7::/48""#;
+        let both = described(&format!(r#"{{"Network":"172.7.0.0/16",{v6}}}"#));
+        assert!(both.contains("as their node, by IPv4 and IPv6\n"), "{both}");
+        let auto = described(r#"{"Network":"172.7.0.0/16","Backend":{"Type":"auto"}}"#);
+        assert!(auto.contains("backend vxlan, plain routes to nodes"), "{auto}");
+        assert!(v4.contains("backend vxlan\n"), "{v4}");
     }
 
     #[test]
