@@ -87,9 +87,15 @@ fn rule_that_drops_is_named_on_either_node() -> Result<()> {
             "10.4.7.22",
             "tcp dport 80 drop",
             "of inet theirs pass dropped the probe",
-            "on the other node it was last seen where it",
+            "a rule of the other node dropped it",
         ),
-        (there, "10.4.7.22", "tcp sport 80 drop", "of inet theirs pass dropped its answer", "does not answer"),
+        (
+            there,
+            "10.4.7.22",
+            "tcp sport 80 drop",
+            "of inet theirs pass dropped its answer",
+            "a rule of the other node dropped its answer",
+        ),
         (here, "here", "tcp dport 80 reject", "of inet theirs pass dropped the probe", "rejected on the way"),
     ] {
         on.run(&["sh", "-ec", &format!("{table} {rule}")])?;

@@ -35,7 +35,7 @@ use self::observer::Observer;
 use self::pods::Place;
 use self::seen::{Seen, Side};
 use self::step::Step;
-use self::target::Target;
+use self::target::{Target, one_host};
 use crate::command::args::Flags;
 use crate::command::verbs::Trace;
 use crate::doctor::{ask, packet};
@@ -109,9 +109,17 @@ fn ends(options: &Trace, probe_port: Option<u16>, status: Option<&Status>) -> Re
     if subject.is_ipv4() != target.address.is_ipv4() {
         return Err(format!("{subject} and {} are of different families", target.address.ip()));
     }
-    let place = pods::place_of(subject);
-    let own = || Rtnl::open().and_then(|mut rtnl| rtnl.addresses()).unwrap_or_default();
-    if place.is_some() || own().iter().any(|(_, addr, _)| *addr == subject) {
+    let own = Rtnl::open().and_then(|mut rtnl| rtnl.addresses()).unwrap_or_default();
+    // Every network namespace has the addresses of loopback, and a Pod can have given itself one of this host's.
+    let is_own = subject.is_loopback() || own.iter().any(|(_, addr, _)| *addr == subject);
+    let to = target.address.ip();
+    if subject.is_loopback() && !to.is_loopback() && !own.iter().any(|(_, addr, _)| *addr == to) {
+        return Err(format!(
+            "{subject} sends to nobody but this host; accepted: a Pod or another address of this host"
+        ));
+    }
+    let place = if is_own { None } else { pods::place_of(subject) };
+    if is_own || place.is_some() {
         return Ok(Ends { from: Some(subject), place, target, steps: Vec::new() });
     }
     if let Some(node) = status.and_then(|status| facts::node(status, subject)) {
@@ -126,7 +134,7 @@ fn ends(options: &Trace, probe_port: Option<u16>, status: Option<&Status>) -> Re
 /// The address of what is traced.
 fn subject(text: &str, v4: Option<bool>) -> Result<IpAddr, String> {
     if let Ok(address) = text.parse() {
-        return Ok(address);
+        return one_host(address);
     }
     let attachments = pods::attachments();
     match pods::named(&attachments, text).as_slice() {

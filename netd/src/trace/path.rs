@@ -15,6 +15,9 @@ use super::step::Step;
 const RESTORE: &str =
     "netd puts it back within a second: is it running (`netd status`)? `netd tables` names what the kernel refused";
 
+/// The same of what is not netd's.
+const OWN_ROUTE: &str = "it is no address of the Pod network, so the route there is this host's own: `ip route`, a default route among them";
+
 /// The kernel's default table, which holds nothing of its own.
 const TABLE_DEFAULT: u32 = 253;
 
@@ -221,7 +224,11 @@ fn no_route(facts: &Facts, reason: &Refused) -> Step {
             format!("nothing is forwarded to {to}: {}", reason.text),
             "turn forwarding on, see above",
         ),
-        _ => Step::missing("route", format!("no route to {to}: {}", reason.text), RESTORE),
+        _ => {
+            let is_of_pods = facts.to.is_none_or(|to| facts.networks.iter().any(|network| network.contains(to.ip())));
+            let fix = if is_of_pods { RESTORE } else { OWN_ROUTE };
+            Step::missing("route", format!("no route to {to}: {}", reason.text), fix)
+        }
     }
 }
 

@@ -3,7 +3,7 @@
 //! Invariant: a text that is not wholly understood is refused with the accepted form.
 
 use std::fmt;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use netstate::Protocol;
 
@@ -32,7 +32,7 @@ impl Target {
     /// When it is none of the accepted forms.
     pub(crate) fn parse(text: &str, port: u16) -> Result<Self, String> {
         if let Ok(address) = text.parse::<IpAddr>() {
-            return Ok(Self::without_port(address, port));
+            return one_host(address).map(|address| Self::without_port(address, port));
         }
         let refused = || format!("to {text:?} is not understood; accepted: {FORM}");
         let (address, protocol) = text.rsplit_once('/').unwrap_or((text, "tcp"));
@@ -42,8 +42,23 @@ impl Target {
             _ => return Err(refused()),
         };
         let address: SocketAddr = address.parse().map_err(|_| refused())?;
+        one_host(address.ip())?;
         if address.port() == 0 { Err(refused()) } else { Ok(Self { address, protocol }) }
     }
+}
+
+/// `address`, where it is that of one host: of a packet to a group, to everybody on a link or to nobody there is no way to follow.
+///
+/// # Errors
+/// When it is another one.
+pub(super) fn one_host(address: IpAddr) -> Result<IpAddr, String> {
+    let is_broadcast = address == IpAddr::V4(Ipv4Addr::BROADCAST);
+    if address.is_multicast() || address.is_unspecified() || is_broadcast {
+        return Err(format!(
+            "{address} is the address of no one host; accepted: that of a Pod, a Service, a node or another host"
+        ));
+    }
+    Ok(address)
 }
 
 impl fmt::Display for Target {
@@ -70,6 +85,10 @@ mod tests {
         for text in ["", "web", "172.7.22.2:", "172.7.22.2:0", "172.7.22.2:80/sctp", "172.7.22.2/80", "fc00::2/udp"] {
             let refusal = Target::parse(text, 10247).unwrap_err();
             assert!(refusal.contains("accepted: IP, IP:PORT"), "{text}: {refusal}");
+        }
+        for text in ["224.0.0.1", "255.255.255.255:80", "0.0.0.0", "::", "[ff02::1]:80/udp"] {
+            let refusal = Target::parse(text, 10247).unwrap_err();
+            assert!(refusal.contains("is the address of no one host; accepted: "), "{text}: {refusal}");
         }
     }
 }

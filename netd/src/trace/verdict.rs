@@ -93,18 +93,26 @@ fn outcome(probed: &Probed, target: &Target) -> Option<Step> {
             let text = std::io::Error::from_raw_os_error(number);
             Step::wrong("probe", format!("{target}: {text}"), "see the step that is missing or wrong")
         }
-        Reply::Silent => silent(near, far, target),
+        Reply::Silent => silent(near, far, target, probed.node.is_empty()),
     })
 }
 
 /// Nothing came back: what is known of where it went.
-fn silent(near: Option<&Seen>, far: Option<&Seen>, target: &Target) -> Step {
+fn silent(near: Option<&Seen>, far: Option<&Seen>, target: &Target, is_outside: bool) -> Step {
     let found = |text: String| format!("{target} does not answer: {text}");
     let swallowed = |seen: &Seen| {
         seen.lost_in
             .as_ref()
             .map(|hook| format!("lost in hook {hook} after it {}", seen.there.as_deref().unwrap_or("came")))
     };
+    for (seen, whose) in [(near, "this node"), (far, "the other node")] {
+        let dropped = match seen {
+            Some(Seen { dropped: Some(_), .. }) => "it",
+            Some(Seen { dropped_back: Some(_), .. }) => "its answer",
+            _ => continue,
+        };
+        return Step::wrong("probe", found(format!("a rule of {whose} dropped {dropped}")), ACCEPT);
+    }
     let legacy =
         "no rule of nftables dropped it there: iptables-legacy (`iptables-legacy -vnL`), IPVS, or the source check";
     if let Some(seen) = far.filter(|seen| seen.there.is_some()) {
@@ -123,15 +131,20 @@ fn silent(near: Option<&Seen>, far: Option<&Seen>, target: &Target) -> Step {
     let Some(seen) = near else {
         return Step::wrong("probe", found("its way is not known".to_owned()), "see the notes above");
     };
-    if seen.dropped.is_some() || seen.dropped_back.is_some() {
-        return Step::wrong("probe", found("a rule of this node dropped it".to_owned()), ACCEPT);
-    }
     if let Some(lost) = swallowed(seen) {
         return Step::wrong("probe", found(lost), legacy);
     }
     match &seen.there {
         Some(there) if seen.passed => {
-            let fix = "look on what is between the nodes and on the other one: is it up, is its tunnel's port open (`netd doctor`)?";
+            if let Some(back) = &seen.back {
+                let fix = "an ICMP error of a router on the way, or an answer that the sender does not take: `tcpdump -ni any icmp or icmp6` beside another trace";
+                return Step::wrong("probe", found(format!("it {there}, and what {back} was no answer to it")), fix);
+            }
+            let fix = if is_outside {
+                "look on what is between this node and that host, and on the host: is it up, does it let this packet in, does it answer to what it does not know?"
+            } else {
+                "look on what is between the nodes and on the other one: is it up, is its tunnel's port open (`netd doctor`)?"
+            };
             Step::wrong("probe", found(format!("it {there} and nothing came back")), fix)
         }
         Some(there) => {
@@ -193,10 +206,34 @@ mod tests {
                 Some(seen("left by cbr0", true)),
                 "on the other node it was last seen where it left by cbr0",
             ),
+            (
+                Seen { back: Some("came in by eth0 for this host".to_owned()), ..seen("left by eth0", true) },
+                None,
+                "it left by eth0, and what came in by eth0 for this host was no answer to it",
+            ),
+            (
+                Seen { dropped_back: Some("rule 3".to_owned()), ..seen("left by eth0", true) },
+                Some(seen("left by cbr0", true)),
+                "does not answer: a rule of this node dropped its answer",
+            ),
+            (
+                seen("left by eth0", true),
+                Some(Seen { dropped: Some("rule 3".to_owned()), ..seen("came in by eth0", false) }),
+                "does not answer: a rule of the other node dropped it",
+            ),
         ] {
             let found = after(Reply::Silent, near, far);
             assert!(found.starts_with("Wrong ") && found.contains(part), "{part}: {found}");
         }
+    }
+
+    #[test]
+    fn silence_of_a_host_that_is_no_node_is_not_laid_on_the_tunnel() {
+        let probed = Probed { reply: Some(Reply::Silent), seen: Some(seen("left by eth0", true)), ..Probed::default() };
+        let fix = |probed: &Probed| steps(probed, &target()).last().unwrap().fix.clone();
+        assert!(fix(&probed).contains("that host") && !fix(&probed).contains("tunnel"), "{}", fix(&probed));
+        let of_a_node = Probed { node: "10.4.7.22".to_owned(), ..probed };
+        assert!(fix(&of_a_node).contains("tunnel"), "{}", fix(&of_a_node));
     }
 
     #[test]

@@ -127,6 +127,14 @@ fn each_fault_of_a_path_is_found_once_with_what_to_do() {
         ),
         (after(|facts| facts.entry = refused(libc::EXDEV)), "Wrong route", "net.ipv4.conf.cbr0.rp_filter=2"),
         (after(|facts| facts.entry = refused(libc::ENETUNREACH)), "Missing route", "no route to 172.7.22.2"),
+        (
+            after(|facts| {
+                (facts.entry, facts.node, facts.to) =
+                    (refused(libc::ENETUNREACH), None, Some("203.0.113.1:80".parse().unwrap()));
+            }),
+            "Missing route",
+            "the route there is this host's own",
+        ),
         (after(|facts| facts.node.as_mut().unwrap().path = "eth0".to_owned()), "Wrong route", "netd wants it by eth0"),
         (after(|facts| up(facts, 5)), "Wrong device", "ip link set flannel.1 up"),
         (after(|facts| facts.pod.as_mut().unwrap().mtu = 1500), "Note device", "below the Pod's 1500"),
