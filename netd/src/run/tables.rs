@@ -18,7 +18,9 @@ use netstate::{
     Address, AddressKey, Fdb, FdbKey, IfName, Link, Neighbour, NeighbourKey, Prefix, Route, RouteKey, SysctlKey,
     TxChecksum,
 };
-use reconcile::{Audited, Counts, Gate, Handle, Pass, Reconciler, Stack, Stage, State, Table, TableStatus, Target};
+use reconcile::{
+    Audited, Counts, Gate, Handle, Pass, Reconciler, RetryClass, Stack, Stage, State, Table, TableStatus, Target,
+};
 
 use super::forward::{self, Advice};
 use super::indexes::Unwritten;
@@ -284,6 +286,8 @@ impl Stages {
         let failed = self.stack.get(self.ingress).into_iter().flat_map(Stage::failed);
         failed
             .filter_map(|row| match row.state {
+                // A link that goes is announced a moment after this; then the row waits for the links, which say so.
+                State::Failed { class: RetryClass::Wait, times: 1, .. } => None,
                 State::Failed { reason, .. } => Some(refused_ingress(&row.key, &reason)),
                 _ => None,
             })

@@ -820,6 +820,7 @@ fn every_backend_that_a_node_still_uses_stays_when_the_backend_changes_again() {
 
 /// EOPNOTSUPP: a kernel without flowtables.
 const NOT_SUPPORTED: i32 = 95;
+const NO_DEVICE: i32 = 19;
 
 #[test]
 fn flowtable_or_untracked_tunnel_that_the_kernel_refuses_is_reported_and_holds_nothing_up() {
@@ -833,12 +834,15 @@ fn flowtable_or_untracked_tunnel_that_the_kernel_refuses_is_reported_and_holds_n
 
 fn refused_is_reported_and_holds_nothing_up(key: RowKey, warning: &str) {
     let table = FakeTable::default();
-    table.refuse(key.clone(), NOT_SUPPORTED);
+    table.refuse(key.clone(), NO_DEVICE);
     let mut stages = Stages::on(Targets { ingress: Box::new(table.clone()), ..Fakes::default().targets() });
     let wanted = Some(Row::from(netstate::nft::Table::default()));
     stages.want(Changes { ingress: [(key.clone(), wanted)].into(), ..Changes::default() });
     let gate = Gate::new([]);
     stages.pass(&gate, Duration::ZERO);
+    assert!(stages.warnings().is_empty(), "that a link has gone may not have been announced yet");
+    table.refuse(key.clone(), NOT_SUPPORTED);
+    stages.pass(&gate, Duration::from_secs(1));
     let warnings = stages.warnings();
     assert!(warnings.len() == 1 && warnings[0].starts_with(warning), "{warnings:?}");
     assert!(is_local_done(&stages.status()));

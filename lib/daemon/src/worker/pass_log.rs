@@ -2,10 +2,9 @@
 //!
 //! Invariant: lines grow with what changes, and only for debugging with its rows. A failure that goes on is one line, however often it is tried again and
 //! whatever event makes it be tried; once it has been mended it is a new one. A row that waits for a row of another table which failed itself
-//! is no line but a number in the line of that one: a link that cannot be made takes a row of every table along. One that waits for a row that
-//! is there as far as is known becomes a line when that is still so at its next try: what goes is announced a moment later.
+//! is no line but a number in the line of that one: a link that cannot be made takes a row of every table along. One that waits for something
+//! else becomes a line when it still does at its next try: what goes is announced a moment later.
 
-use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet};
 
 use reconcile::{Done, Failure, Pass, RetryClass, Stack, State, Written};
@@ -21,7 +20,7 @@ const LOGGED_ERRORS: usize = 10;
 pub struct PassLog {
     /// Failures that are in the log and go on.
     failing: BTreeSet<String>,
-    /// Failures that go on, of rows that wait for a row that is there as far as is known; in the log when they are met again.
+    /// Failures that go on, of rows that wait for something of which nobody knows yet that it is gone; in the log when they are met again.
     doubted: BTreeSet<String>,
 }
 
@@ -51,7 +50,7 @@ impl PassLog {
     fn write_failures(&mut self, errors: &[Failure], stack: &Stack) {
         let failed = failed_rows(stack);
         let (mut new, mut waiting) = (Vec::new(), BTreeMap::<&str, usize>::new());
-        let (doubted, standing) = (std::mem::take(&mut self.doubted), OnceCell::new());
+        let doubted = std::mem::take(&mut self.doubted);
         for failure in errors {
             if let Some(key) = awaited(failure, &failed) {
                 *waiting.entry(key).or_default() += 1;
@@ -61,8 +60,7 @@ impl PassLog {
             if self.failing.contains(&text) {
                 continue;
             }
-            let waits = || awaited(failure, standing.get_or_init(|| standing_rows(stack))).is_some();
-            if !doubted.contains(&text) && waits() {
+            if failure.class == RetryClass::Wait && !doubted.contains(&text) {
                 self.doubted.insert(text);
             } else {
                 new.push(failure);
@@ -101,21 +99,14 @@ fn failed_rows(stack: &Stack) -> BTreeMap<String, &'static str> {
     failed.collect()
 }
 
-/// Keys of rows that are in place as far as is known, each with the name of its table.
-fn standing_rows(stack: &Stack) -> BTreeMap<String, &'static str> {
-    let lines = stack.stages().flat_map(|stage| stage.lines().into_iter().map(|line| (line, stage.name())));
-    let standing = lines.filter(|(line, _)| line.desired.is_some() && matches!(line.state, State::Done));
-    standing.map(|(line, table)| (line.key, table)).collect()
-}
-
-/// The key among `rows` of another table for which the row of `failure` waits: its text names it.
-fn awaited<'a>(failure: &Failure, rows: &'a BTreeMap<String, &'static str>) -> Option<&'a str> {
+/// The key of the failed row of another table for which the row of `failure` waits: its text names it.
+fn awaited<'a>(failure: &Failure, failed: &'a BTreeMap<String, &'static str>) -> Option<&'a str> {
     if failure.class != RetryClass::Wait {
         return None;
     }
     let words = failure.reason.split(|c: char| c.is_whitespace() || matches!(c, '/' | ':' | ','));
-    let mut named = words.filter_map(|word| rows.get_key_value(word));
-    named.find(|(_, table)| **table != failure.table).map(|(key, _)| key.as_str())
+    let mut rows = words.filter_map(|word| failed.get_key_value(word));
+    rows.find(|(_, table)| **table != failure.table).map(|(key, _)| key.as_str())
 }
 
 /// The failures that go on, each as its pass says it.
@@ -170,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn a_row_that_waits_for_one_that_is_there_is_a_line_when_it_is_met_again() {
+    fn a_row_that_waits_is_a_line_when_it_is_met_again() {
         let (links, addresses) = (FakeTable::<String, u32>::default(), FakeTable::<String, u32>::default());
         let mut stack = Stack::new();
         let link = stack.push(Reconciler::new("links", links.clone()));
