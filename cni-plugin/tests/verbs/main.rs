@@ -107,6 +107,12 @@ fn main() {
     if !sctp {
         eprintln!("SKIPPED: this kernel has no SCTP; its host ports are checked in the table only");
     }
+    let quick_links = remove::has_quick_links();
+    if quick_links {
+        eprintln!(
+            "SKIPPED: this kernel deletes a link too soon to show that DEL does not wait for it; that test counts as ignored"
+        );
+    }
     let iptables = predecessor_ports::is_installed();
     let legacy = root && iptables && predecessor_ports::has_legacy();
     if root && !legacy {
@@ -134,6 +140,7 @@ fn main() {
         )
         .chain(bandwidth::PREDECESSOR_TESTS.iter().map(|test| trial(test, !shaped || !predecessor)))
         .chain(port_addresses::SCTP_TESTS.iter().map(|test| trial(test, !root || !sctp)))
+        .chain(remove::SLOW_LINK_TESTS.iter().map(|test| trial(test, !root || quick_links)))
         .chain(predecessor_ports::LEGACY_TESTS.iter().map(|test| trial(test, !legacy)))
         .chain(predecessor_ports::TESTS.iter().map(|test| trial(test, !root || !iptables)))
         .collect();
