@@ -304,7 +304,8 @@ mod tests {
         let readiness = Readiness::new(["sources", "tables"]);
         let metrics = Metrics::new("ipvs-proxy", "0.1.0", readiness.clone());
         readiness.open("tables");
-        let failure = |errno| Failure { table: "ipvs", class: RetryClass::Retry, errno, reason: String::new() };
+        let failure =
+            |errno| Failure { table: "ipvs", class: RetryClass::Retry, errno, times: 1, reason: String::new() };
         let errors = vec![failure(Some(17)), failure(None)];
         let pass = Pass { observed: 1, upserted: 3, removed: 1, failed: 2, errors, ..Pass::default() };
         let took = Took {

@@ -61,6 +61,8 @@ pub struct Failure {
     pub class: RetryClass,
     /// The operating system's number, where it gave one.
     pub errno: Option<i32>,
+    /// Failures in a row of this row, this one included; 1 for a listing.
+    pub times: u32,
     /// The error's text.
     pub reason: String,
 }
@@ -68,7 +70,7 @@ pub struct Failure {
 impl Failure {
     /// The failure of an operation on `table`.
     pub fn new(table: &'static str, error: &(impl Classify + Error + 'static)) -> Self {
-        Self { table, class: error.class(), errno: error.errno(), reason: Chain(error).to_string() }
+        Self { table, class: error.class(), errno: error.errno(), times: 1, reason: Chain(error).to_string() }
     }
 }
 
@@ -112,8 +114,13 @@ mod tests {
 
     #[test]
     fn passes_add_up_in_every_number() {
-        let errno =
-            |reason: &str| Failure { table: "t", class: RetryClass::Retry, errno: Some(17), reason: reason.into() };
+        let errno = |reason: &str| Failure {
+            table: "t",
+            class: RetryClass::Retry,
+            errno: Some(17),
+            times: 1,
+            reason: reason.into(),
+        };
         let written = || Written { table: "t", row: "r".into(), value: "v".into(), done: Done::Created };
         let mut sum = Pass::default();
         assert!(sum.is_idle());

@@ -305,7 +305,7 @@ impl<T: Target> Reconciler<T> {
         *contest = Contest { times: contest.times.saturating_add(1), last: now };
         if contest.pause() > Duration::ZERO {
             let reason = format!("{key}: {}", contested(*contest, self.target.rival(key)));
-            pass.fail(Failure { table: self.name, class: RetryClass::Retry, errno: None, reason });
+            pass.fail(Failure { table: self.name, class: RetryClass::Retry, errno: None, times: 1, reason });
         }
     }
 

@@ -20,8 +20,6 @@ const LOGGED_ERRORS: usize = 10;
 pub struct PassLog {
     /// Failures that are in the log and go on.
     failing: BTreeSet<String>,
-    /// Failures that go on, of rows that wait for something of which nobody knows yet that it is gone; in the log when they are met again.
-    doubted: BTreeSet<String>,
 }
 
 impl PassLog {
@@ -34,7 +32,7 @@ impl PassLog {
 
     /// Writes what `pass` over `stack` did.
     pub fn write(&mut self, cause: Cause, pass: &Pass, took: Took, stack: &Stack) {
-        if !self.failing.is_empty() || !self.doubted.is_empty() || pass.failed > 0 {
+        if !self.failing.is_empty() || pass.failed > 0 {
             self.write_failures(&pass.errors, stack);
         }
         pass.written.iter().for_each(write_row);
@@ -50,19 +48,13 @@ impl PassLog {
     fn write_failures(&mut self, errors: &[Failure], stack: &Stack) {
         let failed = failed_rows(stack);
         let (mut new, mut waiting) = (Vec::new(), BTreeMap::<&str, usize>::new());
-        let doubted = std::mem::take(&mut self.doubted);
         for failure in errors {
             if let Some(key) = awaited(failure, &failed) {
                 *waiting.entry(key).or_default() += 1;
                 continue;
             }
-            let text = failure.to_string();
-            if self.failing.contains(&text) {
-                continue;
-            }
-            if failure.class == RetryClass::Wait && !doubted.contains(&text) {
-                self.doubted.insert(text);
-            } else {
+            let may_be_gone = failure.class == RetryClass::Wait && failure.times == 1;
+            if !may_be_gone && !self.failing.contains(&failure.to_string()) {
                 new.push(failure);
             }
         }
@@ -77,10 +69,8 @@ impl PassLog {
             tracing::warn!(more, "further kernel errors; see the status");
         }
         let written: BTreeSet<String> = new.iter().map(ToString::to_string).collect();
-        let going_on = failing(stack);
-        self.doubted.extend(doubted.into_iter().filter(|text| going_on.contains(text) && !written.contains(text)));
         self.failing =
-            going_on.into_iter().filter(|text| self.failing.contains(text) || written.contains(text)).collect();
+            failing(stack).into_iter().filter(|text| self.failing.contains(text) || written.contains(text)).collect();
     }
 }
 
@@ -244,7 +234,7 @@ mod tests {
     fn rows_that_wait_for_a_row_that_failed_are_no_lines_of_their_own() {
         let failed = BTreeMap::from([("flannel.1".to_owned(), "links"), ("172.7.22.0/24".to_owned(), "routes")]);
         let of = |table, class, reason: &str| {
-            let failure = Failure { table, class, errno: None, reason: reason.to_owned() };
+            let failure = Failure { table, class, errno: None, times: 1, reason: reason.to_owned() };
             awaited(&failure, &failed).map(str::to_owned)
         };
         let wait = RetryClass::Wait;

@@ -154,7 +154,7 @@ impl<T: Target> Reconciler<T> {
 
     fn record_failure(&mut self, key: &T::Key, error: &T::Error, now: Duration, pass: &mut Pass) {
         let (times, since) = self.failures.get(key).map_or((1, now), |failure| (failure.times + 1, failure.since));
-        let failure = Failure::new(self.name, error);
+        let failure = Failure { times, ..Failure::new(self.name, error) };
         let (class, reason) = (failure.class, failure.reason.clone());
         self.totals.failures += 1;
         pass.fail(failure);
