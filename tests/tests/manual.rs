@@ -66,6 +66,22 @@ fn pages_name_every_flag_whatever_the_environment_says() -> Result<()> {
     Ok(())
 }
 
+fn full_disk_leaves_no_page_that_is_half_and_is_named() -> Result<()> {
+    let host = Host::start("full")?;
+    host.run(&[
+        "sh",
+        "-c",
+        "mkdir /tmp/full && mount -t tmpfs -o size=8k tmpfs /tmp/full && head -c 8192 /dev/zero >/tmp/full/other",
+    ])?;
+    for (program, ..) in PROGRAMS {
+        let output = host.command(bin(program)?).args(["man", "/tmp/full/"]).output()?;
+        let page = format!("/tmp/full/{program}.8");
+        ensure!(!output.status.success() && output.stderr.contains(&page), "{output:?}");
+        ensure!(host.run(&["ls", "-A", "/tmp/full"])?.stdout == "other\n", "something is left of {program}");
+    }
+    Ok(())
+}
+
 fn completions_name_every_flag_and_bash_completes_verbs() -> Result<()> {
     let host = Host::start("completions")?;
     for (program, _, least) in PROGRAMS {
@@ -160,6 +176,7 @@ fn main() -> ExitCode {
         &[],
         lab::tests![
             pages_name_every_flag_whatever_the_environment_says,
+            full_disk_leaves_no_page_that_is_half_and_is_named,
             completions_name_every_flag_and_bash_completes_verbs,
             page_and_completions_of_the_plugin_know_its_usage,
             documents_have_a_row_for_each_check_of_a_doctor,

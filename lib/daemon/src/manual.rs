@@ -1,12 +1,15 @@
 //! Manual pages and completions, made from the flags that the command line is read by.
 //!
-//! Invariant: nothing stands in them that the program does not read; the environment they are made in changes nothing.
+//! Invariant: nothing stands in them that the program does not read; the environment they are made in changes nothing; a page is whole or is
+//! what it was.
 
 use std::io;
 use std::path::PathBuf;
 
 use clap::{Args, Command};
 use clap_complete::Shell;
+
+use crate::files;
 
 /// Section of the manual: commands of administrators.
 const SECTION: &str = "8";
@@ -43,7 +46,6 @@ impl Pages {
     /// # Errors
     /// When the folder or a page cannot be written.
     pub fn write(&self, command: &Command) -> io::Result<()> {
-        std::fs::create_dir_all(&self.folder)?;
         // Flags that may stand behind every verb are on this page only.
         self.page(command.get_name(), command)?;
         self.verbs(command.get_name(), command)
@@ -62,6 +64,8 @@ impl Pages {
         let named = command.clone().name(name.to_owned());
         let mut page = Vec::new();
         clap_mangen::Man::new(named).section(SECTION).render(&mut page)?;
-        std::fs::write(self.folder.join(format!("{name}.{SECTION}")), page)
+        let path = self.folder.join(format!("{name}.{SECTION}"));
+        let named = |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", path.display()));
+        files::replace(&path, &page).map(drop).map_err(named)
     }
 }
