@@ -37,12 +37,13 @@ struct Row {
 /// # Errors
 /// When etcd cannot be asked.
 pub(super) async fn show(store: &Store, prefix: &Prefix, json: bool) -> Result<()> {
-    let listing = store.list(&etcd::subnets(prefix)).await?;
+    let folder = etcd::subnets(prefix);
+    let listing = store.list(&folder).await?;
     let mut rows = Vec::new();
     for entry in &listing.entries {
         rows.push(row(entry, etcd::remaining(store, entry).await?));
     }
-    Ok(terminal::put(&if json { json::pretty(&rows)? } else { text(&rows) })?)
+    Ok(terminal::put(&if json { json::pretty(&rows)? } else { text(&folder, &rows) })?)
 }
 
 fn row(entry: &Entry, left: Option<TimeToLive>) -> Row {
@@ -63,8 +64,13 @@ fn row(entry: &Entry, left: Option<TimeToLive>) -> Row {
     }
 }
 
-fn text(rows: &[Row]) -> String {
+fn text(folder: &Prefix, rows: &[Row]) -> String {
     let mut lines = Lines::new();
+    // Where a mistyped prefix is seen.
+    if rows.is_empty() {
+        lines.push(format_args!("no keys below {folder}"));
+        return lines.into_text();
+    }
     let wide = rows.iter().filter(|row| row.invalid.is_none()).map(|row| row.key.len()).max().unwrap_or(0).max(18);
     lines.push(format_args!("{:<wide$} {:<15} {:<10} {:<11} RENEWED", "SUBNET", "NODE", "BACKEND", "ENDS"));
     for row in rows {
@@ -118,9 +124,11 @@ mod tests {
         let junk = |key: &str| Row { key: key.to_owned(), invalid: Some("no lease".to_owned()), ..Row::default() };
         let rows =
             [lease("172.27.121.128-25", Some(86_399), Some(1)), lease("172.7.22.0-24", None, None), junk("x\ny")];
-        let endless = text(&[junk(&"z".repeat(1 << 20))]);
+        let folder = Prefix::parse("--etcd-prefix", "/coreos.com/network/subnets").unwrap();
+        assert_eq!(text(&folder, &[]), "no keys below /coreos.com/network/subnets/\n");
+        let endless = text(&folder, &[junk(&"z".repeat(1 << 20))]);
         assert!(endless.len() < 1000, "{} bytes", endless.len());
-        let text = text(&rows);
+        let text = text(&folder, &rows);
         let lines: Vec<&str> = text.lines().collect();
         assert_eq!(
             lines,
