@@ -65,6 +65,10 @@ fn proxy_cleanup_with_any_operation_failing_is_finished_by_the_next() -> Result<
     walked(proxy_verbs::cleanup_finishes(&NFTABLES, SAMPLE)?)
 }
 
+fn proxy_cleanup_of_kube_proxys_rules_with_any_operation_failing_is_finished_by_the_next() -> Result<()> {
+    walked(proxy_verbs::cleanup_of_kube_proxy_finishes(proxy_verbs::RULES, SAMPLE)?)
+}
+
 fn proxy_apply_and_delete_with_any_operation_failing_are_finished_by_the_next() -> Result<()> {
     walked(proxy_verbs::store_is_changed_once(SAMPLE)?)
 }
@@ -112,6 +116,7 @@ fn main() -> ExitCode {
         netd_cleanup_with_any_operation_failing_is_finished_by_the_next,
         netd_config_and_lease_with_any_operation_failing_change_the_store_or_do_not,
         proxy_cleanup_with_any_operation_failing_is_finished_by_the_next,
+        proxy_cleanup_of_kube_proxys_rules_with_any_operation_failing_is_finished_by_the_next,
         proxy_apply_and_delete_with_any_operation_failing_are_finished_by_the_next,
         proxy_settings_with_any_operation_failing_leave_no_half_file,
         netd_gets_over_every_operation_that_fails_once_with_host_gw,

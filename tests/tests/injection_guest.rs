@@ -38,8 +38,8 @@ fn proxy_cleanup_of_ipvs_with_any_operation_failing_is_finished_by_the_next() ->
     walked(proxy_verbs::cleanup_finishes(&IPVS, 1)?)
 }
 
-fn proxy_cleanup_of_kube_proxy_with_any_operation_failing_is_finished_by_the_next() -> Result<()> {
-    walked(proxy_verbs::cleanup_of_kube_proxy_finishes(1)?)
+fn proxy_cleanup_of_kube_proxys_ipvs_with_any_operation_failing_is_finished_by_the_next() -> Result<()> {
+    walked(proxy_verbs::cleanup_of_kube_proxy_finishes(proxy_verbs::VIRTUAL_SERVERS, 1)?)
 }
 
 /// A walk that reached the work.
@@ -57,7 +57,7 @@ fn main() -> ExitCode {
         netd_gets_over_every_operation_that_fails_once_with_ipip,
         netd_gets_over_every_operation_that_fails_once_with_a_flowtable,
         proxy_cleanup_of_ipvs_with_any_operation_failing_is_finished_by_the_next,
-        proxy_cleanup_of_kube_proxy_with_any_operation_failing_is_finished_by_the_next,
+        proxy_cleanup_of_kube_proxys_ipvs_with_any_operation_failing_is_finished_by_the_next,
     ];
     let suite = Suite::new(&[Need::IpVs, Need::Nftables, Need::WireGuard, Need::IpIp, Need::Flowtable]);
     if injection::all() { suite.limit(LONGEST).run(all) } else { suite.run(ipvs) }

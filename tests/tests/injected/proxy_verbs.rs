@@ -34,8 +34,8 @@ pub(crate) fn cleanup_finishes(path: &DataPath, sample: usize) -> Result<usize> 
         .walk(sample)
 }
 
-/// What a kube-proxy leaves: its own table, chains of iptables-nft of both families, virtual servers and sets.
-const LEFT: &str = "
+/// What a kube-proxy leaves in nftables, chains of iptables-nft of both families, and sets.
+pub(crate) const RULES: &str = "
 nft delete table ip kube-proxy || true
 nft add table ip kube-proxy
 nft add chain ip kube-proxy services '{ type nat hook prerouting priority -100; }'
@@ -68,17 +68,22 @@ done
 ipset create KUBE-CLUSTER-IP hash:ip,port -exist
 ipset create KUBE-LOOP-BACK hash:ip,port,ip -exist
 ipset add KUBE-CLUSTER-IP 192.168.0.10,tcp:80 -exist
-ip link add kube-ipvs0 type dummy 2>/dev/null || true
-ip address replace 192.168.0.10/32 dev kube-ipvs0
-ipvsadm -A -t 192.168.0.10:80 -s rr 2>/dev/null || true
-ipvsadm -a -t 192.168.0.10:80 -r 172.7.22.2:80 -m 2>/dev/null || true
 ";
 
-/// `--cleanup-kube-proxy` behind its rules and what it has in IPVS.
-pub(crate) fn cleanup_of_kube_proxy_finishes(sample: usize) -> Result<usize> {
+/// What a kube-proxy leaves in IPVS, with the interface of its addresses.
+pub(crate) const VIRTUAL_SERVERS: &str = "
+ip link show kube-ipvs0 >/dev/null 2>&1 || ip link add kube-ipvs0 type dummy
+ip address replace 192.168.0.10/32 dev kube-ipvs0
+ipvsadm -C
+ipvsadm -A -t 192.168.0.10:80 -s rr
+ipvsadm -a -t 192.168.0.10:80 -r 172.7.22.2:80 -m
+";
+
+/// `--cleanup-kube-proxy` behind what it `left`.
+pub(crate) fn cleanup_of_kube_proxy_finishes(left: &str, sample: usize) -> Result<usize> {
     let nodes = Nodes::start()?;
     let host = nodes.node()?;
-    let prepare = || host.run(&["sh", "-ec", LEFT]).map(drop);
+    let prepare = || host.run(&["sh", "-ec", left]).map(drop);
     let state = || kernel_state(host);
     let words = ["--cleanup-kube-proxy"];
     Verb { host, program: PROGRAM, words: &words, prepare: &prepare, state: &state, nothing: None, is_whole: false }
