@@ -68,6 +68,36 @@ fn made_vxlan_device_reads_back_as_desired() {
     }
 }
 
+/// The device stays, with what stands on it, where the kernel would not make the other one.
+fn device_stays_where_another_cannot_be_made_in_its_place() {
+    uplink();
+    let mut links = Links::new(Rtnl::open().unwrap(), Box::new(|_, _| true));
+    let have = vxlan("eth0", 1450);
+    links.apply(&[Step::Create(name("flannel.1"), have.clone())]).into_iter().for_each(|made| made.unwrap());
+    ip("route add 172.7.22.0/24 via 172.7.22.0 dev flannel.1 onlink");
+    let before = ip("-d link show flannel.1");
+    let other = |change: fn(&mut VxlanOptions)| {
+        let mut other = have.clone();
+        if let LinkKind::Vxlan(options) = &mut other.kind {
+            change(options);
+        }
+        other
+    };
+    let busy = std::net::UdpSocket::bind("0.0.0.0:4789").unwrap();
+    let on_port = other(|options| options.port = 4789);
+    let wanted = [on_port.clone(), other(|options| (options.vni, options.lower) = (2, Some(name("gone"))))];
+    for want in &wanted {
+        let step = Step::Change(name("flannel.1"), have.clone(), want.clone());
+        assert!(links.apply(&[step]).remove(0).is_err());
+        assert_eq!(ip("-d link show flannel.1"), before);
+        assert!(ip("route").contains("172.7.22.0/24 via 172.7.22.0 dev flannel.1"));
+        assert!(!ip("link").contains("netd-try"), "{}", ip("link"));
+    }
+    drop(busy);
+    links.apply(&[Step::Change(name("flannel.1"), have, on_port)]).remove(0).unwrap();
+    assert!(ip("-d link show flannel.1").contains("dstport 4789") && !ip("link").contains("netd-try"));
+}
+
 fn indexes_that_could_not_be_kept_are_given_again_at_the_next_listing() {
     ip("link add cbr0 type bridge");
     let (given, taken) = std::sync::mpsc::channel();
@@ -761,6 +791,7 @@ fn ordinary_file_is_no_namespace() {
 fn main() -> ExitCode {
     common::main(cases![
         made_vxlan_device_reads_back_as_desired,
+        device_stays_where_another_cannot_be_made_in_its_place,
         indexes_that_could_not_be_kept_are_given_again_at_the_next_listing,
         changed_mtu_is_set_in_place_and_changed_vni_makes_a_new_device,
         options_that_differ_are_changed_in_place_or_by_a_new_device,

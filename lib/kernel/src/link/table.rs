@@ -17,6 +17,9 @@ use crate::rtnl::{Indexes, Rtnl};
 /// Which links are ours, by name and settings.
 pub type OwnsLink = Box<dyn Fn(&IfName, &Link) -> bool + Send>;
 
+/// The link by which a change is tried, for a moment.
+const SPARE: &str = "netd-try";
+
 /// Indexes of links by the names that they had.
 pub type LinkIndexes = BTreeMap<IfName, u32>;
 
@@ -87,8 +90,7 @@ impl Links {
     fn renamed(&mut self, name: &IfName, kind: &LinkKind) -> Result<Option<LinkState>, KernelError> {
         let Some(index) = self.indexes.get(name) else { return Ok(None) };
         let found = self.rtnl.link_by_index(*index)?;
-        let same_kind = |state: &LinkState| mem::discriminant(&state.link.kind) == mem::discriminant(kind);
-        Ok(found.filter(|state| state.name != *name && same_kind(state)))
+        Ok(found.filter(|state| state.name != *name && is_same_kind(&state.link.kind, kind)))
     }
 
     /// Gives a link that somebody renamed its name back: what stands on it stays.
@@ -112,8 +114,31 @@ impl Links {
         if moved {
             return self.rtnl.change_link(name, have, want);
         }
+        self.try_beside(want)?;
         self.rtnl.delete_link(name)?;
-        self.rtnl.create_link(name, want)
+        self.rtnl.create_link(name, want).inspect_err(|_| {
+            // What was there is better than nothing; why it is not the other one is said.
+            let _ = self.rtnl.create_link(name, have);
+        })
+    }
+
+    /// Whether the kernel takes `want`, by a link beside the one that would make room for it: where its port is taken, or what it
+    /// stands on is gone, nothing is lost.
+    fn try_beside(&mut self, want: &Link) -> Result<(), KernelError> {
+        let spare = IfName::literal(SPARE);
+        // Of a run that was killed.
+        if let Some(left) = self.rtnl.link(&spare)?.filter(|left| is_same_kind(&left.link.kind, &want.kind)) {
+            self.rtnl.delete_link(&left.name)?;
+        }
+        match self.rtnl.create_link(&spare, want) {
+            Ok(()) => self.rtnl.delete_link(&spare),
+            // One tunnel network on one port: the one that makes room is in the way.
+            Err(error) if error.errno() == Some(libc::EEXIST) => Ok(()),
+            refused => {
+                let is_left = self.rtnl.link(&spare)?.is_some();
+                if is_left { self.rtnl.delete_link(&spare).and(refused) } else { refused }
+            }
+        }
     }
 }
 
@@ -153,6 +178,10 @@ impl Target for Links {
         };
         steps.iter().map(step).collect()
     }
+}
+
+fn is_same_kind(one: &LinkKind, other: &LinkKind) -> bool {
+    mem::discriminant(one) == mem::discriminant(other)
 }
 
 /// True for two devices that cannot be beside each other: one tunnel network on one port.
