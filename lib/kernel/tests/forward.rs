@@ -238,6 +238,37 @@ const EACH_FAMILY: &str = "table inet strict {
 }
 ";
 
+/// Denials that name nothing, though they have conditions: every first packet meets them.
+const NEW: &str = "table inet strict {
+    chain f {
+        type filter hook forward priority 10; policy accept;
+        ct state established,related accept
+        ip daddr 10.9.0.3 drop
+        ct state invalid,new drop
+    }
+}
+";
+
+const NEW_LEGACY: &str = "*filter
+:INPUT ACCEPT [0:0]
+:FORWARD ACCEPT [0:0]
+:OUTPUT ACCEPT [0:0]
+-A FORWARD -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT
+-A FORWARD -d 10.9.0.3/32 -j DROP
+-A FORWARD -m conntrack --ctstate NEW -j DROP
+COMMIT
+";
+
+const EVERYWHERE: &str = "table ip strict {
+    chain f {
+        type filter hook forward priority 10; policy accept;
+        ct state established accept
+        ip daddr 10.9.0.3 drop
+        ip daddr 0.0.0.0/0 drop
+    }
+}
+";
+
 fn denial_of_a_foreign_chain_still_denies_what_it_denied() {
     let (pod, _server) = pod_and_server();
     for (what, program, args, rules) in [
@@ -249,6 +280,9 @@ fn denial_of_a_foreign_chain_still_denies_what_it_denied() {
         ("nested", "nft", &["-f", "-"], NESTED),
         ("nested end", "nft", &["-f", "-"], NESTED_END),
         ("each family", "nft", &["-f", "-"], EACH_FAMILY),
+        ("new", "nft", &["-f", "-"], NEW),
+        ("new by iptables", "iptables-nft-restore", &[], NEW_LEGACY),
+        ("everywhere", "nft", &["-f", "-"], EVERYWHERE),
     ] {
         nft("flush ruleset");
         load(program, args, rules);

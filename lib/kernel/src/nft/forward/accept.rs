@@ -181,11 +181,12 @@ fn conntrack_info() -> Vec<u8> {
     info
 }
 
-/// The condition of a match `conntrack` that asks for nothing but these states.
+/// The condition of a match `conntrack` that asks for nothing but states.
 pub(super) fn conntrack(info: &[u8]) -> Option<Match> {
-    let wanted = conntrack_info();
     // iptables fills in port ranges that no flag asks for; the flags say what counts.
-    let flags = CONNTRACK_FLAGS..CONNTRACK_FLAGS + 6;
-    (info.len() >= CONNTRACK_SIZE - 8 && info.get(flags.clone()) == wanted.get(flags))
-        .then_some(Match::CtState(ESTABLISHED))
+    let flags = info.get(CONNTRACK_FLAGS..CONNTRACK_FLAGS + 6).filter(|_| info.len() >= CONNTRACK_SIZE - 8)?;
+    let [asked, inverted, states]: [u16; 3] =
+        std::array::from_fn(|at| flags.as_chunks::<2>().0.get(at).map_or(0, |bytes| u16::from_ne_bytes(*bytes)));
+    let [states_alone, no_inversion, _] = CONNTRACK_STATES;
+    ((asked, inverted) == (states_alone, no_inversion)).then(|| Match::CtState(CtState(u32::from(states))))
 }

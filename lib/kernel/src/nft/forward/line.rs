@@ -4,7 +4,7 @@
 //! Invariant: what is not understood may deny.
 
 use netstate::IpFamily;
-use netstate::nft::{Family, Match, Name, Op, Statement, Verdict};
+use netstate::nft::{CtState, Family, Match, Name, Op, Statement, Verdict};
 
 use super::accept::{CONNTRACK, Exception, MATCH_INFO, MATCH_NAME, conntrack};
 use crate::attribute;
@@ -68,13 +68,18 @@ impl Line {
         while effect != Effect::Map && matches!(rest.last(), Some(Expression::Meta { .. })) {
             rest.pop();
         }
-        let conditional = !(rest.is_empty() && conditions.is_empty());
+        let has_conditions = !(rest.is_empty() && conditions.is_empty());
         let statements = recognise::rule(family, &rest);
         let understood = statements.iter().all(|statement| matches!(statement, Statement::Match(_)));
         conditions.extend(statements.into_iter().filter_map(|statement| match statement {
             Statement::Match(condition) => Some(condition),
             _ => None,
         }));
+        // A denial of every first packet is one of everything: nothing follows what it denied.
+        if understood && effect == Effect::Deny {
+            conditions.retain(|condition| !is_met_by_every_first(condition));
+        }
+        let conditional = has_conditions && !(understood && conditions.is_empty());
         let accepts = (understood && effect == Effect::Accept).then(|| Exception::read(&conditions)).flatten();
         Some(Self {
             chain: name(attributes, rule::CHAIN)?,
@@ -103,6 +108,15 @@ impl Line {
     /// True when no packet is denied by it, so that it may stand behind an accept.
     pub(super) const fn is_harmless(&self) -> bool {
         matches!(self.effect, Effect::Accept | Effect::Nothing)
+    }
+}
+
+/// True for conditions that the first packet of each connection meets.
+fn is_met_by_every_first(condition: &Match) -> bool {
+    match condition {
+        Match::CtState(states) => states.0 & CtState::NEW.0 != 0,
+        Match::Saddr(Op::Is, network) | Match::Daddr(Op::Is, network) => network.is_default(),
+        _ => false,
     }
 }
 
