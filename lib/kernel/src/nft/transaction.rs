@@ -84,7 +84,7 @@ pub(super) fn commit<M: Borrow<Message>>(
     }
     let end = socket.next_sequence();
     write_message(&mut bytes, &boundary(BATCH_END, None), NLM_F_REQUEST, end);
-    make_room(socket, bytes.len());
+    make_room(socket, bytes.len(), sequences.len());
     match socket.send(&bytes) {
         Err(SocketError::Io { error, .. }) if error.raw_os_error() == Some(libc::EMSGSIZE) => {
             return Err(Refusal::TooLarge);
@@ -132,16 +132,21 @@ fn boundary(kind: u16, generation: Option<u32>) -> Message {
     Message { kind, flags: 0, body: body.finish() }
 }
 
-/// Default send buffer of 212,992 bytes (net.core.wmem_default) without the kernel's own share.
+/// Default buffers of 212,992 bytes (net.core.wmem_default, net.core.rmem_default) without the kernel's own share.
 const SMALL: usize = 128 * 1024;
 
-/// Makes the send buffer large enough for `bytes`, beyond the system's limit if we may.
-fn make_room(socket: &Socket, bytes: usize) {
-    if bytes > SMALL {
-        let wanted = bytes.saturating_add(64 * 1024);
-        if setsockopt(socket, sockopt::SndBufForce, &wanted).is_err() {
-            let _ = setsockopt(socket, sockopt::SndBuf, &wanted);
-        }
+/// What the kernel charges for one refusal beside the message that it repeats, halved: it doubles what it is asked for (socket(7)).
+const REFUSAL: usize = 1024;
+
+/// Makes the buffers large enough for `bytes` in so many `messages`, each of which may be refused, beyond the system's limits if we may.
+fn make_room(socket: &Socket, bytes: usize, messages: usize) {
+    let sent = bytes.saturating_add(64 * 1024);
+    if bytes > SMALL && setsockopt(socket, sockopt::SndBufForce, &sent).is_err() {
+        let _ = setsockopt(socket, sockopt::SndBuf, &sent);
+    }
+    let refused = bytes.saturating_add(messages.saturating_mul(REFUSAL));
+    if refused > SMALL / 2 && setsockopt(socket, sockopt::RcvBufForce, &refused.saturating_add(SMALL)).is_err() {
+        let _ = setsockopt(socket, sockopt::RcvBuf, &refused);
     }
 }
 
