@@ -17,6 +17,8 @@ use crate::socket::{Fault, Frame, Message, Socket};
 
 /// NFNL_SUBSYS_IPSET, the high byte of every message type.
 const SUBSYSTEM: u16 = 6 << 8;
+/// IPSET_CMD_PROTOCOL: which versions the kernel speaks.
+const VERSIONS: u16 = SUBSYSTEM | 1;
 const DESTROY: u16 = SUBSYSTEM | 3;
 const LIST: u16 = SUBSYSTEM | 7;
 /// Bytes of `nfgenmsg`.
@@ -80,9 +82,17 @@ impl Sets {
         let message = Message { kind: LIST, flags: 0, body: body.finish() };
         match self.socket.list(&message, |frame| name(&frame)) {
             Ok(names) => Ok(names),
-            // Nobody handles the messages of this subsystem (nfnetlink_rcv_msg).
-            Err(Fault::Nack(Nack { errno: libc::EINVAL | libc::EOPNOTSUPP, .. })) => Ok(Vec::new()),
+            Err(Fault::Nack(nack)) if is_unknown(&nack) && !self.is_there()? => Ok(Vec::new()),
             Err(fault) => Err(KernelError::new("list", "sets of ipset", fault)),
+        }
+    }
+
+    /// Whether the kernel has ipset: an errno that says otherwise may be about the one listing.
+    fn is_there(&mut self) -> Result<bool, KernelError> {
+        match self.socket.request(&Message { kind: VERSIONS, flags: 0, body: head().finish() }) {
+            Ok(_) => Ok(true),
+            Err(Fault::Nack(nack)) if is_unknown(&nack) => Ok(false),
+            Err(fault) => Err(KernelError::new("ask for", "ipset", fault)),
         }
     }
 
@@ -122,6 +132,11 @@ impl Sets {
             }
         }
     }
+}
+
+/// Whether nobody handles the messages of this subsystem (nfnetlink_rcv_msg).
+const fn is_unknown(nack: &Nack) -> bool {
+    matches!(nack.errno, libc::EINVAL | libc::EOPNOTSUPP)
 }
 
 /// The name of the set that a message of a listing is about.
