@@ -11,6 +11,7 @@ use std::time::Instant;
 
 use cni_plugin::{CLEANUP_USAGE, Cleanup, Install, InstallError, SpecVersion, USAGE};
 use kernel::arena::Arena;
+use nix::sys::stat::{Mode, umask};
 
 /// A call is over before memory that was given back could be needed again.
 #[global_allocator]
@@ -41,6 +42,8 @@ fn main() -> ExitCode {
 
 fn serve(program: &str) -> ExitCode {
     let begun = Instant::now();
+    // What is written is everybody's to read and root's to write, whatever the runtime's mask is.
+    umask(Mode::from_bits_truncate(0o022));
     // A value that is no UTF-8 is refused by what reads it, not taken for missing.
     let variable = |name: &str| env::var_os(name).map(|value| value.to_string_lossy().into_owned());
     let answer = cni_plugin::serve(program, variable, &mut io::stdin().lock());

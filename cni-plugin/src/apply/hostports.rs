@@ -1,7 +1,7 @@
 //! Host ports in the kernel: claimed, released, and the UDP flows that remember another way forgotten.
 //!
 //! Invariant: an attachment's ports are found by the tag that each element names, never by what a configuration says
-//! now; a port that somebody else holds, of whichever network, is refused with the holder's name.
+//! now; a port that another container holds, of whichever network, is refused with the holder's name.
 
 use std::net::IpAddr;
 
@@ -32,7 +32,8 @@ pub(crate) fn claim(nft: &mut Nft, host: &mut Rtnl, ruleset: &Ruleset, tag: &Tag
     let mut buried: Vec<ObservedTag> = Vec::new();
     loop {
         let shape = |have: Option<&_>| table::merged(have, &ruleset.table);
-        let (key, by) = match nft.claim(ruleset, shape, |_: &ElementKey, element: &Element| tag.owns(element)) {
+        let is_own = |_: &ElementKey, element: &Element| tag.owns(element) || tag.shares_container(element);
+        let (key, by) = match nft.claim(ruleset, shape, is_own) {
             Ok(()) => return Ok(()),
             Err(ClaimError::Kernel(e)) => return Err(CniError::from(e)),
             Err(ClaimError::Held { key, by }) => (key, by.unwrap_or_default()),

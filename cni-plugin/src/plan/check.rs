@@ -10,6 +10,7 @@ use netstate::nft::{Element, ElementKey};
 use netstate::{IfName, MacAddr, PortVlans, Prefix, Route, RouteKey};
 
 use super::Cidr;
+use super::tag::ObservedTag;
 use crate::protocol::attachment::Attachment;
 use crate::protocol::result::{AddResult, Interface, ResultRoute};
 
@@ -109,13 +110,20 @@ pub(crate) fn differences(expected: &Expected<'_>, facts: &Facts) -> Vec<String>
     found
 }
 
-/// Host ports that are not open, or lead elsewhere.
+/// Host ports that are not open, or lead elsewhere than to the container.
 #[must_use]
 pub(crate) fn missing_elements(
     expected: &BTreeMap<ElementKey, Element>,
     present: &BTreeMap<ElementKey, Element>,
 ) -> Vec<String> {
-    let is_missing = |(key, element): &(&ElementKey, &Element)| present.get(key) != Some(element);
+    // A later network of the same container has them.
+    let is_its = |element: &Element, other: &Element| {
+        let (own, found) = (ObservedTag::of(element), ObservedTag::of(other));
+        own.zip(found).is_some_and(|(own, found)| !own.is_same(&found) && own.shares_container(&found))
+    };
+    let is_there = |element: &Element, other: &Element| element == other || is_its(element, other);
+    let is_missing =
+        |(key, element): &(&ElementKey, &Element)| !present.get(key).is_some_and(|other| is_there(element, other));
     expected.iter().filter(is_missing).map(|(key, _)| format!("nft element {key} is missing or another's")).collect()
 }
 

@@ -55,6 +55,13 @@ impl Tag {
             .is_some_and(|holder| holder.digits == self.digits() && holder.network == network_word(&self.network))
     }
 
+    /// True when `element` belongs to an attachment of the same container: of several networks with the same host ports the last one
+    /// that it is attached to has them.
+    #[must_use]
+    pub(crate) fn shares_container(&self, element: &Element) -> bool {
+        ObservedTag::of(element).is_some_and(|holder| holder.container() == Some(self.attachment.container.as_str()))
+    }
+
     fn digits(&self) -> String {
         digits(self.attachment.host_link()).to_owned()
     }
@@ -117,6 +124,17 @@ impl ObservedTag {
     #[must_use]
     pub(crate) fn is_among(&self, attachments: &[Attachment]) -> bool {
         attachments.iter().any(|attachment| digits(attachment.host_link()) == self.digits)
+    }
+
+    /// The container, unless its name is too long to stand there whole.
+    fn container(&self) -> Option<&str> {
+        self.name.rsplit_once('@').map(|(container, _)| container)
+    }
+
+    /// True when both are of one container.
+    #[must_use]
+    pub(crate) fn shares_container(&self, other: &Self) -> bool {
+        self.container().is_some() && self.container() == other.container()
     }
 
     /// True when both are the same attachment.
@@ -183,6 +201,19 @@ mod tests {
             assert_eq!(holder.link().as_ref(), Some(one.attachment.host_link()));
             assert!(holder.is_among(std::slice::from_ref(&one.attachment)) && !holder.is_among(&[]));
         }
+    }
+
+    #[test]
+    fn attachments_of_one_container_know_each_other() {
+        let (one, other) = (owner("web-1", "cbr0"), owner("web-1", "storage"));
+        assert!(one.shares_container(&element(&other)) && !one.owns(&element(&other)));
+        assert!(!one.shares_container(&element(&owner("web-11", "cbr0"))));
+        // What is cut off says nothing.
+        let long = owner(&"x".repeat(300), "cbr0");
+        assert!(!long.shares_container(&element(&long)));
+        let observed = |tag: &Tag| ObservedTag::of(&element(tag)).unwrap();
+        assert!(observed(&one).shares_container(&observed(&other)));
+        assert!(!observed(&long).shares_container(&observed(&long)));
     }
 
     #[test]

@@ -148,9 +148,15 @@ fn networks_of(text: &[u8]) -> Result<Vec<Network>, CniError> {
         .map_err(|error| CniError::new(Code::Decode, "no list of plugins").details(error.to_string()))?;
     let mut networks = Vec::new();
     let lone = [Value::Object(list.clone())];
-    for plugin in list.get("plugins").map_or(&lone[..], |plugins| plugins.as_array().map_or(&[], Vec::as_slice)) {
-        let Some(mut conf) = plugin.as_object().cloned() else { continue };
-        let kind = conf.get("type").and_then(Value::as_str).unwrap_or_default().to_owned();
+    let plugins = list.get("plugins").map_or(&lone[..], |plugins| plugins.as_array().map_or(&[], Vec::as_slice));
+    if plugins.is_empty() {
+        return Err(CniError::new(Code::Decode, "no list of plugins").details("it has no `plugins`"));
+    }
+    for plugin in plugins {
+        let found = plugin.as_object().and_then(|conf| Some((conf.clone(), conf.get("type")?.as_str()?.to_owned())));
+        let Some((mut conf, kind)) = found else {
+            return Err(CniError::new(Code::Decode, "no list of plugins").details("a plugin of it has no `type`"));
+        };
         let (place, usual) = match PluginName::of("", &kind) {
             Ok(PluginName::Native) => ("/bridge", "cbr0"),
             Ok(PluginName::Flannel) => ("/delegate/bridge", "cni0"),

@@ -13,7 +13,7 @@ use serde_json::Value;
 
 use super::Role;
 use super::bridge::add::read_resolver;
-use super::bridge::status::{not_available, reservations};
+use super::bridge::status::{not_available, reservations, takes_files};
 use crate::plan::gc::Subject;
 use crate::plan::status::{Facts, judge};
 use crate::protocol::args::{Call, CniArgs};
@@ -231,6 +231,7 @@ fn del(conf: &NetConf, call: &Call) -> Result<(), CniError> {
 fn status(conf: NetConf) -> Result<(), CniError> {
     let place = Place::of(&conf);
     let ipam = host_local::parse(conf, &CniArgs::default()).map_err(not_available)?;
+    takes_files(place.store.dir())?;
     let (taken, last_reserved) = reservations(&ipam, &[place.store.dir().to_owned()]);
     let facts = Facts { bridge_up: None, has_attachments: false, taken, last_reserved };
     judge(&place.network, "", &ipam.sets, &facts).or_else(|full| {

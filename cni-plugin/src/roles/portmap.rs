@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 
 use kernel::Rtnl;
 use netstate::IfName;
+use nix::libc::{EHOSTUNREACH, ENETUNREACH};
 use serde_json::Value;
 
 use super::Role;
@@ -91,7 +92,7 @@ fn add(conf: NetConf, call: &Call) -> Result<Value, CniError> {
         return Ok(wanted.previous);
     }
     let mut host = Rtnl::open()?;
-    let steps = ports.plan(&leads_to(&wanted, &mut host)?)?;
+    let steps = ports.plan(leads_to(&wanted, &mut host)?.as_ref())?;
     let mut held = wanted.records.hold(&call.attachment, ATTACHMENT_WAIT)?;
     let record = Record { boot: record::boot_id(), ports: Ports::Keys(ports.keys()), ..Record::default() };
     if held.existed {
@@ -112,15 +113,18 @@ fn add(conf: NetConf, call: &Call) -> Result<Value, CniError> {
     }
 }
 
-/// The link of this host through which the Pod is reached.
-fn leads_to(wanted: &Wanted, host: &mut Rtnl) -> Result<IfName, CniError> {
+/// The link of this host through which the Pod is reached; none where no route leads there, as to an internal network.
+fn leads_to(wanted: &Wanted, host: &mut Rtnl) -> Result<Option<IfName>, CniError> {
     let unusable = |why: &str| {
         let msg = format!("prevResult.ips: {why}: host ports have nowhere to lead");
         CniError::new(Code::InvalidConfig, msg)
     };
     let (addr, _) = wanted.addresses.first().ok_or_else(|| unusable("no address of the container's interface"))?;
-    let route = host.route_to(*addr).map_err(|e| unusable(&kernel::Chain(&e).to_string()))?;
-    route.link.ok_or_else(|| unusable(&format!("the route to {addr} names no link")))
+    match host.route_to(*addr) {
+        Ok(route) => route.link.map(Some).ok_or_else(|| unusable(&format!("the route to {addr} names no link"))),
+        Err(error) if matches!(error.errno(), Some(ENETUNREACH | EHOSTUNREACH)) => Ok(None),
+        Err(error) => Err(unusable(&kernel::Chain(&error).to_string())),
+    }
 }
 
 /// CHECK: every port is open and leads to the Pod.

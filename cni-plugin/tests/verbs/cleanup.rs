@@ -19,6 +19,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("cleanup_lists_and_then_removes_what_pods_shared", removes),
     ("cleanup_leaves_a_network_with_a_pod_that_is_alive", alive),
     ("cleanup_goes_past_a_broken_list_and_a_living_network", goes_past),
+    ("cleanup_refuses_a_file_that_is_no_list", no_list),
     ("cleanup_leaves_what_is_somebody_elses", foreign),
     ("cleanup_names_what_stays_for_somebody_else", kept),
     ("cleanup_removes_tables_and_leaves_the_host_ports_of_other_networks", tables),
@@ -105,6 +106,25 @@ fn goes_past(node: &Node) {
     let links = node.links();
     assert!(links.contains(&"br0".to_owned()) && !links.contains(&"br1".to_owned()), "{links:?}");
     assert!(Path::new("/var/lib/cni/netd/alive").exists() && !Path::new("/var/lib/cni/netd/dead").exists());
+}
+
+/// Nothing is said of a network whose list is none.
+fn no_list(node: &Node) {
+    for list in [
+        "{}",
+        r#"{"name": "cbr0", "plugins": []}"#,
+        r#"{"name": "cbr0", "plugins": [{}]}"#,
+        r#"{"name": "cbr0", "plugins": {}}"#,
+    ] {
+        fs::write("/run/list", list).unwrap();
+        let output = Command::new(node.plugin("netd-cni")).args(["cleanup", "/run/list"]).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr) + String::from_utf8_lossy(&output.stdout);
+        assert!(
+            output.status.code() == Some(1) && said.contains("/run/list") && said.contains("no list"),
+            "{list}: {said}"
+        );
+        assert!(!said.contains("nothing of this program's"), "{said}");
+    }
 }
 
 fn foreign(node: &Node) {

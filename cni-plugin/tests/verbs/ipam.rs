@@ -364,9 +364,18 @@ fn read_only(node: &Node) {
         assert!(!lower.contains("not found") && !lower.contains("no such file"), "{text}");
     }
     assert_eq!(node.files(), before);
+    let conf = with(&tiny(), "cniVersion", json!("1.1.0"));
+    let status = || node.exec("host-local", &[("CNI_COMMAND", "STATUS")], &conf.to_string());
+    let (code, text) = status().error();
+    assert!(code == 50 && text.contains(DIR) && text.contains("Read-only file system"), "{text}");
     mount(None::<&str>, "/var/lib", None::<&str>, MsFlags::MS_REMOUNT, None::<&str>).unwrap();
+    status().silent();
     assert_eq!(add(node, &tiny(), "c1"), ["10.9.9.3"]);
     del(node, &tiny(), "c0");
     del(node, &tiny(), "c1");
     assert_eq!(node.files(), []);
+    mount(Some("full"), "/var/lib/cni", Some("tmpfs"), MsFlags::empty(), Some("size=4k")).unwrap();
+    fs::write("/var/lib/cni/other", [b'x'; 4096]).unwrap();
+    let (code, text) = status().error();
+    assert!(code == 50 && text.contains("No space left on device"), "{text}");
 }

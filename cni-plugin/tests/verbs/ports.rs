@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 
 use crate::attach::{say, who_called};
 use crate::node::{Node, bound, flannel, inside, native, with};
+use crate::port_owners::second;
 
 type Test = (&'static str, fn(&Node));
 
@@ -21,6 +22,8 @@ pub(crate) const TESTS: &[Test] = &[
     ("host_port_on_one_address_is_open_there_only", one_address),
     ("udp_flow_follows_the_port_to_its_new_pod", udp_flow),
     ("check_reports_a_closed_port", check_reports),
+    ("five_hundred_ports_of_one_pod_are_opened_on_a_fresh_node_and_refused_to_another", many),
+    ("host_port_of_one_container_in_two_networks_is_the_later_ones", two_networks),
 ];
 
 pub(crate) const NODE: &str = "10.4.7.21";
@@ -235,4 +238,45 @@ fn check_reports(node: &Node) {
     let portmap = json!({"cniVersion": "1.0.0", "name": "cbr0", "type": "portmap"});
     let chained = mapped(&portmap, "tcp", 8080, 80, "");
     assert_eq!(node.check(&chained, "web-1", &pod, &result).error().0, 102);
+}
+
+/// The kernel refuses each of them by a message of its own, where the table is not there yet and where they are held.
+fn many(node: &Node) {
+    let port = |number: u16| json!({"hostPort": 20_000 + number, "containerPort": 80, "protocol": "tcp"});
+    let mappings: Vec<Value> = (0..500).map(port).collect();
+    let conf = with(&native(), "runtimeConfig", json!({"portMappings": mappings}));
+    node.add(&conf, "web-1", &node.pod()).result();
+    let before = (node.files(), elements());
+    let (code, text) = node.add(&conf, "web-2", &node.pod()).error();
+    assert!(code == 11 && text.contains("web-1@eth0"), "{text}");
+    assert_eq!((node.files(), elements()), before);
+}
+
+/// As podman and nerdctl ask for them.
+fn two_networks(node: &Node) {
+    let pod = served(node, "web-1");
+    let (first, other) = (mapped(&native(), "tcp", 8080, 80, ""), mapped(&second(), "tcp", 8080, 80, ""));
+    let there = |command: &str| {
+        let netns = pod.to_str().unwrap();
+        let vars = [
+            ("CNI_COMMAND", command),
+            ("CNI_CONTAINERID", "web-1"),
+            ("CNI_NETNS", netns),
+            ("CNI_IFNAME", "eth1"),
+            ("CNI_PATH", "/run/bin"),
+        ];
+        node.exec("netd-cni", &vars, &other.to_string())
+    };
+    let leads_there = || {
+        let all = Nft::open().unwrap().ruleset(&table()).unwrap().unwrap().elements;
+        all.values().all(|element| element.comment.as_deref().is_some_and(|by| by.ends_with("web-1@eth1")))
+    };
+    there("ADD").result();
+    assert!(leads_there());
+    let (code, text) = node.add(&first, "web-2", &node.pod()).error();
+    assert!(code == 11 && text.contains("web-1@eth1"), "{text}");
+    node.del(&first, "web-1", &pod).silent();
+    assert!(elements() > 0 && leads_there(), "DEL of the first network closes nothing of the other");
+    there("DEL").silent();
+    assert_eq!(elements(), 0);
 }

@@ -163,7 +163,7 @@ impl Attach<'_> {
         }
         steps.extend(self.masquerade()?.map(|ruleset| Step::WriteTable(Box::new(ruleset))));
         if let Some(ports) = &self.ports {
-            steps.extend(ports.plan(&self.gateway_link())?);
+            steps.extend(ports.plan(Some(&self.gateway_link()))?);
         }
         steps.extend(self.pod_steps()?);
         if !self.conf.interface_disabled {

@@ -113,11 +113,12 @@ impl HostPorts<'_> {
         self.conf.snat != Snat::Never && self.pairs().any(|(_, pod)| pod.is_ipv4())
     }
 
-    /// The steps that open the ports, none without a mapping. `bridge` is the link through which the Pod is reached.
+    /// The steps that open the ports, none without a mapping. `bridge` is the link through which the Pod is reached; none
+    /// leads to that of an internal network.
     ///
     /// # Errors
     /// Code 7 for a port that two mappings lead to different places.
-    pub(crate) fn plan(&self, bridge: &IfName) -> Result<Vec<Step>, CniError> {
+    pub(crate) fn plan(&self, bridge: Option<&IfName>) -> Result<Vec<Step>, CniError> {
         if self.mappings.is_empty() {
             return Ok(Vec::new());
         }
@@ -125,7 +126,7 @@ impl HostPorts<'_> {
         self.check_loopback()?;
         self.check_families()?;
         let mut steps = Vec::new();
-        if self.needs_localnet() {
+        if let Some(bridge) = bridge.filter(|_| self.needs_localnet()) {
             let key = SysctlKey::of_link(IpFamily::V4, bridge, "route_localnet");
             steps.push(Step::HostParameter(Parameter::required(key, "1")));
         }
@@ -257,7 +258,7 @@ mod tests {
     fn steps_are_those_that_the_mappings_need() {
         let plan = |host_ip: &str, protocol, snat, pod: &[&str]| {
             let mapping = [mapping(protocol, 53, host_ip, 53)];
-            let steps = ports(&mapping, &conf(snat, 13), pod, |p| p.plan(&IfName::literal("br0")))?;
+            let steps = ports(&mapping, &conf(snat, 13), pod, |p| p.plan(Some(&IfName::literal("br0"))))?;
             // What a step is of, by its first words.
             let word = |step: &Step| step.to_string().split(' ').take(2).collect::<Vec<_>>().join(" ");
             Ok::<_, CniError>(steps.iter().map(word).collect::<Vec<_>>())
@@ -287,7 +288,7 @@ mod tests {
             let error = plan(host_ip, Protocol::Tcp, snat, pod).unwrap_err();
             assert!(error.code == Code::InvalidConfig && error.msg.contains(words), "{host_ip}: {error}");
         }
-        assert!(ports(&[], &conf(needed, 13), &POD, |p| p.plan(&IfName::literal("br0"))).unwrap().is_empty());
+        assert!(ports(&[], &conf(needed, 13), &POD, |p| p.plan(Some(&IfName::literal("br0")))).unwrap().is_empty());
     }
 
     #[test]
@@ -376,7 +377,7 @@ mod tests {
     #[test]
     fn one_port_of_one_address_cannot_lead_to_two_places() {
         let plan = |mappings: &[PortMapping]| {
-            ports(mappings, &conf(Snat::Never, 1), &POD, |p| p.plan(&IfName::new("cbr0").unwrap()))
+            ports(mappings, &conf(Snat::Never, 1), &POD, |p| p.plan(Some(&IfName::literal("cbr0"))))
         };
         let tcp = |host_ip: &str, container| mapping(Protocol::Tcp, 80, host_ip, container);
         for (one, other) in

@@ -10,10 +10,13 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use kernel::{KernelError, Rtnl};
+use nix::errno::Errno;
+use nix::sys::statvfs::statvfs;
+use nix::unistd::{AccessFlags, access};
 
 use super::Bridge;
 use super::network::Network;
@@ -31,6 +34,9 @@ pub(crate) fn status(conf: NetConf, role: Bridge) -> Result<(), CniError> {
     let network = Network::load(conf, role, &CniArgs::default()).map_err(not_available)?;
     needs::check(&network.name, &[needs::of_bridge(&network.bridge), needs::of_limits(network.bandwidth)].concat())?;
     let mut host = Rtnl::open().map_err(|e| not_available(CniError::from(e)))?;
+    if let Some(dir) = network.bridge.ipam.as_ref().and_then(|ipam| network.pool(ipam).next()) {
+        takes_files(&dir)?;
+    }
     let facts = observe(&network, &mut host).map_err(|e| not_available(CniError::from(e)))?;
     let sets = network.bridge.ipam.as_ref().map_or(&[][..], |ipam| &ipam.sets);
     let judged = judge(&network.name, network.bridge.bridge.as_str(), sets, &facts);
@@ -44,6 +50,24 @@ pub(crate) fn status(conf: NetConf, role: Bridge) -> Result<(), CniError> {
 
 pub(crate) fn not_available(error: CniError) -> CniError {
     CniError { code: Code::NotAvailable, ..error }
+}
+
+/// Whether addresses can be written down in `dir`, or where it is to be made.
+///
+/// # Errors
+/// Code 50 where the disk is full or read-only.
+pub(crate) fn takes_files(dir: &Path) -> Result<(), CniError> {
+    let Some(place) = dir.ancestors().find(|place| place.exists()) else { return Ok(()) };
+    let refused = match (access(place, AccessFlags::W_OK), statvfs(place)) {
+        (Err(errno), _) => errno,
+        // A file system that has inodes without end says 0 of 0.
+        (_, Ok(space)) if space.blocks_available() == 0 || space.files() > 0 && space.files_available() == 0 => {
+            Errno::ENOSPC
+        }
+        _ => return Ok(()),
+    };
+    let message = format!("addresses cannot be written down in {}: {}", dir.display(), refused.desc());
+    Err(CniError::new(Code::NotAvailable, message))
 }
 
 fn observe(network: &Network, host: &mut Rtnl) -> Result<Facts, KernelError> {
