@@ -77,7 +77,8 @@ impl<T: PartialEq + Clone> Kept<T> {
                 self.objects.apply(Event::Put { key, value, revision })
             }
             Event::Put { key, value: Err(reason), revision } => self.keep(key, reason, revision),
-            Event::Delete { key, .. } => {
+            Event::Delete { key, revision } => {
+                self.objects.advance(revision);
                 self.malformed.remove(&key);
                 self.deleted.insert(key);
                 Vec::new()
@@ -133,6 +134,7 @@ impl<T: PartialEq + Clone> Kept<T> {
     /// Notes a malformed object and keeps its last good value.
     fn keep(&mut self, key: ObjectName, reason: String, revision: i64) -> Vec<ObjectName> {
         self.see(&key);
+        self.objects.advance(revision);
         self.malformed.insert(key.clone(), reason);
         match self.objects.get(&key).cloned() {
             Some(value) => self.objects.apply(Event::Put { key, value, revision }),
@@ -422,6 +424,7 @@ impl View {
 
 #[cfg(test)]
 mod tests {
+    use cluster::Origin;
     use serde_json::json;
 
     use super::*;
@@ -545,6 +548,34 @@ mod tests {
         view.believe(Duration::ZERO);
         view.believe(Duration::from_secs(60));
         assert_eq!(view.node("n1"), None);
+    }
+
+    /// A store from a backup that is later than the last listing, and older than the change.
+    #[test]
+    fn what_changed_behind_the_listing_of_a_store_that_went_back_stays() {
+        let origin = |revision| Update::Every(Event::Origin(Origin { store: 1, revision, ..Origin::default() }));
+        let named = |name: &str| {
+            let json = json!({"kind": "Service", "metadata": {"name": name}, "spec": {"clusterIP": "192.168.0.10"}});
+            put(&format!("services/default/{name}"), &json)
+        };
+        let listing = |revision, names: &[&str]| {
+            let shown = names.iter().map(|name| named(name));
+            let begins = [Update::Every(Event::Reset), origin(revision)].into_iter();
+            begins.chain(shown).chain([Update::Every(Event::Complete)]).collect::<Vec<_>>()
+        };
+        let value = b"{}".to_vec();
+        let changes = [
+            (of_etcd(Event::Put { key: "services/default/c".to_owned(), value, revision: 60 }), true),
+            (of_etcd(Event::Delete { key: "services/default/c".to_owned(), revision: 60 }), true),
+            (Update::Every(Event::Commit), false),
+        ];
+        for (change, is_known) in changes {
+            let mut view = View::default();
+            for update in listing(40, &["a", "b"]).into_iter().chain([change]).chain(listing(50, &["a"])) {
+                view.take(update);
+            }
+            assert_eq!(view.service(&ObjectName::new("default", "b")).is_some(), is_known);
+        }
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //!
 //! # Contract
 //!
-//! * A source starts with [`Event::Reset`], says what it is about to list ([`Event::Origin`]), lists what exists as
+//! * A source starts with [`Event::Reset`], says what it lists ([`Event::Origin`], where its store has revisions), lists what exists as
 //!   [`Event::Put`], then says [`Event::Complete`].
 //! * On `Reset` **nothing is removed yet**: what the consumer knows stays valid while the listing runs.
 //! * On `Complete` whatever was not `Put` since the `Reset` is gone. This is where a deletion that happened
@@ -85,7 +85,7 @@ pub enum Event<K = String, V = Vec<u8>> {
 /// Which state of which store a listing shows.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Origin {
-    /// The cluster's id (etcd), the file system's inode (a directory).
+    /// The cluster's id (etcd), 0 where there is none.
     pub store: u64,
     /// The member that answered, 0 where there are none.
     pub member: u64,
@@ -129,6 +129,11 @@ impl fmt::Display for Break {
 }
 
 impl Origin {
+    /// The store has been seen at this revision since, by a change.
+    pub fn advance(&mut self, revision: i64) {
+        self.revision = self.revision.max(revision);
+    }
+
     /// Whether this can be a later state of the store that `earlier` was a state of. A restored store that has passed the
     /// revision and the term of the old one cannot be recognised here; only its listing shows the difference.
     ///

@@ -189,7 +189,13 @@ fn any_yaml(text: &[u8]) -> Result<Vec<Value>, String> {
 
 fn yaml(text: &[u8], depth: usize) -> Result<Vec<Value>, String> {
     let found = serde_saphyr::from_slice_multiple_with_options(text, yaml_options(text.len(), depth));
-    found.map_err(|error| error.without_snippet().to_string())
+    found.map_err(|error| yaml_reason(&error))
+}
+
+/// What a parser of YAML says, with line and column, and without what concerns whoever calls it.
+#[must_use]
+pub fn yaml_reason(error: &serde_saphyr::Error) -> String {
+    error.without_snippet().to_string().replace(", set DuplicateKeyPolicy in Options if acceptable", "")
 }
 
 /// Reads a text on a stack of its own, since the parser calls itself for each level.

@@ -18,7 +18,7 @@ pub struct Snapshot<K = String, V = Vec<u8>> {
     /// Keys put since the last `Reset`; `None` outside a listing.
     listed: Option<BTreeSet<K>>,
     complete: bool,
-    /// Of the last finished listing, and of the one that runs.
+    /// Of the last finished listing with the changes since, and of the listing that runs.
     origin: Option<Origin>,
     next_origin: Option<Origin>,
     lost: Option<ClusterError>,
@@ -53,8 +53,14 @@ impl<K: Ord + Clone, V: PartialEq> Snapshot<K, V> {
     /// Takes in one event and returns the keys whose value differs from before, in order.
     pub fn apply(&mut self, event: Event<K, V>) -> Vec<K> {
         match event {
-            Event::Put { key, value, .. } => return self.put(key, value),
-            Event::Delete { key, .. } => return self.delete(key),
+            Event::Put { key, value, revision } => {
+                self.advance(revision);
+                return self.put(key, value);
+            }
+            Event::Delete { key, revision } => {
+                self.advance(revision);
+                return self.delete(key);
+            }
             Event::Complete => return self.finish_listing(),
             Event::Commit => {}
             Event::Reset => {
@@ -79,6 +85,13 @@ impl<K: Ord + Clone, V: PartialEq> Snapshot<K, V> {
             }
         }
         Vec::new()
+    }
+
+    /// The store has been seen at this revision, by a change: one that shows an earlier one later went back.
+    pub fn advance(&mut self, revision: i64) {
+        if let Some(origin) = self.origin.as_mut().filter(|_| self.listed.is_none()) {
+            origin.advance(revision);
+        }
     }
 
     fn put(&mut self, key: K, value: V) -> Vec<K> {
@@ -153,7 +166,7 @@ impl<K: Ord + Clone, V: PartialEq> Snapshot<K, V> {
         self.entries.keys().filter(|key| !listed.contains(*key)).count()
     }
 
-    /// Which state of which store the running listing shows; outside a listing, the last finished one.
+    /// Which state of which store the running listing shows; outside a listing, the last that was seen.
     #[must_use]
     pub fn origin(&self) -> Option<&Origin> {
         self.next_origin.as_ref().or(self.origin.as_ref())
@@ -313,6 +326,25 @@ mod tests {
             snapshot.apply(Event::Complete);
             assert_eq!(snapshot.broken_history(), None);
             assert_eq!(snapshot.origin().unwrap().revision, revision);
+        }
+    }
+
+    #[test]
+    fn a_store_that_went_back_behind_a_change_is_known() {
+        let origin = |revision| Event::Origin(Origin { store: 1, member: 1, term: 2, revision });
+        let changed = |revision| {
+            [
+                Event::Put { key: "b".into(), value: 1, revision },
+                Event::Delete { key: "b".into(), revision },
+                Event::Commit,
+            ]
+        };
+        for change in changed(20) {
+            let is_change = change.key().is_some();
+            let mut snapshot = folded(vec![Event::Reset, origin(10), put("a", 1), Event::Complete, change]);
+            snapshot.apply(Event::Reset);
+            snapshot.apply(origin(15));
+            assert_eq!(snapshot.broken_history().is_some(), is_change);
         }
     }
 

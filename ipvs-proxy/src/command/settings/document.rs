@@ -39,7 +39,7 @@ pub(crate) fn parse(text: &str) -> Document {
         }
         Ok(_) => document.problem("the file", "no object", "one KubeProxyConfiguration, YAML or JSON"),
         Err(error) => {
-            let reason = error.without_snippet().to_string();
+            let reason = cluster::manifest::yaml_reason(&error);
             document.problem(
                 "the file",
                 &format!("not valid YAML: {reason}"),

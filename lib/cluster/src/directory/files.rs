@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::manifest::Manifest;
-use crate::{Event, Origin, Words};
+use crate::{Event, Words};
 
 /// What reading one present file gave.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -17,6 +17,8 @@ pub(super) enum Reading {
     Good(Manifest),
     /// Why it cannot be read, and the names that may stand in it.
     Bad(String, Words),
+    /// It has no byte, as one that a full disk cut off.
+    Empty,
     /// As at the last reading, or being written just now.
     Same,
 }
@@ -57,12 +59,12 @@ struct Reported {
 }
 
 impl Files {
-    /// Takes in the readings and returns a whole listing of the directory with the number `store`.
-    pub(super) fn listing(&mut self, readings: Readings, store: u64) -> Vec<Event> {
+    /// Takes in the readings and returns a whole listing of the directory. It has no [`crate::Origin`]: another directory in its place is how
+    /// one is deployed, and no sign that it went back.
+    pub(super) fn listing(&mut self, readings: Readings) -> Vec<Event> {
         self.absorb(readings);
         self.reported.objects.clear();
-        let origin = Origin { store, revision: self.revision, ..Origin::default() };
-        let mut events = vec![Event::Reset, Event::Origin(origin)];
+        let mut events = vec![Event::Reset];
         events.extend(self.difference());
         events.push(Event::Complete);
         events
@@ -88,6 +90,12 @@ impl Files {
                 Reading::Bad(reason, words) => {
                     self.unreadable.insert(name, (reason, words));
                 }
+                Reading::Empty if self.contents.get(&name).is_some_and(|objects| !objects.is_empty()) => {
+                    let reason =
+                        "is empty; what it held stays until there is something in it, or it is removed".to_owned();
+                    self.unreadable.insert(name, (reason, Words::default()));
+                }
+                Reading::Empty => self.replace(name, Manifest::default()),
                 Reading::Good(manifest) => self.replace(name, manifest),
             }
         }
@@ -198,15 +206,10 @@ mod tests {
         files.into_iter().map(|(name, reading)| (name.into(), reading)).collect()
     }
 
-    fn listing(files: &mut Files, readings: Readings) -> Vec<Event> {
-        files.listing(readings, 1)
-    }
-
     /// Events as short text.
     fn short(events: Vec<Event>) -> Vec<String> {
         let short = |event| match event {
             Event::Reset => "reset".into(),
-            Event::Origin(_) => "origin".into(),
             Event::Commit => "commit".into(),
             Event::Complete => "complete".into(),
             Event::Put { key, value, .. } => format!("{key}={value:?}"),
@@ -222,8 +225,8 @@ mod tests {
     #[test]
     fn a_file_that_breaks_keeps_its_last_good_objects() {
         let mut files = Files::default();
-        let first = listing(&mut files, readings([("a", good(&[("x", 1)])), ("b", good(&[("y", 1)]))]));
-        assert_eq!(short(first), ["reset", "origin", "x=[1]", "y=[1]", "complete"]);
+        let first = files.listing(readings([("a", good(&[("x", 1)])), ("b", good(&[("y", 1)]))]));
+        assert_eq!(short(first), ["reset", "x=[1]", "y=[1]", "complete"]);
         assert_eq!(
             short(files.changes(readings([("a", bad("torn")), ("b", good(&[("y", 2)]))]))),
             ["y=[2]", "!a torn", "commit"]
@@ -234,32 +237,43 @@ mod tests {
     }
 
     #[test]
+    fn a_file_that_was_cut_off_keeps_its_objects_and_a_new_one_may_be_empty() {
+        let mut files = Files::default();
+        let first = files.listing(readings([("a", good(&[("x", 1)])), ("b", Reading::Empty)]));
+        assert_eq!(short(first), ["reset", "x=[1]", "complete"]);
+        let cut = short(files.changes(readings([("a", Reading::Empty), ("b", Reading::Same)])));
+        assert!(cut.len() == 1 && cut[0].starts_with("!a is empty"), "{cut:?}");
+        let mended = files.changes(readings([("a", good(&[])), ("b", Reading::Same)]));
+        assert_eq!(short(mended), ["-x", "ok a", "commit"]);
+    }
+
+    #[test]
     fn a_removed_file_takes_its_objects_and_its_complaint_along() {
         let mut files = Files::default();
-        listing(&mut files, readings([("a", good(&[("x", 1)])), ("b", bad("torn"))]));
+        files.listing(readings([("a", good(&[("x", 1)])), ("b", bad("torn"))]));
         assert_eq!(short(files.changes(readings([]))), ["-x", "ok b", "commit"]);
     }
 
     #[test]
     fn an_object_in_two_files_is_the_first_files_and_moves_on_when_that_goes() {
         let mut files = Files::default();
-        let first = listing(&mut files, readings([("b", good(&[("x", 2), ("y", 2)])), ("a", good(&[("x", 1)]))]));
+        let first = files.listing(readings([("b", good(&[("x", 2), ("y", 2)])), ("a", good(&[("x", 1)]))]));
         let note = "b: x stands in a as well, and that one counts";
-        assert_eq!(short(first), ["reset", "origin", "x=[1]", "y=[2]", note, "complete"]);
+        assert_eq!(short(first), ["reset", "x=[1]", "y=[2]", note, "complete"]);
         assert_eq!(short(files.changes(readings([("b", Reading::Same)]))), ["x=[2]", "b: ", "commit"]);
     }
 
     #[test]
     fn an_object_that_moves_between_files_is_never_deleted() {
         let mut files = Files::default();
-        listing(&mut files, readings([("a", good(&[("x", 1)]))]));
+        files.listing(readings([("a", good(&[("x", 1)]))]));
         assert!(files.changes(readings([("a", good(&[])), ("b", good(&[("x", 1)]))])).is_empty());
     }
 
     #[test]
     fn a_bad_element_keeps_what_its_file_said_and_takes_no_neighbour() {
         let mut files = Files::default();
-        listing(&mut files, readings([("a", good(&[("x", 1), ("y", 1), ("z", 1)]))]));
+        files.listing(readings([("a", good(&[("x", 1), ("y", 1), ("z", 1)]))]));
         let problems = vec![Problem::new("document 2: kind", "missing", "a kind"), Problem::new("b", "c", "d")];
         let broken = Reading::Good(Manifest { problems, ..manifest(&[("x", 2), ("z", 1)]) });
         let reason = "!a document 2: kind: missing; accepted: a kind (and 1 more)";
@@ -275,9 +289,9 @@ mod tests {
             let unused = names.iter().map(|name| (*name).to_owned()).collect();
             Reading::Good(Manifest { unused, ..manifest(&[("x", 1)]) })
         };
-        let first = listing(&mut files, readings([("a", unused(&["ClusterRole system:coredns"]))]));
+        let first = files.listing(readings([("a", unused(&["ClusterRole system:coredns"]))]));
         let note = "a: ClusterRole system:coredns is not used";
-        assert_eq!(short(first), ["reset", "origin", "x=[1]", note, "complete"]);
+        assert_eq!(short(first), ["reset", "x=[1]", note, "complete"]);
         assert!(files.changes(readings([("a", unused(&["ClusterRole system:coredns"]))])).is_empty());
         let many = files.changes(readings([("a", unused(&["Role"; 50]))]));
         assert_eq!(many.len(), 1);
@@ -288,7 +302,7 @@ mod tests {
     #[test]
     fn what_was_found_in_one_go_ends_with_one_commit() {
         let mut files = Files::default();
-        listing(&mut files, readings([("a", good(&[("service", 1)])), ("b", good(&[("slice", 1)]))]));
+        files.listing(readings([("a", good(&[("service", 1)])), ("b", good(&[("slice", 1)]))]));
         let renamed = files.changes(readings([("a", good(&[("service", 2)])), ("b", good(&[("slice", 2)]))]));
         assert_eq!(short(renamed), ["service=[2]", "slice=[2]", "commit"]);
     }
@@ -296,9 +310,9 @@ mod tests {
     #[test]
     fn a_second_listing_reports_everything_again() {
         let mut files = Files::default();
-        listing(&mut files, readings([("a", good(&[("x", 1)])), ("b", good(&[("y", 1)]))]));
-        let again = listing(&mut files, readings([("a", bad("torn"))]));
-        assert_eq!(short(again), ["reset", "origin", "x=[1]", "!a torn", "complete"]);
+        files.listing(readings([("a", good(&[("x", 1)])), ("b", good(&[("y", 1)]))]));
+        let again = files.listing(readings([("a", bad("torn"))]));
+        assert_eq!(short(again), ["reset", "x=[1]", "!a torn", "complete"]);
     }
 
     fn reading() -> impl Strategy<Value = Reading> {
@@ -326,7 +340,7 @@ mod tests {
             let mut files = Files::default();
             let mut snapshot = Snapshot::new();
             for (index, (whole, readings)) in steps.into_iter().enumerate() {
-                let events = if whole || index == 0 { listing(&mut files, readings) } else { files.changes(readings) };
+                let events = if whole || index == 0 { files.listing(readings) } else { files.changes(readings) };
                 for event in events {
                     snapshot.apply(event);
                 }

@@ -97,7 +97,7 @@ impl Watch {
         let identity = self.identity()?;
         let mut scanner = Scanner::new(&self.dir, self.kinds);
         let readings = self.scan(&mut scanner, Hints::default()).await?;
-        let listing = self.files.listing(readings, identity.1);
+        let listing = self.files.listing(readings);
         self.send(listing).await?;
         self.lost = None;
         self.backoff.reset();

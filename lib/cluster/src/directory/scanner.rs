@@ -98,6 +98,7 @@ impl Scanner {
             return Some(self.bad(name, format!("has {} bytes; accepted: up to {MANIFEST}", metadata.len())));
         }
         let reading = match bounded::read(path, MANIFEST) {
+            Ok(text) if text.is_empty() => Reading::Empty,
             Ok(text) => match manifest::parse(form, &text, self.kinds) {
                 Ok(manifest) => Reading::Good(manifest),
                 Err(error) => Reading::Bad(error.to_string(), Words::of(&text)),
