@@ -71,13 +71,13 @@ fn full_disk_leaves_no_page_that_is_half_and_is_named() -> Result<()> {
     host.run(&[
         "sh",
         "-c",
-        "mkdir /tmp/full && mount -t tmpfs -o size=8k tmpfs /tmp/full && head -c 8192 /dev/zero >/tmp/full/other",
+        "mkdir /run/full && mount -t tmpfs -o size=8k tmpfs /run/full && head -c 8192 /dev/zero >/run/full/other",
     ])?;
     for (program, ..) in PROGRAMS {
-        let output = host.command(bin(program)?).args(["man", "/tmp/full/"]).output()?;
-        let page = format!("/tmp/full/{program}.8");
+        let output = host.command(bin(program)?).args(["man", "/run/full/"]).output()?;
+        let page = format!("/run/full/{program}.8");
         ensure!(!output.status.success() && output.stderr.contains(&page), "{output:?}");
-        ensure!(host.run(&["ls", "-A", "/tmp/full"])?.stdout == "other\n", "something is left of {program}");
+        ensure!(host.run(&["ls", "-A", "/run/full"])?.stdout == "other\n", "something is left of {program}");
     }
     Ok(())
 }
@@ -96,6 +96,20 @@ fn completions_name_every_flag_and_bash_completes_verbs() -> Result<()> {
     let line = "source /tmp/netd.bash; COMP_WORDS=(netd lease re); COMP_CWORD=2; _netd netd re lease; echo \"${COMPREPLY[@]}\"";
     let words = host.run(&["bash", "-c", line])?.stdout;
     ensure!(words.trim() == "reserve release", "{words}");
+    for (program, verb, flag) in [
+        ("netd", "docker-opts", "--help"),
+        ("netd", "status", "--watch"),
+        ("ipvs-proxy", "status", "--watch"),
+        ("ipvs-proxy", "apply", "--filename"),
+        ("netdadm", "status", "--watch"),
+    ] {
+        let line = format!(
+            "source /tmp/{program}.bash; COMP_WORDS=({program} {verb} --); COMP_CWORD=2; _{} {program} -- {verb}; echo \"${{COMPREPLY[@]}}\"",
+            program.replace('-', "__")
+        );
+        let words = host.run(&["bash", "-c", &line])?.stdout;
+        ensure!(words.contains(flag), "{program} {verb} --: {words}");
+    }
     Ok(())
 }
 

@@ -6,7 +6,7 @@ use anyhow::Context;
 use daemon::json;
 use daemon::lifecycle::Exit;
 use daemon::status::{FILE, Lines, Stored};
-use daemon::terminal::{self, Shown, Tone, Watch};
+use daemon::terminal::{self, Shown, Text, Tone, Watch};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -31,7 +31,7 @@ fn shown(run_dir: &Path, json: bool) -> anyhow::Result<Shown> {
     }
     let status = ProxyStatus::deserialize(&stored.status)
         .with_context(|| format!("understand {}", run_dir.join(FILE).display()))?;
-    let text = if json { json::pretty(&stored.status)? } else { terminal::fitted(render(&status)) };
+    let text = if json { Text::Json(json::pretty(&stored.status)?) } else { Text::Lines(render(&status)) };
     Ok(Shown {
         notes: warning.into_iter().collect(),
         text,

@@ -35,7 +35,12 @@ impl Completions {
     pub fn render(self, mut command: Command) -> Vec<u8> {
         let mut script = Vec::new();
         let name = command.get_name().to_owned();
-        clap_complete::generate(self.shell, &mut command, name, &mut script);
+        clap_complete::generate(self.shell, &mut command, &name, &mut script);
+        if self.shell == Shell::Bash && name.contains('-') {
+            // The generator has two spellings of the function of a program with a hyphen: no verb of it completed anything.
+            let (one, other) = (name.replace('-', "__subcmd__"), name.replace('-', "__"));
+            script = String::from_utf8_lossy(&script).replace(&one, &other).into_bytes();
+        }
         script
     }
 }

@@ -59,13 +59,22 @@ pub enum Tone {
     Plain,
 }
 
+/// What is shown.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Text {
+    /// For people: on a terminal its lines are folded, each in the colour of its tone.
+    Lines(String),
+    /// For programs: as it is.
+    Json(String),
+}
+
 /// A text that can be shown, and the exit status with which it is shown once.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Shown {
     /// What is to be known of the text, such as its age: on standard error, and on a terminal that is cleared for the text, above it.
     pub notes: Vec<String>,
     /// The text.
-    pub text: String,
+    pub text: Text,
     /// The exit status.
     pub exit: Exit,
 }
@@ -82,29 +91,49 @@ pub fn is_terminal() -> bool {
     io::stdout().is_terminal()
 }
 
-/// `text` with each line in the colour of its tone.
-#[must_use]
-pub fn coloured(text: &str, tone: fn(&str) -> Tone) -> String {
-    let mut coloured = String::with_capacity(text.len() + 64);
-    for line in text.lines() {
-        let code = match tone(line) {
-            Tone::Good => "32",
-            Tone::Note => "33",
-            Tone::Bad => "31",
-            Tone::Plain => {
-                coloured.extend([line, "\n"]);
-                continue;
-            }
-        };
-        coloured.extend(["\u{1b}[", code, "m", line, "\u{1b}[0m\n"]);
-    }
-    coloured
+/// A line as a terminal gets it, and how many rows it takes there: a word that is wider than the terminal goes on in the next row.
+#[derive(Debug, PartialEq, Eq)]
+struct Row {
+    text: String,
+    rows: usize,
 }
 
-/// The same where standard output is a terminal whose user wants colour, and `text` as it is elsewhere.
+/// The lines of `text` for a terminal of `columns`, or none, folded and then in the colour of the line that they were part of.
+fn rows(text: &Text, tone: fn(&str) -> Tone, columns: Option<usize>, has_colour: bool) -> Vec<Row> {
+    let (text, is_table) = match text {
+        Text::Lines(text) => (text, true),
+        Text::Json(text) => (text, false),
+    };
+    let mut rows = Vec::new();
+    for line in plain(text).lines() {
+        let code = colour(tone(line)).filter(|_| has_colour && is_table);
+        let folded = columns.filter(|_| is_table).map(|columns| folded(line, columns));
+        for part in folded.as_deref().unwrap_or(line).trim_end_matches('\n').split('\n') {
+            let wide = columns.map_or(1, |columns| part.chars().count().div_ceil(columns.max(1)));
+            let text = code.map_or_else(|| part.to_owned(), |code| format!("\u{1b}[{code}m{part}\u{1b}[0m"));
+            rows.push(Row { text, rows: wide.max(1) });
+        }
+    }
+    rows
+}
+
+/// Number of a colour, as terminals know it (ECMA-48, SGR).
+const fn colour(tone: Tone) -> Option<&'static str> {
+    match tone {
+        Tone::Good => Some("32"),
+        Tone::Note => Some("33"),
+        Tone::Bad => Some("31"),
+        Tone::Plain => None,
+    }
+}
+
+/// `text` as it is for standard output: folded where that is a terminal, and coloured where its user wants that; who searches a pipe
+/// finds each line whole.
 #[must_use]
-pub fn painted(text: String, tone: fn(&str) -> Tone) -> String {
-    if wants_colour(is_terminal()) { coloured(&text, tone) } else { text }
+pub fn painted(text: &Text, tone: fn(&str) -> Tone) -> String {
+    let columns = is_terminal().then(|| Size::of_output().columns);
+    let rows = rows(text, tone, columns, wants_colour(is_terminal()));
+    rows.into_iter().map(|row| row.text + "\n").collect()
 }
 
 /// `text` with everything escaped that would change one of its lines.
@@ -142,12 +171,6 @@ pub fn aside(text: &str) {
     let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
 }
 
-/// `text` with its lines folded where standard output is a terminal; who searches a pipe finds each line whole.
-#[must_use]
-pub fn fitted(text: String) -> String {
-    if is_terminal() { folded(&text, Size::of_output().columns) } else { text }
-}
-
 fn folded(text: &str, columns: usize) -> String {
     let mut lines = Lines::new();
     text.lines().for_each(|line| lines.push(format_args!("{line}")));
@@ -174,17 +197,23 @@ pub fn show<E: Display + From<io::Error>>(
     let Some(seconds) = watch.watch else {
         let Shown { notes, text, exit } = make()?;
         notes.iter().for_each(|text| note(text));
-        put_unchanged(painted(plain(&text), tone).as_bytes())?;
+        put_unchanged(painted(&text, tone).as_bytes())?;
         return Ok(exit);
     };
     loop {
         // What is asked may be away for as long as an upgrade takes.
-        let (notes, text) =
-            make().map_or_else(|error| (Vec::new(), format!("{error:#}\n")), |shown| (shown.notes, shown.text));
-        if !is_terminal() {
+        let (notes, text) = make()
+            .map_or_else(|error| (Vec::new(), Text::Lines(format!("{error:#}\n"))), |shown| (shown.notes, shown.text));
+        let frame = if is_terminal() {
+            let size = Size::of_output();
+            let notes = notes.iter().map(|note| plain(note) + "\n").collect();
+            let above = rows(&Text::Lines(notes), |_| Tone::Plain, Some(size.columns), false);
+            let below = rows(&text, tone, Some(size.columns), wants_colour(true));
+            frame(above.into_iter().chain(below).collect(), size.rows)
+        } else {
             notes.iter().for_each(|text| note(text));
-        }
-        let frame = frame(&notes, &painted(plain(&text), tone), is_terminal().then(Size::of_output));
+            painted(&text, tone) + "\n"
+        };
         let mut out = io::stdout().lock();
         if out.write_all(frame.as_bytes()).and_then(|()| out.flush()).is_err() {
             // Nobody reads any more.
@@ -196,24 +225,23 @@ pub fn show<E: Display + From<io::Error>>(
 }
 
 /// One of several texts: a terminal is cleared behind each line and below the last one, so that nothing flickers; what stood on standard
-/// error would go with that, so that notes are part of the frame. What the terminal has no rows for is counted.
-fn frame(notes: &[String], text: &str, terminal: Option<Size>) -> String {
-    let Some(Size { columns, rows }) = terminal else { return format!("{text}\n") };
-    let mut above = Lines::new();
-    notes.iter().for_each(|note| above.push(format_args!("{note}")));
-    let whole = above.into_folded(columns) + text;
+/// error would go with that, so that notes are part of the frame. What a terminal of `height` has no rows for is counted.
+fn frame(mut lines: Vec<Row>, height: usize) -> String {
     // The cursor stands behind the last line, in a row of its own.
-    let (lines, room) = (whole.lines().count(), rows.saturating_sub(1));
-    let whole = if lines <= room { whole } else { cut(&whole, room) };
-    format!("\u{1b}[H{}\u{1b}[J", whole.replace('\n', "\u{1b}[K\r\n"))
-}
-
-/// The first of the lines of `text`, and how many more there are: `rows` lines together.
-fn cut(text: &str, rows: usize) -> String {
-    let shown = rows.saturating_sub(1);
-    let cut: String = text.split_inclusive('\n').take(shown).collect();
-    let left = text.lines().count().saturating_sub(shown);
-    cut + &format!("... {left} more lines\n")
+    let room = height.saturating_sub(1);
+    if lines.iter().map(|line| line.rows).sum::<usize>() > room {
+        let mut left = room.saturating_sub(1);
+        let fitting = lines.iter().take_while(|line| {
+            let fits = line.rows <= left;
+            left = left.saturating_sub(line.rows);
+            fits
+        });
+        let (shown, all) = (fitting.count(), lines.len());
+        lines.truncate(shown);
+        lines.push(Row { text: format!("... {} more lines", all.saturating_sub(shown)), rows: 1 });
+    }
+    let lines: String = lines.into_iter().map(|line| line.text + "\u{1b}[K\r\n").collect();
+    format!("\u{1b}[H{lines}\u{1b}[J")
 }
 
 /// A line on standard error that says what is waited for, while it is: on a terminal only.
@@ -244,45 +272,52 @@ impl Drop for Waiting {
 mod tests {
     use super::*;
 
+    fn tone(line: &str) -> Tone {
+        match line {
+            "a" => Tone::Good,
+            _ if line.starts_with('!') && line.ends_with("end") => Tone::Bad,
+            _ => Tone::Plain,
+        }
+    }
+
+    fn lines(text: &str, columns: Option<usize>, has_colour: bool) -> Vec<Row> {
+        rows(&Text::Lines(text.to_owned()), tone, columns, has_colour)
+    }
+
+    fn texts(rows: Vec<Row>) -> Vec<String> {
+        rows.into_iter().map(|row| row.text).collect()
+    }
+
     #[test]
     fn a_line_has_the_colour_of_its_tone_and_ends_with_none() {
-        let tone = |line: &str| match line {
-            "a" => Tone::Good,
-            "b" => Tone::Bad,
-            _ => Tone::Plain,
-        };
-        assert_eq!(coloured("a\nb\nc\n", tone), "\u{1b}[32ma\u{1b}[0m\n\u{1b}[31mb\u{1b}[0m\nc\n");
+        assert_eq!(texts(lines("a\n\nb\n", None, true)), ["\u{1b}[32ma\u{1b}[0m", "", "b"]);
+        assert_eq!(texts(lines("a\nb\n", Some(80), false)), ["a", "b"]);
+        let json = rows(&Text::Json("a\n".to_owned()), tone, Some(80), true);
+        assert_eq!(texts(json), ["a"], "it is for programs");
+    }
+
+    #[test]
+    fn a_line_that_is_folded_has_the_colour_of_the_whole() {
+        let folded = texts(lines(&format!("! {}end\n", "word ".repeat(10)), Some(40), true));
+        assert!(folded.len() > 1 && folded.iter().all(|line| line.starts_with("\u{1b}[31m")), "{folded:?}");
     }
 
     #[test]
     fn nothing_of_the_text_before_stays_beside_or_below_the_next_one() {
-        let screen = Some(Size::UNKNOWN);
-        assert_eq!(frame(&[], "a\nb\n", screen), "\u{1b}[Ha\u{1b}[K\r\nb\u{1b}[K\r\n\u{1b}[J");
-        assert_eq!(frame(&[], "a\n", None), "a\n\n");
+        let shown = frame(lines("a\nb\n", Some(80), false), usize::MAX);
+        assert_eq!(shown, "\u{1b}[Ha\u{1b}[K\r\nb\u{1b}[K\r\n\u{1b}[J");
     }
 
     #[test]
-    fn frame_has_no_more_lines_than_the_terminal_has_rows_for() {
-        let notes = ["note".to_owned()];
-        let shown = |rows| {
-            let size = Size { columns: 80, rows };
-            frame(&notes, "a\nb\nc\n", Some(size)).replace("\u{1b}[K\r", "")
-        };
+    fn frame_takes_no_more_rows_than_the_terminal_has() {
+        let shown = |height| frame(lines("note\na\nb\nc\n", Some(80), false), height).replace("\u{1b}[K\r", "");
         assert_eq!(shown(5), "\u{1b}[Hnote\na\nb\nc\n\u{1b}[J");
         assert_eq!(shown(4), "\u{1b}[Hnote\na\n... 2 more lines\n\u{1b}[J");
         assert_eq!(shown(1), "\u{1b}[H... 4 more lines\n\u{1b}[J", "that one line may be too many");
-    }
-
-    #[test]
-    fn notes_stand_in_the_frame_that_clears_the_terminal_and_not_in_what_a_pipe_reads() {
-        let notes = ["netd is not running".to_owned(), "word ".repeat(20)];
-        let shown = frame(&notes, "a\n", Some(Size { columns: 40, rows: 24 })).replace("\u{1b}[K\r", "");
-        assert!(
-            shown.starts_with("\u{1b}[Hnetd is not running\nword ") && shown.ends_with("\na\n\u{1b}[J"),
-            "{shown:?}"
-        );
-        assert!(shown.lines().all(|line| line.chars().count() <= 40 + 3), "{shown:?}");
-        assert_eq!(frame(&notes, "a\n", None), "a\n\n");
+        // A name that is wider than the terminal goes on in the next row.
+        let wide = lines(&format!("a\n{}\nb\n", "x".repeat(100)), Some(40), false);
+        assert_eq!(wide.iter().map(|row| row.rows).collect::<Vec<_>>(), [1, 3, 1]);
+        assert_eq!(frame(wide, 5).replace("\u{1b}[K\r", ""), "\u{1b}[Ha\n... 2 more lines\n\u{1b}[J");
     }
 
     #[test]

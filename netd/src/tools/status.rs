@@ -9,7 +9,7 @@ use daemon::http::ask;
 use daemon::json;
 use daemon::lifecycle::Exit;
 use daemon::status::{FILE, Stored};
-use daemon::terminal::{self, Shown, Tone, Watch};
+use daemon::terminal::{self, Shown, Text, Tone, Watch};
 
 use super::LIMIT;
 use crate::doctor::kept;
@@ -41,7 +41,7 @@ fn shown(run_dir: &Path, json: bool) -> Result<Shown> {
     }
     let status = if warning.is_some() { status::outdated(stored.status) } else { stored.status };
     let exit = if warning.is_none() { Exit::Success } else { Exit::Failure };
-    let text = if json { json::pretty(&status)? } else { terminal::fitted(status::text(&status)) };
+    let text = if json { Text::Json(json::pretty(&status)?) } else { Text::Lines(status::text(&status)) };
     Ok(Shown { notes, text, exit })
 }
 

@@ -12,7 +12,7 @@ use std::time::Duration;
 use clap::ValueEnum as _;
 use daemon::json;
 use daemon::lifecycle::Exit;
-use daemon::terminal::{self, Shown, Tone, Waiting};
+use daemon::terminal::{self, Shown, Text, Tone, Waiting};
 
 use super::args::Asked;
 use super::{verify, written};
@@ -24,7 +24,6 @@ use crate::status::{self, Component, Keys, Question, State};
 /// # Errors
 /// When the topology or the keys cannot be read, or what was found cannot be written.
 pub(super) fn run(asked: &Asked, out: &mut impl Write) -> Result<ExitCode, String> {
-    let tone = if asked.json { |_: &str| Tone::Plain } else { tone };
     if asked.watch.watch.is_some() {
         let make = || shown(asked).map_err(Box::<dyn Error>::from);
         return terminal::show(asked.watch, tone, make).map(ExitCode::from).map_err(|cause| cause.to_string());
@@ -32,7 +31,7 @@ pub(super) fn run(asked: &Asked, out: &mut impl Write) -> Result<ExitCode, Strin
     let waiting = Waiting::on("asking every component");
     let Shown { text, exit, .. } = shown(asked)?;
     drop(waiting);
-    written(out, terminal::painted(text, tone).as_bytes())?;
+    written(out, terminal::painted(&text, tone).as_bytes())?;
     Ok(exit.into())
 }
 
@@ -59,9 +58,9 @@ fn shown(asked: &Asked) -> Result<Shown, String> {
     let limit = Duration::from_secs(asked.timeout.into());
     let rows = status::ask(Question { topology, keys, only, limit });
     let text = if asked.json {
-        json::pretty(&rows).map_err(|cause| format!("print rows: {cause}"))?
+        Text::Json(json::pretty(&rows).map_err(|cause| format!("print rows: {cause}"))?)
     } else {
-        terminal::fitted(status::table(&rows))
+        Text::Lines(status::table(&rows))
     };
     let is_well = rows.iter().all(|row| matches!(row.state, State::Ok | State::Unknown));
     Ok(Shown { notes: Vec::new(), text, exit: if is_well { Exit::Success } else { Exit::Failure } })
