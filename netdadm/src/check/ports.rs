@@ -8,10 +8,19 @@ use crate::topology::{Backend, Host, Purpose, Topology, Transport};
 /// Where Services have their node ports (`--service-node-port-range`).
 const NODE_PORTS: RangeInclusive<u16> = 30000..=32767;
 
+/// Where netd answers probes of other nodes, by UDP (`--probe-port`).
+const PROBES: u16 = 10247;
+
 struct Taken {
     purpose: Purpose,
     port: u16,
     at: Option<Position>,
+}
+
+impl Taken {
+    const fn is_tunnel(&self) -> bool {
+        matches!(self.purpose, Purpose::Vxlan | Purpose::Wireguard)
+    }
 }
 
 /// Asks whether every port has one purpose on each host.
@@ -36,6 +45,9 @@ pub(super) fn check(topology: &Topology, findings: &mut Findings) {
                 format!("{} is where node ports of Services are", one.port),
                 "below 30000 or above 32767",
             );
+        }
+        if let (Some((at, field)), true) = (&place, one.is_tunnel() && one.port == PROBES) {
+            findings.error(*at, field, format!("netd answers probes at {PROBES}"), "a port of its own");
         }
         for other in taken.iter().take(index).filter(|other| clash(topology, one, other)) {
             // Two usual ports never clash: one of both is written.

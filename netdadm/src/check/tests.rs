@@ -213,6 +213,12 @@ fn each_mistake_is_named_where_it_stands() {
             "ports: {proxyHealth: 30080}",
             "3:22: ports.proxyHealth: 30080 is where node ports of Services are",
         ),
+        (
+            "domain: host.com",
+            "ports: {vxlan: 10247}",
+            "3:16: ports.vxlan: netd answers probes at 10247; accepted: a port of its own",
+        ),
+        ("domain: host.com", "etcdPrefix: /../x", "3:13: etcdPrefix: \"/../x\""),
         ("domain: host.com", "ports: {apiServer: 0}", "3:20: ports.apiServer: \"0\"; accepted: a port from 1 to 65535"),
         ("domain: host.com", "binaries: {etcd: bin}", "3:18: binaries.etcd: \"bin\"; accepted: an absolute folder"),
         (

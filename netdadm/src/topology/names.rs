@@ -101,7 +101,11 @@ fn folder(text: &str) -> Result<(), String> {
 fn keys(text: &str) -> Result<(), String> {
     let plain = |byte: u8| byte.is_ascii_graphic() && !b"\"'\\$`%".contains(&byte);
     let ends = text.starts_with('/') && !text.ends_with('/');
-    if ends && text.bytes().all(plain) { Ok(()) } else { Err(String::new()) }
+    if !ends || !text.bytes().all(plain) {
+        return Err(String::new());
+    }
+    // netd reads it as well.
+    cluster::etcd::Prefix::parse("etcdPrefix", text).map(drop).map_err(|problem| problem.to_string())
 }
 
 macro_rules! words {
@@ -225,7 +229,7 @@ mod tests {
     #[test]
     fn keys_begin_with_a_slash() {
         assert!(Prefixed::read("/atomic.io/network").is_ok());
-        for text in ["coreos.com", "/a/", "/a b", "/a\"b", ""] {
+        for text in ["coreos.com", "/a/", "/a b", "/a\"b", "", "/", "/../x", "/a/./b"] {
             assert!(Prefixed::read(text).is_err(), "{text}");
         }
     }
