@@ -3,8 +3,9 @@
 //! Invariants: its lists of what came from outside are bounded; it reads no object, so that a report costs what it lists, however many
 //! Services there are. Its fields are what `ipvs-proxy status` shows.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use cluster::time::rfc3339;
 use daemon::status::{LISTED, Table as Rows};
 use reconcile::Stage;
 use serde::{Deserialize, Serialize};
@@ -190,7 +191,7 @@ impl ProxyStatus {
                 .tables()
                 .drains()
                 .remaining(now)
-                .map(|(server, left)| format!("{server}, {} s left at most", left.as_secs()))
+                .map(|(server, left)| format!("{server}, until {} at most", rfc3339(since_1970() + left)))
                 .take(LISTED)
                 .collect(),
             advice: advice.iter().cloned().chain(of_node(proxy)).chain(notes(proxy.view())).collect(),
@@ -215,6 +216,11 @@ impl ProxyStatus {
             ("draining", self.draining.len()),
         ]
     }
+}
+
+/// The clock. A status stays as it is while nothing happens, and what is left of a time would not.
+fn since_1970() -> Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
 }
 
 fn table(stage: &dyn Stage) -> Table {

@@ -321,7 +321,12 @@ impl Work for ProxyWork {
     fn report(&mut self, cause: Cause, pass: &Pass, took: Took) -> Option<ProxyStatus> {
         self.log.write(cause, pass, took, self.proxy.tables().stack());
         self.count(cause, pass, took);
+        let was_ready = self.ready;
         self.open_gates();
+        if self.ready && !was_ready {
+            // Whoever waits for that asks for the status next.
+            (self.changed, self.next_report) = (true, took.now);
+        }
         // A listing that found everything in place is nothing new, unless something was wrong before.
         self.changed |= !pass.is_idle() || (pass.observed > 0 && !self.well);
         let occupied = self.occupied();
