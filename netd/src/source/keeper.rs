@@ -1,8 +1,8 @@
 //! `Keeper`: has a lease acquired, keeps it, and has it acquired again when it is lost.
 //!
 //! Invariants: a loss that is older than the claim is known to the claim and ignored; every other loss is acted on. A
-//! store that fails is tried for ever, with a jittered pause; each kind of failure is reported once. Neither orders nor
-//! reports queue: of each kind one waits, the last or the one that concerns most.
+//! store that fails is tried for ever, with a jittered pause; each kind of failure is reported once. A lease that is lost again and
+//! again is claimed ever more slowly. Neither orders nor reports queue: of each kind one waits, the last or the one that concerns most.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -12,6 +12,7 @@ use cluster::Backoff;
 use cluster::heartbeat::{Heartbeat, Progress};
 use daemon::slot::Slot;
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 
 use super::{AcquireError, Held, Keeping, LeaseRequest, LeaseSource, Readdress};
 
@@ -36,6 +37,12 @@ const LIMIT: Duration = Duration::from_secs(600);
 
 /// Failures that are remembered, so that each is reported once.
 const COMPLAINTS: usize = 100;
+
+/// So many losses within [`CONTEST`] are claimed again at once; a store that is emptied, restored or revoked from has fewer.
+const LOSSES: usize = 8;
+
+/// See [`LOSSES`].
+const CONTEST: Duration = Duration::from_secs(600);
 
 /// The own key is gone or not ours any more.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -117,6 +124,7 @@ impl Keeper {
             orders: Arc::clone(&orders),
             backoff: Backoff::new(seed),
             complaints: BTreeSet::new(),
+            losses: Vec::new(),
             lost: None,
             moved: None,
         };
@@ -193,6 +201,8 @@ struct Task<S> {
     backoff: Backoff,
     /// Failures that have been reported since the last success; each is reported once.
     complaints: BTreeSet<String>,
+    /// When the lease was lost of late.
+    losses: Vec<Instant>,
     /// What was ordered and not acted on.
     lost: Option<Loss>,
     moved: Option<String>,
@@ -207,11 +217,29 @@ impl<S: LeaseSource> Task<S> {
             let subnet = held.lease.key.list();
             match self.hold(&held).await {
                 End::Lost(reason) => {
-                    tracing::warn!(subnet, reason, "the lease is lost: claiming the subnet again")
+                    tracing::warn!(subnet, reason, "the lease is lost: claiming the subnet again");
+                    self.yield_to_a_rival(reason).await;
                 }
                 End::Moved(how) => tracing::info!(subnet, how, "the lease is written anew"),
             }
         }
+    }
+
+    /// Waits, ever longer, when the lease was lost again and again: two nodes that take one key for theirs, as copies of a running
+    /// machine do, would write it without an end.
+    async fn yield_to_a_rival(&mut self, reason: String) {
+        let now = Instant::now();
+        self.losses.retain(|at| now.duration_since(*at) < CONTEST);
+        self.losses.push(now);
+        let lost = self.losses.len();
+        let Some(further) = lost.checked_sub(LOSSES + 1) else { return };
+        let delay = Duration::from_secs(1 << further.min(5));
+        let reason = format!(
+            "the lease was lost {lost} times in {} minutes, the last time because {reason}: is another machine a copy of this one?",
+            CONTEST.as_secs() / 60
+        );
+        self.report(KeeperEvent::Failing { reason, taken: false });
+        self.wait(delay).await;
     }
 
     fn report(&self, event: KeeperEvent) {
@@ -250,6 +278,11 @@ impl<S: LeaseSource> Task<S> {
             self.report(KeeperEvent::Failing { reason: text, taken: error.is_taken() });
         }
         let delay = self.backoff.next_delay();
+        self.wait(delay).await;
+    }
+
+    /// Waits, and takes in what is ordered meanwhile.
+    async fn wait(&mut self, delay: Duration) {
         self.heartbeat.back_within(delay);
         let pause = tokio::time::sleep(delay);
         tokio::pin!(pause);

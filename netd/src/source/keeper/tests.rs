@@ -164,6 +164,30 @@ async fn of_a_flood_of_reports_only_the_last_state_waits() {
 }
 
 #[tokio::test]
+async fn lease_that_is_lost_again_and_again_is_waited_for_and_says_so() {
+    let mut keeper = keeper(&Gate::with_room_for(100));
+    for _ in 0..LOSSES {
+        held(&mut keeper).await;
+        keeper.report_loss("it was overwritten".to_owned(), None);
+    }
+    held(&mut keeper).await;
+    keeper.report_loss("it was overwritten".to_owned(), None);
+    loop {
+        match next(&mut keeper).await {
+            KeeperEvent::Kept => {}
+            KeeperEvent::Failing { reason, taken } => {
+                let wanted =
+                    format!("lost {} times in 10 minutes, the last time because it was overwritten", LOSSES + 1);
+                assert!(reason.contains(&wanted) && !taken, "{reason}");
+                break;
+            }
+            KeeperEvent::Held(held) => panic!("claimed again without a pause: {held:?}"),
+        }
+    }
+    held(&mut keeper).await;
+}
+
+#[tokio::test]
 async fn loss_that_the_claim_knows_of_is_ignored_and_a_later_one_is_acted_on() {
     let source = Gate::with_room_for(2);
     let mut keeper = keeper(&source);
