@@ -65,6 +65,18 @@ pub(crate) enum LeaseEvent {
     Lost(Box<ClusterError>),
 }
 
+impl LeaseEvent {
+    /// The latest revision of the store that it shows.
+    pub(crate) fn revision(&self) -> Option<i64> {
+        match self {
+            Self::Put(stored) => Some(stored.revision),
+            Self::Puts(leases) => leases.iter().map(|stored| stored.revision).max(),
+            Self::Delete(_, revision) | Self::Invalid { revision, .. } => Some(*revision),
+            _ => None,
+        }
+    }
+}
+
 /// A running stream of events; it ends when this is dropped.
 #[derive(Debug)]
 pub(crate) struct Events<T> {

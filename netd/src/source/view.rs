@@ -32,7 +32,7 @@ pub(crate) struct View {
     listed: Option<Listed>,
     complete: bool,
     lost: Option<String>,
-    /// The state of the store that the last whole listing showed, and the one that runs.
+    /// The state of the store that was seen last, and the one that the running listing shows.
     origin: Option<Origin>,
     next_origin: Option<Origin>,
     /// How the store showed at the last listing that it is not the one that was listed before.
@@ -97,6 +97,10 @@ impl View {
 
     /// Takes in one event; `now` is any clock that does not go back.
     pub(crate) fn apply(&mut self, event: LeaseEvent, now: Duration) -> Change {
+        // A store that shows an earlier revision later went back.
+        if let (None, Some(origin), Some(revision)) = (&self.listed, &mut self.origin, event.revision()) {
+            origin.advance(revision);
+        }
         match event {
             LeaseEvent::Reset => {
                 let new = self.listed.take().map(|broken_off| broken_off.new).unwrap_or_default();

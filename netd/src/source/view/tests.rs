@@ -344,6 +344,22 @@ fn what_a_store_that_went_back_lacks_stays_until_confirmed() {
     assert!(view.get(&key(26)).is_none());
 }
 
+#[test]
+fn a_store_that_went_back_behind_a_change_is_known() {
+    let origin = |revision| LeaseEvent::Origin(Origin { store: 1, member: 1, term: 3, revision });
+    let mut view = view([LeaseEvent::Reset, origin(40)]);
+    for event in listing(&[21, 22, 23, 24, 25]).into_iter().skip(1) {
+        apply(&mut view, event);
+    }
+    apply(&mut view, LeaseEvent::Put(Arc::new(stored(26, "10.4.7.26", 60))));
+    // From a backup that is later than the listing, and older than the change.
+    for event in [LeaseEvent::Reset, origin(50)].into_iter().chain(listing(&[21, 22, 23, 24, 25]).split_off(1)) {
+        apply(&mut view, event);
+    }
+    assert_eq!(view.broken(), Some(Break::Revision { before: 60, now: 50 }));
+    assert!(view.is_doubted() && view.get(&key(26)).is_some());
+}
+
 /// The listing of a store that went back breaks off (its member ends, a revision is compacted) and is begun anew.
 #[test]
 fn listing_that_breaks_off_takes_no_doubt_away() {
