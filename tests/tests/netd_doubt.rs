@@ -113,6 +113,34 @@ fn values_overwritten_with_junk_cost_no_route() -> Result<()> {
     })
 }
 
+/// While netd runs, and while it does not.
+fn own_key_overwritten_with_junk_is_claimed_again_with_the_same_subnet() -> Result<()> {
+    let net = Net::start(VXLAN)?;
+    let (key, host) = ("/coreos.com/network/subnets/172.7.21.0-24", net.host("hdss7-21")?);
+    let [mut first, _second] = net.both()?;
+    let (state, before) = (kernel_state(host)?, net.etcd.get(key)?);
+    let is_back = || {
+        eventually(SOON, || {
+            ensure!(net.etcd.get(key)? == before, "{:?}", net.etcd.get(key)?);
+            ensure!(net.subnets()? == ["172.7.21.0-24", "172.7.22.0-24"], "{:?}", net.subnets()?);
+            ensure!(net.etcd.keys(key)?.len() == 1);
+            Ok(())
+        })?;
+        net.eventually_routes("hdss7-22", "172.7.21.0/24")
+    };
+    for value in ["", "null", "{}", r#"{"PublicIP":"10.4.7.2"#, r#"{"PublicIP":"10.4.7.21","BackendType":"vxlan"}"#] {
+        net.etcd.etcdctl(&["put", key, "--", value])?;
+        is_back()?;
+        ensure!(kernel_state(host)? == state, "{}", kernel_state(host)?);
+    }
+    first.terminate(SOON)?;
+    net.etcd.put(key, "junk")?;
+    first = net.netd("hdss7-21")?;
+    is_back()?;
+    ensure!(kernel_state(host)? == state && first.is_running(), "{}", kernel_state(host)?);
+    Ok(())
+}
+
 /// What flannel left on hdss7-21 in both families.
 const LEFT: [Left; 2] = [
     Left { named: "172.7.22.0/24", unnamed: "172.7.44.0/24" },
@@ -145,6 +173,7 @@ fn main() -> ExitCode {
             junk_in_an_emptied_store_makes_nobody_believe_it,
             store_restored_from_a_backup_is_noticed_though_it_has_passed_our_revision,
             values_overwritten_with_junk_cost_no_route,
+            own_key_overwritten_with_junk_is_claimed_again_with_the_same_subnet,
             predecessors_routes_that_a_lease_names_are_replaced_though_the_store_is_in_doubt,
         ],
     )

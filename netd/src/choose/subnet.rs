@@ -59,8 +59,19 @@ impl Claim {
 pub(crate) struct Claims {
     /// The leases that can be read, this node's included.
     pub leases: Vec<Claim>,
-    /// Keys whose value cannot be read: somebody's, nobody knows whose.
-    pub unreadable: Vec<SubnetKey>,
+    /// Keys whose value cannot be read.
+    pub unreadable: Vec<Unreadable>,
+}
+
+/// A key whose value cannot be read: somebody's, and nobody knows whose unless its subnets say it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Unreadable {
+    /// The key.
+    pub key: SubnetKey,
+    /// When it was written.
+    pub revision: i64,
+    /// This node's record names it.
+    pub recorded: bool,
 }
 
 /// What to do about a subnet.
@@ -184,6 +195,14 @@ impl Candidate {
     pub(crate) fn doubts(&self, claim: &Claim) -> bool {
         let lived_in = || claim.lease().key.subnets().present().any(|(_, subnet)| self.lived_in(*subnet));
         claim.ends() && !claim.recorded && !lived_in()
+    }
+
+    /// True for a key that this node held when something else was written there: Pods live in its subnets, and no other node can have
+    /// claimed a key that was there.
+    #[must_use]
+    pub(crate) fn held_key(&self, other: &Unreadable) -> bool {
+        let subnets = other.key.subnets();
+        subnets == self.held || other.recorded && subnets == self.previous
     }
 
     fn lived_in(&self, subnet: Prefix) -> bool {
@@ -364,7 +383,8 @@ impl Occupied {
     fn by_others(asked: &Asked, claims: &Claims) -> Self {
         let others = claims.leases.iter().filter(|claim| !asked.node.owns(claim));
         let read = others.map(|claim| (claim.lease().key, Some(claim.lease().attrs.public_ips.list())));
-        let others = read.chain(claims.unreadable.iter().map(|key| (*key, None)));
+        let unreadable = claims.unreadable.iter().filter(|other| !asked.node.held_key(other));
+        let others = read.chain(unreadable.map(|other| (other.key, None)));
         let subnets = others.filter_map(|(key, holder)| Some((key.get(asked.family)?, holder)));
         // A stray key such as `0.0.0.0-0` claims no Pod subnet: it must not keep every node out.
         Self(subnets.filter(|(subnet, _)| asked.pool.has_subnet(subnet)).collect())
@@ -485,7 +505,7 @@ mod tests {
         assert!(none(&lived, &claims(&leases), &[Policy::FirstFree]).taken);
         // One that nobody can read may be this node's own.
         let unreadable =
-            Claims { leases: claims(&leases[..2]).leases, unreadable: vec!["172.7.3.0-24".parse().unwrap()] };
+            Claims { leases: claims(&leases[..2]).leases, unreadable: vec![unreadable("172.7.3.0-24", false)] };
         assert!(!none(&lived, &unreadable, &[Policy::FirstFree]).taken);
         // Nobody has it, and the policies ask for another one.
         assert!(!none(&lived, &claims(&leases[..2]), &[Policy::NodeIp]).taken);
@@ -680,10 +700,22 @@ mod tests {
         }
     }
 
+    fn unreadable(key: &str, recorded: bool) -> Unreadable {
+        Unreadable { key: key.parse().unwrap(), revision: 7, recorded }
+    }
+
     #[test]
-    fn subnet_of_an_unreadable_lease_is_left_alone() {
-        let claims = Claims { leases: Vec::new(), unreadable: vec!["172.7.21.0-24".parse().unwrap()] };
-        assert_eq!(taken(choose(&pods(), &node("10.4.7.21", 24), &claims, &ALL, FIRST)).0, "172.7.255.0/24");
+    fn subnet_of_an_unreadable_lease_is_left_alone_unless_this_node_held_it() {
+        let node = node("10.4.7.21", 24);
+        let held = Candidate { held: v4("172.7.21.0/24"), ..node.clone() };
+        let previous = Candidate { previous: v4("172.7.21.0/24"), ..node.clone() };
+        let cases = [(&node, true, 255), (&previous, false, 255), (&previous, true, 21), (&held, false, 21)];
+        for (node, recorded, chosen) in cases {
+            let claims = |key| Claims { leases: Vec::new(), unreadable: vec![unreadable(key, recorded)] };
+            let subnet = |key| taken(choose(&pods(), node, &claims(key), &ALL, FIRST)).0;
+            assert_eq!(subnet("172.7.21.0-24"), format!("172.7.{chosen}.0/24"));
+            assert_eq!(subnet("172.7.21.0-25"), "172.7.255.0/24", "it is another key");
+        }
     }
 
     #[test]

@@ -15,7 +15,7 @@ use cluster::{Backoff, ClusterError, Event, Snapshot, Source};
 use super::{
     AcquireError, ConfigError, Configs, Held, Keeping, LeaseEvent, LeaseEvents, LeaseRequest, LeaseSource, Sender,
 };
-use crate::choose::subnet::{Attempt, Choice, Claim, Claims, choose, further};
+use crate::choose::subnet::{Attempt, Choice, Claim, Claims, Unreadable, choose, further};
 use crate::format::lease::{Lease, LeaseAttrs, StoredLease, SubnetKey, read_lease};
 
 /// Time to live of a new lease in seconds: flannel's (pkg/subnet/etcd, `subnetTTL`).
@@ -98,13 +98,16 @@ impl EtcdLeases {
         let shown = self.store.show(&self.prefix.folder("subnets"), put).await?;
         tracing::info!(keys = shown.values.len(), revision = shown.origin.revision, "the leases are listed");
         let mut claims = Claims::default();
-        for (name, _, event) in &shown.values {
+        for (name, revision, event) in &shown.values {
             match event {
                 LeaseEvent::Put(stored) => {
                     let recorded = request.record.has(&stored.lease.key, stored.token);
                     claims.leases.push(Claim { stored: Arc::clone(stored), recorded });
                 }
-                _ => claims.unreadable.extend(name.parse::<SubnetKey>().ok()),
+                _ => claims.unreadable.extend(name.parse::<SubnetKey>().ok().map(|key| {
+                    let recorded = request.record.names(&key);
+                    Unreadable { key, revision: *revision, recorded }
+                })),
             }
         }
         Ok(Leases { claims, shown })
@@ -161,6 +164,26 @@ impl EtcdLeases {
         match read_lease(&kept.key.to_string(), &now.value) {
             Ok(lease) if now.mod_revision > held.revision => Err(AcquireError::Rival(Box::new(lease))),
             _ => Ok(Some(held)),
+        }
+    }
+
+    /// Writes the own lease again where something that is no lease stands under its key now.
+    async fn overwrite(
+        &self,
+        request: &LeaseRequest,
+        junk: &Unreadable,
+        how: String,
+    ) -> Result<Option<Held>, AcquireError> {
+        let value = request.attrs.render();
+        let hold = Hold::Seconds(TTL);
+        match self.store.replace_if(&self.key(junk.key), value.as_bytes(), hold, junk.revision).await? {
+            Replacement::Replaced { lease, mod_revision } => {
+                let token = lease.map(LeaseId::get);
+                let how = format!("{how}; what stood there was no lease");
+                let lease = Lease { key: junk.key, attrs: request.attrs.clone() };
+                Ok(Some(Held { lease, token, revision: mod_revision, how, others: Vec::new() }))
+            }
+            Replacement::Changed(_) => Ok(None),
         }
     }
 
@@ -260,7 +283,11 @@ impl LeaseSource for EtcdLeases {
                 },
                 Choice::Take { key, how, passed_over } => {
                     let reasons: String = passed_over.iter().map(|reason| format!("; {reason}")).collect();
-                    self.claim(request, key, format!("{how}{reasons}")).await?
+                    let how = format!("{how}{reasons}");
+                    match read.claims.unreadable.iter().find(|junk| junk.key == key) {
+                        Some(junk) => self.overwrite(request, junk, how).await?,
+                        None => self.claim(request, key, how).await?,
+                    }
                 }
             };
             if let Some(held) = held {

@@ -48,6 +48,12 @@ impl LeaseRecord {
     pub(crate) fn has(&self, key: &SubnetKey, token: Option<i64>) -> bool {
         token.is_some_and(|token| self.0.contains(&Recorded { key: *key, token }))
     }
+
+    /// True when a lease of ours was under `key`.
+    #[must_use]
+    pub(crate) fn names(&self, key: &SubnetKey) -> bool {
+        self.0.iter().any(|known| known.key == *key)
+    }
 }
 
 impl fmt::Display for LeaseRecord {
