@@ -37,7 +37,7 @@ mod tests {
     fn interface(name: &str, addresses: &[(&str, u8)]) -> Interface {
         let addresses = addresses.iter().map(|(addr, len)| InterfaceAddress::lasting(addr.parse().unwrap(), *len));
         let (name, addresses) = (name.parse().unwrap(), addresses.collect());
-        Interface { name, mtu: 1500, addresses, is_bridge: false, master: None, vlan_of: None }
+        Interface { name, mtu: 1500, up: true, addresses, is_bridge: false, master: None, vlan_of: None }
     }
 
     #[test]

@@ -22,6 +22,8 @@ pub(crate) struct Interface {
     pub name: IfName,
     /// Its MTU in bytes.
     pub mtu: u32,
+    /// It is up, as far as the host is concerned.
+    pub up: bool,
     /// Its addresses, in the kernel's order.
     pub addresses: Vec<InterfaceAddress>,
     /// It is a bridge.
@@ -330,7 +332,15 @@ mod tests {
     fn interface(name: &str, mtu: u32, addresses: &[(&str, u8)]) -> Interface {
         let addresses = addresses.iter().map(|(addr, len)| InterfaceAddress::lasting(addr.parse().unwrap(), *len));
         let addresses = addresses.collect();
-        Interface { name: name.parse().unwrap(), mtu, addresses, is_bridge: false, master: None, vlan_of: None }
+        Interface {
+            name: name.parse().unwrap(),
+            mtu,
+            up: true,
+            addresses,
+            is_bridge: false,
+            master: None,
+            vlan_of: None,
+        }
     }
 
     #[test]

@@ -34,7 +34,7 @@ pub(crate) use flowtable::{Flowtables, PodLinks};
 pub(crate) use local::{LocalNode, Place};
 pub(crate) use masquerade::{Masquerade, TABLE};
 pub(crate) use ownership::{Ownership, is_left, is_left_by_flannel};
-pub(crate) use peers::Refusal;
+pub(crate) use peers::{Refusal, unreachable};
 pub(crate) use refused::Refused;
 pub(crate) use rivals::{for_whom, in_front, taken};
 pub(crate) use rows::PeerRows;

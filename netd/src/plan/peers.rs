@@ -332,16 +332,21 @@ pub(super) fn no_node(network: &Network, place: Option<&Place>, subnet: Prefix, 
         let own = place.subnet;
         return Some(format!("{subnet} names this node's own address {public_ip}, but this node leases {own}"));
     }
+    unreachable(network, place.map(|place| place.node_network), public_ip)
+}
+
+/// Why no node of a network is reached at `public_ip`, as one sees it whose own address is in `node_network`, if so.
+pub(crate) fn unreachable(network: &Network, node_network: Option<Prefix>, public_ip: IpAddr) -> Option<String> {
     if let Some(reason) = no_host(public_ip) {
         return Some(format!("{} {public_ip} {reason}", PUBLIC.get(IpFamily::of(public_ip))));
     }
     let inside = |network: Prefix| network.contains(public_ip);
     // A tunnel would lead through itself.
-    if network.networks().any(inside) && !place.is_some_and(|place| inside(place.node_network)) {
+    if network.networks().any(inside) && !node_network.is_some_and(inside) {
         return Some(format!("PublicIP {public_ip} is an address of the Pod network {network}"));
     }
     // The kernel refuses it as a gateway, but a tunnel would send every packet to the whole link.
     let tunnelled = network.backend.device(IpFamily::of(public_ip)).is_some();
-    let link = place.filter(|place| tunnelled && broadcast(&place.node_network) == Some(public_ip))?;
-    Some(format!("PublicIP {public_ip} is the broadcast address of {}", link.node_network))
+    let link = node_network.filter(|link| tunnelled && broadcast(link) == Some(public_ip))?;
+    Some(format!("PublicIP {public_ip} is the broadcast address of {link}"))
 }

@@ -36,8 +36,8 @@ pub(super) struct External {
     at: Option<Instant>,
     /// Routes have changed since it was chosen.
     routes: bool,
-    /// The log has that the address is gone.
-    gone: bool,
+    /// What is missing of it: an address, or the link itself.
+    pub(super) missing: Option<String>,
 }
 
 impl External {
@@ -47,7 +47,7 @@ impl External {
         current: interface::External,
         host: Vec<Interface>,
     ) -> Self {
-        Self { wanted, families, current, host, at: None, routes: false, gone: false }
+        Self { wanted, families, current, host, at: None, routes: false, missing: None }
     }
 
     /// The network has these families from now on: addresses of another one are of no use any more.
@@ -104,26 +104,38 @@ impl External {
                 // Without a default route the address still is this node's.
                 (Err(_), Some(same)) => same,
                 (Err(problem), None) => {
-                    if !std::mem::replace(&mut self.gone, true) {
-                        let text = "this node's address is gone and there is no other; it stays as it was";
-                        tracing::warn!(%problem, "{text}");
-                    }
+                    let text = "this node's address is gone and there is no other; it stays as it was";
+                    self.misses(Some(format!("{text}: {problem}")));
                     return Ok(None);
                 }
             },
         };
         let lost = self.current.addresses.families().any(|family| now.addresses.get(family).is_none());
-        if lost && !self.gone {
-            let interface = &now.interface;
-            tracing::warn!(%interface, "this node's address of one family is gone; its lease stays as it was");
-        }
-        self.gone = lost;
+        let interface = &now.interface;
+        let is_down = self.host.iter().any(|found| found.name == *interface && !found.up);
+        self.misses(match (is_down, lost) {
+            (true, _) => Some(format!("{interface} is down: no other node is reached")),
+            (_, true) => {
+                Some(format!("{interface}: this node's address of one family is gone; its lease stays as it was"))
+            }
+            _ => None,
+        });
         // A family that goes for a moment (a link that is down has no IPv6 address) takes no subnet along.
         let now = now.or(&self.current);
         Ok((now != self.current).then(|| {
             self.current = now.clone();
             now
         }))
+    }
+}
+
+impl External {
+    /// Notes what is missing of the interface, if something is; the log has it once.
+    fn misses(&mut self, missing: Option<String>) {
+        if let Some(text) = missing.as_ref().filter(|text| self.missing.as_ref() != Some(text)) {
+            tracing::warn!("{text}");
+        }
+        self.missing = missing;
     }
 }
 

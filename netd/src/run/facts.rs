@@ -89,6 +89,7 @@ async fn interfaces_by(query: &Query) -> Result<Vec<Interface>, KernelError> {
         vlan_of: named(found.lower.filter(|_| found.kind == "vlan")),
         name: found.name,
         mtu: found.mtu,
+        up: found.up,
         addresses: found.addresses,
     };
     Ok(listed.into_iter().map(known).collect())
@@ -200,6 +201,7 @@ mod tests {
         let link = |name: &str, addresses: &[(&str, u8)]| Interface {
             name: name.parse().unwrap(),
             mtu: 1500,
+            up: true,
             addresses: addresses
                 .iter()
                 .map(|(addr, len)| InterfaceAddress::lasting(addr.parse().unwrap(), *len))

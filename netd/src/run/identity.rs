@@ -2,12 +2,14 @@
 //! own program.
 //!
 //! Invariants: the key is in no message and in no plan, which knows its public half only; it is made once, on a disk, and
-//! stays for as long as the file does, so the other nodes know this one after a reboot; nobody else can read the file.
+//! stays for as long as the file does and no other node has it, so the other nodes know this one after a reboot; nobody else can read
+//! the file.
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
 use kernel::wireguard::Wireguards;
@@ -15,8 +17,11 @@ use netstate::wireguard::{PrivateKey, PublicKey};
 use x25519_dalek::StaticSecret;
 
 use super::extension;
+use crate::choose::subnet::{Candidate, Claim};
 use crate::command::config::{Config, WIREGUARD_KEY_FILE};
+use crate::format::lease::{Lease, StoredLease};
 use crate::plan::backend::Backend;
+use crate::source::{LeaseEvent, LeaseRecord, LeaseSource};
 
 /// Where flannel keeps its key, until the next boot.
 const FLANNELS: &str = "/run/flannel/wgkey";
@@ -57,10 +62,51 @@ impl Identity {
         Self { key: self.key.or_else(|| other.key.clone()), data: self.data.or_else(|| other.data.clone()) }
     }
 
+    /// The same with another key where a living lease of another node has this one's: a copy of a disk has the key of the original, and
+    /// of two nodes with one key the others reach one. `node` is this one; `record` has the leases that it held.
+    ///
+    /// # Errors
+    /// When the other key cannot be kept.
+    pub(super) async fn distinct<S: LeaseSource>(
+        self,
+        source: &S,
+        node: &Candidate,
+        record: &LeaseRecord,
+        file: &Path,
+    ) -> Result<Self> {
+        let Some(key) = self.public_key().filter(|_| source.is_shared()) else { return Ok(self) };
+        // Where the store does not answer now, the lease is waited for as well, and the key stays as it is.
+        let Ok(listing) = source.list().await else { return Ok(self) };
+        let Some(other) = holder(&listing, key, node, record) else { return Ok(self) };
+        let aside = file.with_extension("of-another-node");
+        fs::rename(file, &aside).with_context(|| format!("move {} aside", file.display()))?;
+        tracing::warn!(
+            other = other.attrs.public_ips.list(), file = %file.display(), aside = %aside.display(),
+            "this node's WireGuard key is another node's: is its disk a copy? It gets a key of its own"
+        );
+        Ok(Self { key: Some(key_at(file, None)?), ..self })
+    }
+
     /// The key's public half.
     pub(super) fn public_key(&self) -> Option<PublicKey> {
         self.key.as_ref().map(public)
     }
+}
+
+/// The lease of another node that has `key`. A reservation, which has no end, may be of a node that is no more.
+fn holder<'a>(listing: &'a [LeaseEvent], key: PublicKey, node: &Candidate, record: &LeaseRecord) -> Option<&'a Lease> {
+    let leases = listing.iter().flat_map(|event| match event {
+        LeaseEvent::Put(stored) => std::slice::from_ref(stored),
+        LeaseEvent::Puts(leases) => leases,
+        _ => &[],
+    });
+    let is_others = |stored: &&Arc<StoredLease>| {
+        let recorded = record.has(&stored.lease.key, stored.token);
+        let has_key = stored.lease.attrs.backend.keys().present().any(|(_, other)| *other == key);
+        let claim = Claim { stored: Arc::clone(stored), recorded };
+        has_key && stored.token.is_some() && !node.owns(&claim)
+    };
+    leases.into_iter().find(is_others).map(|stored| &stored.lease)
 }
 
 fn public(key: &PrivateKey) -> PublicKey {
@@ -138,7 +184,11 @@ fn write(path: &Path, key: &PrivateKey) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use netstate::family::PerFamily;
+
     use super::*;
+    use crate::choose::interface::NodeAddress;
+    use crate::format::lease::read_lease;
 
     /// RFC 7748 §6.1, Alice's keys.
     const ALICE: &str = "dwdtCnMYpX08FsFyUbJmRd9ML4frwJkqsXf7pR25LCo=";
@@ -147,6 +197,37 @@ mod tests {
     #[test]
     fn public_half_is_that_of_the_standard() {
         assert_eq!(public(&ALICE.parse().unwrap()).to_string(), ALICES_PUBLIC);
+    }
+
+    #[test]
+    fn key_is_anothers_where_a_lease_with_an_end_says_so_that_is_not_this_nodes() {
+        let stored = |address: &str, key: &str, token| {
+            let value = format!(
+                r#"{{"PublicIP":"{address}","BackendType":"wireguard","BackendData":{{"PublicKey":"{key}"}}}}"#
+            );
+            let lease = read_lease("172.7.22.0-24", value.as_bytes()).unwrap();
+            LeaseEvent::Put(Arc::new(StoredLease { lease, created: 1, revision: 1, token }))
+        };
+        let address = "10.4.7.21".parse().unwrap();
+        let own = NodeAddress { address, network: "10.4.7.0/24".parse().unwrap(), public_ip: address };
+        let addresses = PerFamily::new(Some(own), None);
+        let key = ALICES_PUBLIC.parse().unwrap();
+        let node = Candidate { addresses, public_key: Some(key), ..Candidate::default() };
+        let lived =
+            Candidate { previous: PerFamily::new(Some("172.7.22.0/24".parse().unwrap()), None), ..node.clone() };
+        let (unknown, recorded) = (LeaseRecord::default(), "172.7.22.0-24 7\n".parse().unwrap());
+        let other = "3p7bfXt9wbTTW2HC7OQ1Nz+DQ8hbeGdNrfx+FG+IK08=";
+        for (address, of_it, token, node, record, is_others) in [
+            ("10.4.7.22", ALICES_PUBLIC, Some(7), &node, &unknown, true),
+            ("10.4.7.22", other, Some(7), &node, &unknown, false),
+            ("10.4.7.22", ALICES_PUBLIC, None, &node, &unknown, false),
+            ("10.4.7.21", ALICES_PUBLIC, Some(7), &node, &unknown, false),
+            ("10.4.7.22", ALICES_PUBLIC, Some(7), &lived, &unknown, false),
+            ("10.4.7.22", ALICES_PUBLIC, Some(7), &node, &recorded, false),
+        ] {
+            let listing = [LeaseEvent::Reset, stored(address, of_it, token), LeaseEvent::Complete];
+            assert_eq!(holder(&listing, key, node, record).is_some(), is_others, "{address} {of_it} {token:?}");
+        }
     }
 
     #[test]

@@ -18,7 +18,7 @@ use netstate::IfName;
 use super::daemon::{Daemon, judge_source};
 use super::facts;
 use super::notification::Notification;
-use super::start::LEASE_RECORD;
+use super::records::LEASE_RECORD;
 use super::status;
 use super::tables::Stages;
 use super::witness::Listing;
@@ -319,6 +319,7 @@ impl<S: LeaseSource> Daemon<S> {
         self.watch_silent();
         let before = self.external.current.clone();
         let read = self.external.read().await;
+        self.reporter.note();
         self.reporter.refused_family = None;
         let read = read.map(|now| now.and_then(|_| self.admit(&before)));
         self.reach.set_own(facts::addresses(&self.external.host, &self.external.current.interface));

@@ -25,6 +25,7 @@ mod planning;
 mod published;
 mod reach;
 mod reconfigure;
+pub(crate) mod records;
 mod report;
 mod responder;
 mod rivals;

@@ -17,7 +17,7 @@ use tokio::time::Instant;
 
 use super::daemon::Daemon;
 use super::identity::Identity;
-use super::{facts, needs, start};
+use super::{facts, needs, records, start};
 use crate::choose::change;
 use crate::format::lease::LeaseAttrs;
 use crate::format::net_conf::{NetConf, Network};
@@ -229,10 +229,10 @@ impl<S: LeaseSource> Daemon<S> {
             claimed.take_more(network.networks(), devices.iter().cloned())?;
         }
         let recorded = devices.union(&self.node.devices).cloned().collect();
-        start::record_devices(&self.node.config.run_dir, &recorded)?;
+        records::record_devices(&self.node.config.run_dir, &recorded)?;
         let served = self.node.ownership.earlier.iter().copied();
         let served = served.chain(self.node.network.networks()).chain(network.networks()).collect();
-        start::record_networks(&self.node.config.run_dir, &served)?;
+        records::record_networks(&self.node.config.run_dir, &served)?;
         // Those of retiring backends count: the nodes that use them know their address.
         let had_devices = !self.node.ownership.devices().is_empty();
         let macs = facts::tunnel_macs(network, &self.node.ownership.retiring).context("look for the tunnel devices")?;

@@ -19,7 +19,7 @@ use super::notification::Notification;
 use super::silent::Changed;
 use super::status::{self, Status, listed};
 use super::worker::Report;
-use super::{LEASES, TABLES, published, start, subnet_file};
+use super::{LEASES, TABLES, published, records, subnet_file};
 use crate::choose::clash::clashes;
 use crate::format::lease::Lease;
 use crate::source::LeaseSource;
@@ -42,6 +42,8 @@ pub(super) struct Reporter {
     pub(super) lease_trouble: Option<String>,
     /// The subnet file is gone until this node holds a lease: what it named is another node's.
     pub(super) withdrawn: bool,
+    /// Why the subnet file is not as it should be.
+    file_trouble: Option<String>,
     /// Why a family that has come is not served.
     pub(super) refused_family: Option<String>,
     ready: bool,
@@ -142,7 +144,7 @@ impl<S: LeaseSource> Daemon<S> {
     fn end_adoption(&mut self) {
         if self.reporter.in_sync
             && self.witness.view.is_complete()
-            && let Err(error) = start::end_adoption(&self.node.config.run_dir)
+            && let Err(error) = records::end_adoption(&self.node.config.run_dir)
         {
             let text = format!("this is still a first start for the next one: {error}");
             self.reporter.complain(text, |text| tracing::warn!("{text}"));
@@ -212,16 +214,18 @@ impl<S: LeaseSource> Daemon<S> {
         let (path, ip_masq) = (&self.node.config.subnet_file, self.node.config.masquerade.masquerade);
         match subnet_file::write(path, &self.node.network, &self.planning.planner, ip_masq) {
             Ok(true) => {
+                self.reporter.file_trouble = None;
                 tracing::info!(file = %path.display(), "wrote the subnet file");
                 // Its folder may be a new one.
                 self.watch_silent();
                 return true;
             }
-            Ok(false) => {}
+            Ok(false) => self.reporter.file_trouble = None,
             Err(error) => {
-                self.reporter.complain(format!("write {}: {error}", path.display()), |text| {
-                    tracing::error!("{text}; Pods cannot be started");
-                });
+                let text = format!("write {}: {error}; Pods cannot be started", path.display());
+                self.reporter.complain(text.clone(), |text| tracing::error!("{text}"));
+                self.reporter.file_trouble = Some(text);
+                self.reporter.note();
                 self.reporter.try_files_again();
             }
         }
@@ -308,6 +312,8 @@ impl<S: LeaseSource> Daemon<S> {
             .chain(rebound)
             .chain(planner.node_remarks())
             .chain(reporter.refused_family.iter().cloned())
+            .chain(self.external.missing.clone())
+            .chain(reporter.file_trouble.clone())
             .chain(local.refuses_mtu(planner.pod_mtu()))
             .chain(reporter.other_keys.iter().cloned())
             .chain(change)

@@ -4,16 +4,13 @@
 //! network's configuration, an interface with an address) is waited for; what only a person can correct ends the program.
 
 use std::collections::BTreeSet;
-use std::io;
-use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 use cluster::Backoff;
-use daemon::files;
 use daemon::shell::Shell;
 use netstate::address_plan::AddressPlan;
 use netstate::family::{IpFamily, PerFamily};
-use netstate::{IfName, MacAddr, Prefix};
+use netstate::{MacAddr, Prefix};
 
 use super::LEASES;
 use super::claim::Claimed;
@@ -21,6 +18,7 @@ use super::daemon::{Daemon, Node};
 use super::external::{self, External as Following};
 use super::identity::Identity;
 use super::reconfigure::earlier_backend;
+use super::records::{self, Records};
 use super::status::Status;
 use super::targets::{Folders, Targets};
 use super::{facts, needs, subnet_file, vrf};
@@ -30,28 +28,12 @@ use crate::choose::subnet::Candidate;
 use crate::command::config::{Config, Store};
 use crate::format::lease::LeaseAttrs;
 use crate::format::net_conf::{NetConf, Network};
-use crate::plan::{LocalNode, Ownership, Place, Ways};
+use crate::plan::{LocalNode, Ownership, Place, Ways, unreachable};
 use crate::source::{
     ConfigError, EtcdLeases, Keeper, KubernetesLeases, LeaseRecord, LeaseRequest, LeaseSource, LocalLeases,
 };
 use cluster::kubernetes::Client;
 use cluster::{Problem, Problems};
-
-/// File in the run-time folder with the names of tunnel devices that are ours, one a line.
-const DEVICES: &str = "devices";
-
-/// File with the Pod networks that this daemon has served since the node's boot, one a line.
-const NETWORKS: &str = "networks";
-
-/// File with the leases that this node has held.
-pub(super) const LEASE_RECORD: &str = "leases";
-
-/// File that is there until what flannel left has been taken over.
-pub(super) const ADOPTING: &str = "adopting";
-
-/// Every file that this daemon keeps in its run-time folder besides the frame's.
-pub(crate) const FILES: [&str; 6] =
-    [DEVICES, NETWORKS, LEASE_RECORD, ADOPTING, super::reconfigure::SETTLED, super::indexes::INDEXES];
 
 /// Runs with the source of leases that the configuration names.
 pub(super) async fn run(mut config: Config, seed: u64, shell: Shell, claimed: Claimed) -> Result<()> {
@@ -95,23 +77,22 @@ async fn start<S: LeaseSource>(
     let retiring = earlier_backend(&source, &config.run_dir, &network);
     let macs = facts::tunnel_macs(&network, &retiring).context("look for the tunnel devices")?;
     let identity = needs::check(&config, &network).and_then(|()| Identity::of(&network.backend, &config))?;
+    let previous = subnet_file::previous(&config.subnet_file, &network);
+    let (addresses, public_key) = (external.addresses, identity.public_key());
+    let node = Candidate { addresses, previous, device_macs: macs, public_key, ..Candidate::default() };
+    let (recorded, file) = (records::leases(&config.run_dir), &config.wireguard_key_file);
+    let identity = identity.distinct(&source, &node, &recorded, file).await?;
+    let node = Candidate { public_key: identity.public_key(), ..node };
     let of_interface = facts::vrf(&external.interface).context("read the interface's VRF")?;
     let ways = Ways { own: facts::addresses(&host, &external.interface), vrf: of_interface, ..Ways::default() };
     let machine = facts::machine(&external.interface).context("read what identifies this machine")?;
     let known = Known { macs: &macs, identity: &identity, machine: &machine };
     let local = LocalNode { ways, ..local(&external, &network, &known) };
     check_plan(&config, &network, &local)?;
+    check_addresses(&network, &local)?;
     let claimed = claimed.extend(network.networks(), network.devices()).await?;
     vrf::release(&network, &external.interface).context("compare the tunnel's VRF with its interface's")?;
     let records = Records::open(&config, &network, &claimed)?;
-    let previous = subnet_file::previous(&config.subnet_file, &network);
-    let node = Candidate {
-        addresses: external.addresses,
-        held: PerFamily::default(),
-        previous,
-        device_macs: macs,
-        public_key: identity.public_key(),
-    };
     let request = request(&config, &network, &local, node, &records.leases);
     let ownership = Ownership { retiring, earlier: records.networks, ..Ownership::of(network.clone(), local) };
     let (ownership, leftovers) = earlier_routes(ownership, records.adopts.then_some(previous))?;
@@ -295,6 +276,15 @@ async fn wait_for_config<S: LeaseSource>(
     }
 }
 
+/// Refuses an own address that every other node would refuse.
+fn check_addresses(network: &Network, local: &LocalNode) -> Result<()> {
+    let refused = |(_, own): (_, &Place)| unreachable(network, Some(own.node_network), own.public_ip);
+    match local.places.present().find_map(refused) {
+        Some(reason) => bail!("{reason}: give --iface or --public-ip an address that the other nodes reach"),
+        None => Ok(()),
+    }
+}
+
 pub(super) fn check_plan(config: &Config, network: &Network, local: &LocalNode) -> Result<()> {
     let nodes = local.places.present().map(|(_, place)| place.node_network);
     let plan = nodes.fold(AddressPlan::default(), |plan, network| plan.node(None, network));
@@ -305,91 +295,17 @@ pub(super) fn check_plan(config: &Config, network: &Network, local: &LocalNode) 
     if !list.is_empty() {
         return Err(Problems { source: "address plan".to_owned(), list }.into());
     }
+    if config.probe_port != 0 && network.backend.listens_at(config.probe_port) {
+        let port = config.probe_port;
+        bail!(
+            "the tunnel's UDP port is {port}, where netd answers probes: give the backend or --probe-port another one"
+        );
+    }
     if let Some(reason) = network.backend.refuses(local) {
         bail!(reason);
     }
     match local.refuses_mtu(network.backend.pod_mtu(local)) {
         Some(reason) => bail!(reason),
         None => Ok(()),
-    }
-}
-
-/// What earlier runs of this daemon wrote down since the node's boot.
-struct Records {
-    devices: BTreeSet<IfName>,
-    networks: Vec<Prefix>,
-    leases: LeaseRecord,
-    /// Nothing of this daemon's has stood here since flannel.
-    adopts: bool,
-}
-
-impl Records {
-    /// Reads them and adds this network and its devices, before these are made: what is recorded is ours to remove when a
-    /// later configuration does not want it.
-    fn open(config: &Config, network: &Network, claimed: &Claimed) -> Result<Self> {
-        let folder = &config.run_dir;
-        let read = |name: &str| bounded::read_text(&folder.join(name), bounded::SETTINGS);
-        let adopts = read(DEVICES).is_err() || folder.join(ADOPTING).exists();
-        let Recorded { mut devices, mut networks } = Recorded::read(folder);
-        let leases = read(LEASE_RECORD).unwrap_or_default().parse().unwrap_or_default();
-        if adopts {
-            replace(&folder.join(ADOPTING), "")?;
-        }
-        // What another network's daemon has taken since is its own.
-        devices.retain(|device| !claimed.is_others_device(device));
-        networks.retain(|network| !claimed.is_others_network(network));
-        networks.extend(network.networks());
-        record_networks(folder, &networks)?;
-        devices.extend(network.devices());
-        record_devices(folder, &devices)?;
-        Ok(Self { devices, networks: networks.into_iter().collect(), leases, adopts })
-    }
-}
-
-/// What daemons that ran here wrote down: it is theirs, whatever the configuration says now.
-#[derive(Debug, Default)]
-pub(crate) struct Recorded {
-    /// Tunnel devices.
-    pub(crate) devices: BTreeSet<IfName>,
-    /// Pod networks.
-    pub(crate) networks: BTreeSet<Prefix>,
-}
-
-impl Recorded {
-    /// Reads it from the folder of run-time files; what cannot be read was not written down.
-    #[must_use]
-    pub(crate) fn read(folder: &Path) -> Self {
-        let read = |name: &str| bounded::read_text(&folder.join(name), bounded::SETTINGS).unwrap_or_default();
-        Self { devices: lines(&read(DEVICES)).collect(), networks: lines(&read(NETWORKS)).collect() }
-    }
-}
-
-/// Writes down which tunnel devices are ours, before they are made.
-pub(super) fn record_devices(folder: &Path, devices: &BTreeSet<IfName>) -> Result<()> {
-    replace(&folder.join(DEVICES), &devices.iter().map(|device| format!("{device}\n")).collect::<String>())
-}
-
-/// Writes down which Pod networks are served, before anything of them is made.
-pub(super) fn record_networks(folder: &Path, networks: &BTreeSet<Prefix>) -> Result<()> {
-    replace(&folder.join(NETWORKS), &networks.iter().map(|network| format!("{network}\n")).collect::<String>())
-}
-
-fn lines<T: std::str::FromStr>(text: &str) -> impl Iterator<Item = T> {
-    text.lines().filter_map(|line| line.parse().ok())
-}
-
-fn replace(path: &Path, text: &str) -> Result<()> {
-    files::replace(path, text.as_bytes()).with_context(|| format!("write {}", path.display()))?;
-    Ok(())
-}
-
-/// Everything that flannel left is taken over: from now on only what this daemon made is its own.
-///
-/// # Errors
-/// What the system says; that it was so already is none.
-pub(super) fn end_adoption(folder: &Path) -> io::Result<()> {
-    match std::fs::remove_file(folder.join(ADOPTING)) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
     }
 }

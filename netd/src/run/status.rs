@@ -5,6 +5,7 @@
 //! is understood.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use cluster::problem::elided;
@@ -19,6 +20,11 @@ pub(super) const DETAILS: &str = "leases";
 
 /// What the daemon knows, with all of its tables.
 pub(crate) type Status = crate::format::status::StatusOf<Table>;
+
+/// Where a list of subnets begins.
+fn first_address(subnets: &str) -> Option<IpAddr> {
+    subnets.split(['/', ',']).next()?.parse().ok()
+}
 
 /// The clock, in seconds since 1970.
 fn now() -> u64 {
@@ -90,7 +96,10 @@ impl Status {
         let count = self.leases.as_ref().map_or(self.lease_count, BTreeMap::len);
         let note = if self.leases.is_none() { "; which, only the running daemon says" } else { "" };
         lines.push(format_args!("leases   {count} other nodes{note}"));
-        for (subnet, peer) in self.leases.iter().flatten() {
+        let mut peers: Vec<(&String, &Peer)> = self.leases.iter().flatten().collect();
+        // As numbers, and not as their text: 10.244.2.0 before 10.244.10.0.
+        peers.sort_by_cached_key(|(subnet, _)| first_address(subnet));
+        for (subnet, peer) in peers {
             // The status as JSON has the hardware address or key as well.
             let kind = peer.backend.split(' ').next().unwrap_or_default();
             let path = format!("{kind} {}", peer.path);

@@ -400,8 +400,8 @@ fn table_that_could_not_be_listed_at_first_keeps_no_quiet_node_from_being_ready(
 fn files_that_could_not_be_written_are_written_soon_on_a_quiet_node() {
     let folder = tempfile::tempdir().unwrap();
     let run_dir = folder.path().join("run");
-    let (subnet, lease) = (folder.path().join("subnet.env"), run_dir.join(super::start::LEASE_RECORD));
-    let mark = run_dir.join(super::start::ADOPTING);
+    let (subnet, lease) = (folder.path().join("subnet.env"), run_dir.join(super::records::LEASE_RECORD));
+    let mark = run_dir.join(super::records::ADOPTING);
     // As a full disk does: they cannot be put there, nor taken away.
     for file in [&subnet, &lease, &mark] {
         std::fs::create_dir_all(file.join("in the way")).unwrap();

@@ -197,9 +197,18 @@ fn take_network(fields: &Fields, object: &mut Object, problems: &mut Vec<Problem
     let parsed = text.and_then(|text| text.parse::<Prefix>().ok()).filter(|found| found.family() == fields.family);
     match parsed {
         Some(network) if network.is_default() => refuse(format!("{network} is every address")),
+        Some(network) if is_special(&network) => refuse(format!("no Pod is reached at the addresses of {network}")),
         Some(network) => Some(network),
         None => refuse(raw.get().to_owned()),
     }
+}
+
+/// Whether the kernel routes nothing to a network: that of no address, of the host itself, of one link, of groups, or of IPv4 in
+/// the form of IPv6 (RFC 6890).
+fn is_special(network: &Prefix) -> bool {
+    const SPECIAL: [&str; 7] =
+        ["0.0.0.0/8", "127.0.0.0/8", "224.0.0.0/4", "::/127", "fe80::/10", "ff00::/8", "::ffff:0:0/96"];
+    SPECIAL.iter().filter_map(|text| text.parse::<Prefix>().ok()).any(|special| special.covers(network))
 }
 
 /// flannel: /24 in networks up to /22 (IPv6: /64, /62), else a quarter of the network.

@@ -11,7 +11,7 @@ use daemon::status::FILE;
 use netstate::calls;
 
 use crate::doctor::kept;
-use crate::run::start::FILES;
+use crate::run::records::FILES;
 
 /// The file that is locked while a daemon lives.
 const ALIVE: &str = "alive";

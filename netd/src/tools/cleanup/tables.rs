@@ -23,7 +23,7 @@ use crate::command::instance::Instance;
 use crate::plan::backend::Backend;
 use crate::plan::{is_left, is_left_by_flannel};
 use crate::run::claim::Claimed;
-use crate::run::start::Recorded;
+use crate::run::records::Recorded;
 use crate::run::subnet_file;
 
 /// Rows that nobody wants.
