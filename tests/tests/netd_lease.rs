@@ -336,6 +336,26 @@ fn overlapping_networks_are_refused_by_name() -> Result<()> {
     Ok(())
 }
 
+fn own_address_that_the_other_nodes_would_refuse_is_refused() -> Result<()> {
+    let net = Net::start(VXLAN)?;
+    let endpoints = format!("--etcd-endpoints={}", net.etcd.endpoints());
+    let cases: [(&[&str], &str); 3] = [
+        (&["--iface=lo"], "PublicIP 127.0.0.1 is not the address of a host"),
+        (
+            &["--iface=eth0", "--public-ip=172.7.21.5"],
+            "PublicIP 172.7.21.5 is an address of the Pod network 172.7.0.0/16",
+        ),
+        (&["--iface=eth0", "--public-ip=10.4.7.255"], "PublicIP 10.4.7.255 is the broadcast address of 10.4.7.0/24"),
+    ];
+    for (flags, words) in cases {
+        let netd = net.host("hdss7-21")?.command(lab::bin("netd")?).arg(&endpoints).args(flags).start("netd")?;
+        ensure!(netd.wait(SOON)?.code() == Some(1), "{flags:?}");
+        ensure!(netd.log().contains(words) && netd.log().contains("--public-ip"), "{flags:?}: {}", netd.log());
+        ensure!(net.subnets()?.is_empty(), "{flags:?}: a lease was taken all the same");
+    }
+    Ok(())
+}
+
 fn network_is_waited_for_until_it_is_configured() -> Result<()> {
     let net = Net::start(VXLAN)?;
     net.etcd.delete("/coreos.com/network/config")?;
@@ -401,6 +421,7 @@ fn main() -> ExitCode {
             emptied_store_is_listed_twice_before_a_restarted_node_removes_anything,
             bad_network_configuration_is_refused_with_every_field,
             overlapping_networks_are_refused_by_name,
+            own_address_that_the_other_nodes_would_refuse_is_refused,
             network_is_waited_for_until_it_is_configured,
             other_prefix_of_the_store_is_used_alone,
             single_machine_needs_no_store,

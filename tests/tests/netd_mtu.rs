@@ -121,8 +121,23 @@ fn interface_that_carries_nothing_for_a_while_leaves_no_trace() -> Result<()> {
     }
     host.run(&["sh", "-c", "ip link set eth0 down; ip link set eth0 name wan; ip link set wan up"])?;
     netd.wait_for_line("this node's address is gone and there is no other", SOON)?;
-    host.run(&["sh", "-c", "ip link set wan down; ip link set wan name eth0; ip link set eth0 up"])?;
+    let warned = |words: &str| {
+        eventually(SOON, || {
+            let warnings = net.status("hdss7-21")?["warnings"].to_string();
+            ensure!(warnings.contains(words), "{warnings}");
+            Ok(())
+        })
+    };
+    warned("this node's address is gone")?;
+    host.run(&["sh", "-c", "ip link set wan down; ip link set wan name eth0"])?;
+    warned("eth0 is down: no other node is reached")?;
+    host.run(&["ip", "link", "set", "eth0", "up"])?;
     eventually_carries(&net, 1450)?;
+    eventually(SOON, || {
+        let status = net.status("hdss7-21")?;
+        ensure!(status["warnings"].as_array().is_some_and(Vec::is_empty), "{status}");
+        Ok(())
+    })?;
     ensure!(netd.is_running());
     Ok(())
 }

@@ -64,12 +64,32 @@ fn addresses_of_no_host_keep_no_node_from_being_ready_and_are_named() -> Result<
     Ok(())
 }
 
+/// A container runtime makes a folder of what it is to mount and does not find.
+fn subnet_file_that_cannot_be_written_is_in_the_status_until_it_can() -> Result<()> {
+    let net = Net::start(HOST_GW)?;
+    let (_netd, host) = (net.netd("hdss7-21")?, net.host("hdss7-21")?);
+    let warned = |is_warned: bool| {
+        eventually(SOON, || {
+            let warnings = net.status("hdss7-21")?["warnings"].to_string();
+            ensure!(warnings.contains("write /run/flannel/subnet.env: ") == is_warned, "{warnings}");
+            Ok(())
+        })
+    };
+    host.run(&["sh", "-c", "cd /run/flannel; until mkdir -p subnet.env/x 2>/dev/null; do rm -f subnet.env; done"])?;
+    warned(true)?;
+    host.run(&["rm", "-r", "/run/flannel/subnet.env"])?;
+    warned(false)?;
+    ensure!(host.read("/run/flannel/subnet.env")?.contains("FLANNEL_SUBNET=172.7.21.1/24"));
+    Ok(())
+}
+
 fn main() -> ExitCode {
     lab::harness::main(
         &[Need::Nftables],
         lab::tests![
             refused_leases_keep_no_node_from_being_ready_and_are_named,
-            addresses_of_no_host_keep_no_node_from_being_ready_and_are_named
+            addresses_of_no_host_keep_no_node_from_being_ready_and_are_named,
+            subnet_file_that_cannot_be_written_is_in_the_status_until_it_can,
         ],
     )
 }

@@ -166,6 +166,28 @@ fn key_outlives_restart_and_reboot_and_is_shown_to_nobody() -> Result<()> {
     Ok(())
 }
 
+/// As on a machine whose disk is a copy of another node's.
+fn key_that_a_living_node_has_is_not_used_by_a_second_one() -> Result<()> {
+    let net = Net::start(WIREGUARD)?;
+    let (here, there) = (net.host("hdss7-21")?, net.host("hdss7-22")?);
+    let _first = net.netd("hdss7-21")?;
+    let (key, private) = (public_key(here)?, here.read(KEY_FILE)?);
+    there.run(&["mkdir", "-p", "/var/lib/netd"])?;
+    there.write(KEY_FILE, &private)?;
+    let second = net.netd("hdss7-22")?;
+    second.wait_for_line("is its disk a copy?", SOON)?;
+    ensure!(public_key(there)? != key && public_key(here)? == key && here.read(KEY_FILE)? == private);
+    ensure!(there.read("/var/lib/netd/wgkey.of-another-node")? == private, "what was there is not lost");
+    let (first, _other) = (pod(here, "172.7.21")?, pod(there, "172.7.22")?);
+    first.run(&["ping", "-c1", "-W5", "172.7.22.2"])?;
+    // The key stays from now on.
+    let own = public_key(there)?;
+    ensure!(second.terminate(SOON)?.success());
+    let _second = net.netd("hdss7-22")?;
+    ensure!(public_key(there)? == own);
+    Ok(())
+}
+
 fn what_is_changed_by_hand_is_back_after_the_next_listing() -> Result<()> {
     let net = Net::start(WIREGUARD)?;
     let _netd = net.both()?;
@@ -399,6 +421,7 @@ fn main() -> ExitCode {
             pods_on_two_nodes_talk_through_the_tunnel_with_their_own_addresses,
             what_crosses_the_link_between_pods_is_encrypted,
             key_outlives_restart_and_reboot_and_is_shown_to_nobody,
+            key_that_a_living_node_has_is_not_used_by_a_second_one,
             what_is_changed_by_hand_is_back_after_the_next_listing,
             session_of_a_peer_goes_on_while_others_come_change_and_go,
             data_path_outlives_the_daemon_and_a_restart_changes_nothing,

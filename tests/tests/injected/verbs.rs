@@ -126,6 +126,9 @@ impl Verb<'_> {
         let ((part, parts), step) = (part()?, if injection::all() { 1 } else { sample });
         let (mut faults, mut failed) = (0, Vec::new());
         for at in (part * step..undisturbed.operations).step_by(parts * step) {
+            if injection::all() {
+                eprintln!("operation {at} of {}, {} s", undisturbed.operations, begun.elapsed().as_secs());
+            }
             let mut errnos = usize::MAX;
             for effect in Self::effects(at) {
                 // Its kind has fewer of them than others.
