@@ -99,7 +99,7 @@ fn render(status: &ProxyStatus) -> String {
         }
     }
     for service in &status.remembered {
-        lines.push(format_args!("served as the kernel remembers it: {service}"));
+        lines.push(format_args!("served as the kernel remembers it, its endpoints as they were: {service}"));
     }
     for service in &status.not_served {
         for field in &service.fields {

@@ -51,7 +51,8 @@ pub(super) fn conflicts(facts: &Facts) -> Vec<Trouble> {
         let found = format!("services/{}: {conflict}", conflict.refused);
         Trouble::problem(found, "give one of them another address or port")
     };
-    facts.known.planned.claims.conflicts().map(trouble).collect()
+    let (claims, own) = (&facts.known.planned.claims, &facts.known.here.node_port_addresses);
+    claims.conflicts().chain(claims.captured(own)).map(trouble).collect()
 }
 
 /// Every node port with its Service.

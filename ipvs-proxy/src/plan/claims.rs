@@ -8,6 +8,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::net::IpAddr;
 use std::ops::Bound;
 
 use netstate::{IpFamily, Protocol};
@@ -47,6 +48,8 @@ pub(crate) struct Conflict {
 pub(crate) enum Reason {
     /// The address is its virtual one.
     Address,
+    /// It names the address, and the other one has the port at all of the node's.
+    External,
     /// It has endpoints, and the other one has none.
     Endpoints,
     /// It is older.
@@ -59,6 +62,7 @@ impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Address => "whose clusterIP the address is",
+            Self::External => "which names the address",
             Self::Endpoints => "which has endpoints",
             Self::Age => "which is older",
             Self::Name => "which comes first by name",
@@ -222,6 +226,20 @@ impl Claims {
         })
     }
 
+    /// Node ports that another Service has at one of this node's addresses `own`, as an external address or that of a load balancer: whoever
+    /// names the address goes before who has the port at all of them, as with kube-proxy.
+    pub(crate) fn captured(&self, own: &BTreeSet<IpAddr>) -> impl Iterator<Item = Conflict> {
+        let at = |key: &FrontendKey, addr: IpAddr| FrontendKey { place: Place::Address(addr), ..*key };
+        self.node_ports().flat_map(move |(port, refused)| {
+            let of_family = own.iter().filter(|addr| IpFamily::of(**addr) == port.family());
+            of_family.filter_map(move |addr| {
+                let key = at(port, *addr);
+                let served = self.winner(&key).map(|(served, _)| served).filter(|served| *served != refused)?;
+                Some(Conflict { key, served: served.clone(), refused: refused.clone(), reason: Reason::External })
+            })
+        })
+    }
+
     /// Who is served in place of `refused`, and why.
     fn conflict(&self, key: &FrontendKey, refused: &ObjectName) -> Option<Conflict> {
         let plan = self.plans.get(refused)?;
@@ -308,6 +326,22 @@ mod tests {
         claims.settle(&ObjectName::new("default", "young"), None);
         assert_eq!(owner(&claims, "tcp 10.4.7.9:80").as_deref(), Some("old"));
         assert!(claims.conflicts().next().is_none());
+    }
+
+    #[test]
+    fn a_node_port_that_an_external_address_captures_is_named() {
+        let own = BTreeSet::from(["10.4.7.21".parse().unwrap(), "fd00:10::21".parse().unwrap()]);
+        let captured = |claims: &Claims| claims.captured(&own).map(|conflict| conflict.to_string()).collect::<Vec<_>>();
+        let mut claims = Claims::default();
+        settle(&mut claims, ("a", 1), &with("192.168.0.1", &[], 80, 30500), true);
+        settle(&mut claims, ("b", 2), &with("192.168.0.2", &["10.4.7.99"], 30500, 0), true);
+        settle(&mut claims, ("d", 2), &with("192.168.0.4", &["10.4.7.21"], 30501, 0), true);
+        assert!(captured(&claims).is_empty(), "another address, another port");
+        settle(&mut claims, ("c", 3), &with("192.168.0.3", &["10.4.7.21"], 30500, 0), true);
+        let text = "tcp 10.4.7.21:30500 belongs to services/default/c, which names the address";
+        assert_eq!(captured(&claims), [text]);
+        settle(&mut claims, ("a", 1), &with("192.168.0.1", &["10.4.7.21"], 30500, 30500), true);
+        assert!(captured(&claims).is_empty(), "it has the address itself: that is a conflict of one key");
     }
 
     #[test]

@@ -284,7 +284,7 @@ impl Proxy {
         let plans = remember(&self.view, &self.tables, &self.here);
         self.remembered = Some(plans.keys().cloned().collect());
         for (name, plan) in plans {
-            tracing::warn!(service = %name, "Service cannot be read and goes on as the kernel remembers it");
+            tracing::warn!(service = %name, "Service cannot be read and goes on as the kernel remembers it, with the endpoints that it had");
             let changes = self.settle(&name, Some(plan));
             self.tables.want(changes);
         }

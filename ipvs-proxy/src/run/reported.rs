@@ -74,7 +74,8 @@ fn of_service(service: &ObjectName, reason: &'static str, action: &'static str, 
 /// Services that claim what another one has; one Event for each of them and kind of claim.
 fn conflicts(proxy: &Proxy) -> Vec<Notice> {
     let mut claims: BTreeMap<(ObjectName, &'static str), (String, usize)> = BTreeMap::new();
-    for conflict in proxy.claims().conflicts().take(LISTED) {
+    let captured = proxy.claims().captured(proxy.node_port_addresses());
+    for conflict in proxy.claims().conflicts().chain(captured).take(LISTED) {
         let reason = reason(proxy, &conflict);
         let claim = claims.entry((conflict.refused.clone(), reason));
         claim.or_insert_with(|| (conflict.to_string(), 0)).1 += 1;

@@ -295,7 +295,8 @@ fn conflicts(proxy: &Proxy) -> Vec<Conflict> {
         not_served: format!("services/{}", conflict.refused),
         reason: conflict.reason.to_string(),
     };
-    proxy.claims().conflicts().take(LISTED).map(conflict).collect()
+    let captured = proxy.claims().captured(proxy.node_port_addresses());
+    proxy.claims().conflicts().chain(captured).take(LISTED).map(conflict).collect()
 }
 
 fn skipped(proxy: &Proxy) -> Vec<Skipped> {
