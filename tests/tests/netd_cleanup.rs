@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use anyhow::{Result, ensure};
 use lab::{Host, Need, eventually};
 use netd_node::cleanup::{FLANNEL, RULES, cleanup, others_have, state};
-use netd_node::{HOST_GW, Net, SOON, VXLAN};
+use netd_node::{HOST_GW, Net, SOON, VXLAN, kernel_state};
 
 fn everything_of_netd_goes_and_what_others_have_stays() -> Result<()> {
     for config in [VXLAN, HOST_GW] {
@@ -68,6 +68,22 @@ fn other_network_of_the_host_stays() -> Result<()> {
         ensure!(status.stdout.contains(": in sync\n"), "{status:?}");
         Ok(())
     })
+}
+
+/// The claims of a daemon are files, and a container has another `/run`.
+fn daemon_whose_files_are_not_seen_is_noticed_and_costs_nothing() -> Result<()> {
+    for config in [VXLAN, HOST_GW] {
+        let net = Net::start(config)?;
+        let (netd, host) = (net.netd("hdss7-21")?, net.host("hdss7-21")?);
+        let before = kernel_state(host)?;
+        let program = lab::bin("netd")?;
+        let elsewhere = "mount -t tmpfs t /run && exec \"$0\" cleanup --flannel --files --yes";
+        let said = host.command("unshare").args(["-m", "sh", "-c", elsewhere]).arg(program).output()?;
+        let named = said.stderr.contains("netd runs with Pod network 172.7.0.0/16 in this network namespace");
+        ensure!(!said.status.success() && named, "{said:?}");
+        ensure!(kernel_state(host)? == before && netd.is_running(), "{}", kernel_state(host)?);
+    }
+    Ok(())
 }
 
 fn leftovers_of_flannel_go_on_request_only() -> Result<()> {
@@ -141,6 +157,7 @@ fn main() -> ExitCode {
         lab::tests![
             everything_of_netd_goes_and_what_others_have_stays,
             other_network_of_the_host_stays,
+            daemon_whose_files_are_not_seen_is_noticed_and_costs_nothing,
             leftovers_of_flannel_go_on_request_only,
             rules_of_flannel_go_while_netd_runs_in_its_place,
             running_flanneld_is_named,

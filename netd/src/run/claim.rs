@@ -253,6 +253,17 @@ impl Claimed {
         self.others.iter().flat_map(Claim::prefixes).any(|theirs| theirs.overlaps(network))
     }
 
+    /// A Pod network that a daemon of this network namespace holds whose claim is not among the files here, as where `/run` is another one.
+    ///
+    /// # Errors
+    /// When the kernel does not list the names.
+    pub(crate) fn unseen(&self) -> io::Result<Option<String>> {
+        let known: BTreeSet<Prefix> = self.others.iter().flat_map(Claim::prefixes).collect();
+        let unseen: Vec<Prefix> = self.names.others()?.into_iter().filter(|network| !known.contains(network)).collect();
+        // Not what a user without rights has bound.
+        Names::default().take(&unseen, &[])
+    }
+
     fn renew(mut self, most: u32) -> Result<Self, Refusal> {
         for tries in 1.. {
             match self.write() {

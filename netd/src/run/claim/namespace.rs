@@ -75,7 +75,7 @@ impl Names {
     }
 
     /// The Pod networks of other daemons.
-    fn others(&self) -> io::Result<Vec<Prefix>> {
+    pub(super) fn others(&self) -> io::Result<Vec<Prefix>> {
         let names = name::taken(&format!("{}{NETWORK}", self.root))?;
         let names = names.iter().filter_map(|name| name.strip_prefix(&self.root));
         let others = names.filter(|name| !self.held.contains_key(*name));

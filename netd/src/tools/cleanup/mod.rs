@@ -8,7 +8,7 @@ mod flannel;
 mod rules;
 mod tables;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use daemon::lifecycle::Exit;
 use daemon::status::Lines;
 use daemon::terminal;
@@ -36,6 +36,13 @@ pub(super) fn act(options: &Cleanup, flags: &Flags) -> Result<Exit> {
     }
     let (subnet_file, folder) = (std::path::Path::new(&flags.subnet_file), run_dir(flags));
     let claimed = Claimed::take_for_cleanup(subnet_file, &folder)?;
+    if let Some(network) = claimed.unseen().context("look for daemons of this network namespace")? {
+        bail!(
+            "netd runs with {network} in this network namespace, and {} here does not name it (is this a container, or was the folder \
+             removed?): stop it first",
+            folder.display()
+        );
+    }
     let mut leftovers = Leftovers::find(&Instance::of(subnet_file), &folder, &claimed, options.flannel, subnet_file)?;
     let mut others = vec![flags.subnet_file.as_str()];
     // A key that another network of this host goes by is not this one's, though the flag names it for both.
