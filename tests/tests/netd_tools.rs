@@ -102,6 +102,14 @@ fn reserved_subnet_is_taken_by_its_node_and_stays() -> Result<()> {
         refused(&net, &["lease", "reserve", "172.8.77.0/24", "--node=10.4.7.21"])?
             .contains("no subnet that a node may get")
     );
+    for (node, why) in [
+        ("127.0.0.1", "is not the address of a host"),
+        ("172.7.4.4", "is an address of the Pod network"),
+        ("fd00::1", "has no Pods of IPv6"),
+    ] {
+        let said = refused(&net, &["lease", "reserve", "172.7.77.0/24", "--node", node])?;
+        ensure!(said.contains(node) && said.contains(why), "{said}");
+    }
     done(&net, &["lease", "reserve", "172.7.77.0/24", "--node", "10.4.7.21"])?;
     let value = net.etcd.get("/coreos.com/network/subnets/172.7.77.0-24")?;
     ensure!(value.as_deref() == Some(r#"{"PublicIP":"10.4.7.21","PublicIPv6":null}"#), "{value:?}");

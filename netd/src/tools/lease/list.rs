@@ -43,8 +43,8 @@ pub(super) async fn show(store: &Store, prefix: &Prefix, json: bool) -> Result<(
     for entry in &listing.entries {
         rows.push(row(entry, etcd::remaining(store, entry).await?));
     }
-    // As numbers, and not as their text: 10.244.2.0 before 10.244.10.0.
-    rows.sort_by_cached_key(|row| row.key.parse::<SubnetKey>().ok());
+    // As numbers, and not as their text: 10.244.2.0 before 10.244.10.0; behind them what is no key.
+    rows.sort_by_cached_key(|row| row.key.parse::<SubnetKey>().map_err(drop));
     Ok(terminal::put(&if json { json::pretty(&rows)? } else { text(&folder, &rows) })?)
 }
 

@@ -13,6 +13,7 @@ use super::etcd;
 use crate::format::lease::{LeaseAttrs, SubnetKey, read_lease};
 use crate::format::net_conf::{NetConf, Network};
 use crate::plan::backend::BackendAttrs;
+use crate::plan::unreachable;
 use netstate::family::{IpFamily, PerFamily};
 
 /// Reserves the subnet of `key`.
@@ -22,6 +23,7 @@ use netstate::family::{IpFamily, PerFamily};
 pub(super) async fn reserve(store: &Store, prefix: &Prefix, key: &SubnetKey, node: &[IpAddr]) -> Result<()> {
     let network = network(store, prefix).await?;
     check(&network, key)?;
+    node.iter().try_for_each(|address| check_node(&network, *address))?;
     let entries = store.list(&etcd::subnets(prefix)).await?.entries;
     let others = entries.iter().filter_map(|entry| entry.key.parse::<SubnetKey>().ok()).filter(|other| other != key);
     for other in others {
@@ -57,6 +59,18 @@ fn check(network: &Network, key: &SubnetKey) -> Result<()> {
         bail!("{} is no subnet that a node may get in {network}: see `netd config check`", key.list());
     }
     Ok(())
+}
+
+/// A node of the network can have this address.
+fn check_node(network: &Network, address: IpAddr) -> Result<()> {
+    let family = IpFamily::of(address);
+    if network.pools.get(family).is_none() {
+        bail!("--node {address}: {network} has no Pods of {family}");
+    }
+    match unreachable(network, None, address) {
+        Some(reason) => bail!("--node {address}: {reason}"),
+        None => Ok(()),
+    }
 }
 
 /// True when a lease is that of one of the addresses `node`.
