@@ -48,6 +48,35 @@ fn node_that_comes_back_with_another_address_keeps_its_subnet() -> Result<()> {
     moved_with_its_subnet(&net, &mac)
 }
 
+/// As a machine that was cloned while it ran: what netd wrote down and the device's hardware address are the original's.
+fn copy_of_a_running_node_takes_nothing_from_it() -> Result<()> {
+    let net = Net::start(VXLAN)?;
+    let first = net.netd("hdss7-21")?;
+    let (original, copy) = (net.host("hdss7-21")?, net.host("hdss7-22")?);
+    let mac = mac(original)?;
+    for file in ["/run/flannel/subnet.env", "/run/netd/leases", "/run/netd/devices", "/run/netd/networks"] {
+        copy.run(&["mkdir", "-p", "/run/flannel", "/run/netd"])?;
+        copy.write(file, original.read(file)?)?;
+    }
+    let device = "ip link add flannel.1 address MAC type vxlan id 1 local 10.4.7.22 dev eth0 dstport 8472 nolearning";
+    copy.run(&["sh", "-c", &device.replace("MAC", &mac)])?;
+    let second = net.launch("hdss7-22", &[])?;
+    second.wait_for_line("172.7.21.0/24 is leased to another node at 10.4.7.21", SOON)?;
+    let key = "/coreos.com/network/subnets/172.7.21.0-24";
+    let revision = || -> Result<String> { Ok(net.etcd.etcdctl(&["get", key, "-w", "json"])?.stdout) };
+    let (value, written) = (net.etcd.get(key)?, revision()?);
+    ensure!(value == Some(lease("10.4.7.21", &mac)), "{value:?}");
+    throughout(Duration::from_secs(3), || {
+        ensure!(
+            revision()?.split("mod_revision").nth(1) == written.split("mod_revision").nth(1),
+            "it is written again"
+        );
+        Ok(())
+    })?;
+    ensure!(first.is_running() && !first.log().contains("this node has another subnet now"), "{}", first.log());
+    Ok(())
+}
+
 fn node_that_changes_its_address_while_it_runs_keeps_its_subnet() -> Result<()> {
     let net = Net::start(VXLAN)?;
     let [first, _second] = net.both()?;
@@ -266,7 +295,7 @@ fn nodes_with_one_public_address_have_devices_of_their_own_and_the_second_is_ref
     let key = format!("/coreos.com/network/subnets/{}", subnets[0]);
     let value = || net.etcd.get(&key);
     let second = net.launch("hdss7-22", &shared)?;
-    let line = second.wait_for_line("is leased to another node, which lives", SOON)?;
+    let line = second.wait_for_line("is leased to another node at 10.4.7.99", SOON)?;
     ensure!(line.contains("10.4.7.99") && line.contains(&mac(one)?), "{line}");
     // It changes nothing, however often it tries, and says why.
     throughout(Duration::from_secs(5), || {
@@ -293,7 +322,7 @@ fn second_node_with_one_public_address_is_refused_although_no_device_tells_them_
         first.wait_for_line("ready: every lease is in the kernel", SOON)?;
         let subnets = net.subnets()?;
         let second = net.launch("hdss7-22", &shared)?;
-        let line = second.wait_for_line("is leased to another node, which lives", SOON)?;
+        let line = second.wait_for_line("is leased to another node at 10.4.7.99", SOON)?;
         ensure!(line.contains("10.4.7.99"), "{line}");
         throughout(Duration::from_secs(5), || {
             ensure!(net.subnets()? == subnets, "{:?}", net.subnets()?);
@@ -334,6 +363,7 @@ fn main() -> ExitCode {
         &[Need::Vxlan, Need::Nftables],
         lab::tests![
             node_that_comes_back_with_another_address_keeps_its_subnet,
+            copy_of_a_running_node_takes_nothing_from_it,
             node_that_changes_its_address_while_it_runs_keeps_its_subnet,
             older_lease_with_a_copied_hardware_address_takes_nothing_from_a_node,
             second_key_that_names_a_node_moves_it_nowhere_and_is_never_deleted,

@@ -197,6 +197,14 @@ impl Candidate {
         claim.ends() && !claim.recorded && !lived_in()
     }
 
+    /// True for a lease of this node, by what stands on it or its record, that names another address, and that this run has not held: it
+    /// is from before its address changed, unless this node is a copy of the one that has the address.
+    #[must_use]
+    pub(crate) fn may_be_a_copys(&self, claim: &Claim) -> bool {
+        let public_ips = self.addresses.map(|_, own| own.map(|own| own.public_ip));
+        claim.ends() && self.held.is_empty() && !claim.lease().attrs.is_node_of(&public_ips)
+    }
+
     /// True for a key that this node held when something else was written there: Pods live in its subnets, and no other node can have
     /// claimed a key that was there.
     #[must_use]
@@ -759,6 +767,17 @@ mod tests {
             assert!(candidate.owns(claim));
             assert_eq!(candidate.doubts(claim), doubted, "{candidate:?} {claim:?}");
         }
+    }
+
+    #[test]
+    fn lease_with_another_address_may_be_that_of_the_node_that_this_one_is_a_copy_of() {
+        let node = Candidate { previous: v4("172.7.21.0/24"), ..node("10.4.7.21", 24) };
+        let elsewhere = |recorded| Claim { recorded, ..claim(lease("172.7.21.0/24", "10.4.7.99")) };
+        assert!(node.may_be_a_copys(&elsewhere(true)) && !node.doubts(&elsewhere(true)));
+        let held = Candidate { held: v4("172.7.21.0/24"), ..node.clone() };
+        assert!(!held.may_be_a_copys(&elsewhere(true)), "this run has held it");
+        assert!(!node.may_be_a_copys(&claim(lease("172.7.21.0/24", "10.4.7.21"))));
+        assert!(!node.may_be_a_copys(&bound(lease("172.7.21.0/24", "10.4.7.99"), None)), "an operator's");
     }
 
     #[test]

@@ -147,17 +147,20 @@ impl EtcdLeases {
         }
     }
 
-    /// Keeps a lease that only its address says to be this node's: if another node holds it, that one writes it again.
+    /// Keeps a lease that only its address says to be this node's, or everything but its address: if another node holds it, that one
+    /// writes it again.
     async fn take_over(
         &self,
         request: &LeaseRequest,
-        kept: &Lease,
+        claim: &Claim,
         read: &Leases,
     ) -> Result<Option<Held>, AcquireError> {
+        let kept = claim.lease();
         if request.rival.as_ref() == Some(kept) {
             return Err(AcquireError::Rival(Box::new(kept.clone())));
         }
-        let request = LeaseRequest { adopts_mac: false, objects: true, ..request.clone() };
+        let adopts_mac = request.adopts_mac && request.node.may_be_a_copys(claim);
+        let request = LeaseRequest { adopts_mac, objects: true, ..request.clone() };
         let Some(held) = self.keep_own(&request, kept, read).await? else { return Ok(None) };
         tokio::time::sleep(OBJECTION).await;
         let Some(now) = self.store.get(&self.key(kept.key)).await? else { return Ok(None) };
@@ -278,7 +281,7 @@ impl LeaseSource for EtcdLeases {
             let attempt = Attempt { lost_races, seed: self.seed };
             let held = match choose(&request.network, &request.node, &read.claims, &request.policies, attempt)? {
                 Choice::Keep(lease) => match read.claims.leases.iter().find(|claim| *claim.lease() == lease) {
-                    Some(claim) if request.doubts(claim) => self.take_over(request, &lease, &read).await?,
+                    Some(claim) if request.doubts(claim) => self.take_over(request, claim, &read).await?,
                     _ => self.keep_own(request, &lease, &read).await?,
                 },
                 Choice::Take { key, how, passed_over } => {

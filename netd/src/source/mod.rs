@@ -279,10 +279,12 @@ pub(crate) struct Readdress {
 }
 
 impl LeaseRequest {
-    /// True when nothing but its address says that `claim` is this node's: what reaches its node is somebody else's.
+    /// True when nothing but its address says that `claim` is this node's: what reaches its node is somebody else's. Or everything but its
+    /// address does.
     fn doubts(&self, claim: &Claim) -> bool {
         let (theirs, own) = (&claim.lease().attrs.backend, &self.attrs.backend);
-        self.node.doubts(claim) && theirs.name() == own.name() && (theirs != own || own.is_common())
+        self.node.may_be_a_copys(claim)
+            || self.node.doubts(claim) && theirs.name() == own.name() && (theirs != own || own.is_common())
     }
 
     /// What to write into the lease that is kept.
@@ -339,10 +341,11 @@ pub(crate) enum AcquireError {
     /// Nothing is free.
     #[error(transparent)]
     NoSubnet(#[from] NoSubnet),
-    /// Another node has this one's address, and holds the lease that names it.
+    /// Another node has this one's address, or this one is a copy of it, and holds the lease.
     #[error(
-        "{} is leased to another node, which lives and has this node's address {} as well ({}): give one of them another \
-         address or --public-ip", .0.key.list(), .0.attrs.public_ips.list(), .0.attrs.backend.describe()
+        "{} is leased to another node at {} ({}), which lives: where that is this node's address as well, give one of them another one or \
+         --public-ip; where this machine is a copy of that one, remove what was copied: netd cleanup --files --yes",
+        .0.key.list(), .0.attrs.public_ips.list(), .0.attrs.backend.describe()
     )]
     Rival(Box<Lease>),
     /// Something is not there yet that others make: what, and who.
