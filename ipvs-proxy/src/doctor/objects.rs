@@ -1,6 +1,6 @@
 //! What Services ask for that stands in the way of this host, or this host in theirs.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use daemon::doctor::Trouble;
@@ -15,7 +15,21 @@ use crate::plan::here::hidden;
 /// What of this node's Node object is not as flags and machine have it.
 pub(super) fn node(facts: &Facts) -> Vec<Trouble> {
     let fix = "if that is not meant: change the flag, or the Node object in the source (`ipvs-proxy status --json`: nodeObject)";
-    facts.known.remarks.iter().map(|remark| Trouble::note(remark.clone(), fix)).collect()
+    let remarks = facts.known.remarks.iter().map(|remark| Trouble::note(remark.clone(), fix));
+    remarks.chain(namesake(facts)).collect()
+}
+
+/// The node that EndpointSlices call otherwise than this one is called: with the domain, or without it.
+fn namesake(facts: &Facts) -> Option<Trouble> {
+    let own = facts.known.here.node.as_str();
+    let first = |name: &str| name.split('.').next().map(str::to_owned);
+    let endpoints = facts.known.view.all_slices().flat_map(|slice| &slice.endpoints);
+    let names: BTreeSet<&str> = endpoints.filter_map(|endpoint| endpoint.topology.node.as_deref()).collect();
+    let other = names.iter().find(|name| first(name) == first(own)).filter(|_| !names.contains(own))?;
+    let found = format!(
+        "this node is {own}, and EndpointSlices have endpoints on {other}: with a traffic policy of Local they count as another node's"
+    );
+    Some(Trouble::problem(found, format!("if that is this node: --hostname-override={other}")))
 }
 
 /// Networks that overlap.

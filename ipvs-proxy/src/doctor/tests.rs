@@ -199,7 +199,10 @@ fn each_fault_of_the_objects_is_found_by_its_check_with_what_to_do() {
     let mut unread = web();
     unread.push(json!({"kind": "Service", "metadata": {"name": "bad"}, "spec": {"clusterIP": 7}}));
     let outside = spec(|spec| spec["clusterIP"] = "10.9.9.9".into());
+    let mut called_otherwise = web();
+    called_otherwise[1]["endpoints"][0]["nodeName"] = "n1.host.com".into();
     for (objects, check, part) in [
+        (called_otherwise, "Problem node", "this node is n1, and EndpointSlices have endpoints on n1.host.com"),
         (node_port(40_000), "Note ports", "1 node ports, such as 40000"),
         (twice, "Problem conflicts", "services/default/other: tcp 192.168.0.10:80 belongs to services/default/web"),
         (unread, "Problem objects", "services/default/bad: "),

@@ -29,7 +29,8 @@ use lab::{Command, Host, Process, eventually};
 pub(crate) const CONVERGED: Duration = Duration::from_secs(150);
 /// Each n-th operation of a run fails: a prime, so that it is another one of what is done again and again.
 const SPARSE: usize = 37;
-/// The same with `FAULTS=all`: more than one try of a listing has, which would meet a fault each time and wait ever longer.
+/// The same with `FAULTS=all`, unless a scene says otherwise: more than one try of a listing has, which would meet a fault each time and
+/// wait ever longer.
 const DENSE: usize = 23;
 /// Starts of one run that are killed, one after the other.
 const DEATHS: usize = 8;
@@ -60,6 +61,10 @@ pub(crate) trait Scene {
     fn change(&self) -> Result<()>;
     /// Asks the daemon, which says that nothing is missing.
     fn is_in_place(&self) -> Result<()>;
+    /// How far apart operations are that fail, with `FAULTS=all`: a prime.
+    fn apart(&self) -> usize {
+        DENSE
+    }
 }
 
 /// One run of a daemon, which is started again where it ended.
@@ -180,8 +185,8 @@ fn run(scene: &impl Scene, plan: &Plan, wanted: Option<&[String; 2]>) -> Result<
 
 /// Plans for a run of so many operations: `sample` of them, the last with a death at its end, or with `FAULTS=all` each operation with each
 /// errno, and a death at each.
-fn plans(operations: usize, sample: usize) -> Vec<Plan> {
-    let step = if injection::all() { DENSE } else { SPARSE };
+fn plans(operations: usize, sample: usize, dense: usize) -> Vec<Plan> {
+    let step = if injection::all() { dense } else { SPARSE };
     let failing = |first: usize, errno: usize| -> Plan {
         let of_it = (first..operations).step_by(step).enumerate();
         of_it.map(|(turn, at)| (at, Effect::Fails(turn + errno))).collect()
@@ -282,7 +287,7 @@ pub(crate) fn every_fault_is_got_over<S: Scene + Send>(
 ) -> Result<()> {
     let scene = start()?;
     let (wanted, operations) = undisturbed(&scene)?;
-    let walk = Walk::new(plans(operations, sample))?;
+    let walk = Walk::new(plans(operations, sample, scene.apart()))?;
     let others = || -> Result<()> {
         let scene = start()?;
         walk.follow(&scene, &undisturbed(&scene)?.0);
@@ -302,7 +307,7 @@ pub(crate) fn every_fault_is_got_over<S: Scene + Send>(
 /// The same of a scene of which there is one at a time.
 pub(crate) fn every_fault_is_got_over_alone(scene: &impl Scene, sample: usize) -> Result<()> {
     let (wanted, operations) = undisturbed(scene)?;
-    let walk = Walk::new(plans(operations, sample))?;
+    let walk = Walk::new(plans(operations, sample, scene.apart()))?;
     walk.follow(scene, &wanted);
     walk.finish(operations)
 }
