@@ -32,13 +32,20 @@ pub(crate) fn claim(nft: &mut Nft, host: &mut Rtnl, ruleset: &Ruleset, tag: &Tag
     let mut buried: Vec<ObservedTag> = Vec::new();
     loop {
         let shape = |have: Option<&_>| table::merged(have, &ruleset.table);
-        let is_own = |_: &ElementKey, element: &Element| tag.owns(element) || tag.shares_container(element);
-        let (key, by) = match nft.claim(ruleset, shape, is_own) {
+        let (key, by) = match nft.claim(ruleset, shape, |_: &ElementKey, element: &Element| tag.owns(element)) {
             Ok(()) => return Ok(()),
             Err(ClaimError::Kernel(e)) => return Err(CniError::from(e)),
             Err(ClaimError::Held { key, by }) => (key, by.unwrap_or_default()),
         };
         let Some(holder) = ObservedTag::read(&by) else { return Err(held(&key, &by)) };
+        if tag.shares_container(&holder) && !buried.contains(&holder) {
+            // The same container by another network: the later one has the ports that both ask for.
+            let asked = |key: &ElementKey| ruleset.elements.keys().any(|own| keys::is_same_port(own, key));
+            let is_its = |element: &Element| ObservedTag::of(element).is_some_and(|other| other.is_same(&holder));
+            nft.release(&ruleset.key, |key, element| is_its(element) && asked(key))?;
+            buried.push(holder);
+            continue;
+        }
         if is_alive(host, &holder)? || buried.contains(&holder) {
             return Err(held(&key, &holder.to_string()));
         }

@@ -10,6 +10,7 @@ use netstate::nft::{Element, ElementKey};
 use netstate::{IfName, MacAddr, PortVlans, Prefix, Route, RouteKey};
 
 use super::Cidr;
+use super::hostports::keys;
 use super::tag::ObservedTag;
 use crate::protocol::attachment::Attachment;
 use crate::protocol::result::{AddResult, Interface, ResultRoute};
@@ -116,14 +117,15 @@ pub(crate) fn missing_elements(
     expected: &BTreeMap<ElementKey, Element>,
     present: &BTreeMap<ElementKey, Element>,
 ) -> Vec<String> {
-    // A later network of the same container has them.
+    // A later network of the same container has the port.
     let is_its = |element: &Element, other: &Element| {
         let (own, found) = (ObservedTag::of(element), ObservedTag::of(other));
         own.zip(found).is_some_and(|(own, found)| !own.is_same(&found) && own.shares_container(&found))
     };
-    let is_there = |element: &Element, other: &Element| element == other || is_its(element, other);
-    let is_missing =
-        |(key, element): &(&ElementKey, &Element)| !present.get(key).is_some_and(|other| is_there(element, other));
+    let is_missing = |(key, element): &(&ElementKey, &Element)| {
+        let mut others = present.iter().filter(|(other, _)| keys::is_same_port(other, key));
+        present.get(key) != Some(element) && !others.any(|(_, other)| is_its(element, other))
+    };
     expected.iter().filter(is_missing).map(|(key, _)| format!("nft element {key} is missing or another's")).collect()
 }
 

@@ -55,11 +55,11 @@ impl Tag {
             .is_some_and(|holder| holder.digits == self.digits() && holder.network == network_word(&self.network))
     }
 
-    /// True when `element` belongs to an attachment of the same container: of several networks with the same host ports the last one
+    /// True when `holder` is an attachment of the same container: of several networks with the same host ports the last one
     /// that it is attached to has them.
     #[must_use]
-    pub(crate) fn shares_container(&self, element: &Element) -> bool {
-        ObservedTag::of(element).is_some_and(|holder| holder.container() == Some(self.attachment.container.as_str()))
+    pub(crate) fn shares_container(&self, holder: &ObservedTag) -> bool {
+        holder.container() == Some(self.attachment.container.as_str())
     }
 
     fn digits(&self) -> String {
@@ -206,12 +206,12 @@ mod tests {
     #[test]
     fn attachments_of_one_container_know_each_other() {
         let (one, other) = (owner("web-1", "cbr0"), owner("web-1", "storage"));
-        assert!(one.shares_container(&element(&other)) && !one.owns(&element(&other)));
-        assert!(!one.shares_container(&element(&owner("web-11", "cbr0"))));
+        let observed = |tag: &Tag| ObservedTag::of(&element(tag)).unwrap();
+        assert!(one.shares_container(&observed(&other)) && !one.owns(&element(&other)));
+        assert!(!one.shares_container(&observed(&owner("web-11", "cbr0"))));
         // What is cut off says nothing.
         let long = owner(&"x".repeat(300), "cbr0");
-        assert!(!long.shares_container(&element(&long)));
-        let observed = |tag: &Tag| ObservedTag::of(&element(tag)).unwrap();
+        assert!(!long.shares_container(&observed(&long)));
         assert!(observed(&one).shares_container(&observed(&other)));
         assert!(!observed(&long).shares_container(&observed(&long)));
     }

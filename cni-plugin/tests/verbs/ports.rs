@@ -254,7 +254,7 @@ fn many(node: &Node) {
 
 /// As podman and nerdctl ask for them.
 fn two_networks(node: &Node) {
-    let pod = served(node, "web-1");
+    let pod = node.pod();
     let (first, other) = (mapped(&native(), "tcp", 8080, 80, ""), mapped(&second(), "tcp", 8080, 80, ""));
     let there = |command: &str| {
         let netns = pod.to_str().unwrap();
@@ -271,8 +271,10 @@ fn two_networks(node: &Node) {
         let all = Nft::open().unwrap().ruleset(&table()).unwrap().unwrap().elements;
         all.values().all(|element| element.comment.as_deref().is_some_and(|by| by.ends_with("web-1@eth1")))
     };
+    let previous = node.add(&first, "web-1", &pod).result();
     there("ADD").result();
     assert!(leads_there());
+    node.check(&first, "web-1", &pod, &previous).silent();
     let (code, text) = node.add(&first, "web-2", &node.pod()).error();
     assert!(code == 11 && text.contains("web-1@eth1"), "{text}");
     node.del(&first, "web-1", &pod).silent();
