@@ -129,9 +129,12 @@ impl fmt::Display for Break {
 }
 
 impl Origin {
-    /// The store has been seen at this revision since, by a change.
+    /// The store has been seen at this revision since, by a change. The Kubernetes API, which has no id, is believed what it says after a
+    /// restore: its controllers have seen to the rest, and kube-proxy follows it as well.
     pub fn advance(&mut self, revision: i64) {
-        self.revision = self.revision.max(revision);
+        if self.store != 0 {
+            self.revision = self.revision.max(revision);
+        }
     }
 
     /// Whether this can be a later state of the store that `earlier` was a state of. A restored store that has passed the
