@@ -136,10 +136,8 @@ impl<T: PartialEq + Clone> Kept<T> {
         self.see(&key);
         self.objects.advance(revision);
         self.malformed.insert(key.clone(), reason);
-        match self.objects.get(&key).cloned() {
-            Some(value) => self.objects.apply(Event::Put { key, value, revision }),
-            None => Vec::new(),
-        }
+        let kept = self.objects.get(&key).cloned();
+        kept.map_or_else(Vec::new, |value| self.objects.apply(Event::Put { key, value, revision }))
     }
 
     fn get(&self, name: &ObjectName) -> Option<&T> {

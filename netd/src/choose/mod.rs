@@ -6,5 +6,6 @@
 pub(crate) mod change;
 pub(crate) mod clash;
 pub(crate) mod interface;
+mod occupied;
 pub(crate) mod policy;
 pub(crate) mod subnet;

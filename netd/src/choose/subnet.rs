@@ -5,7 +5,6 @@
 //! that its Pods live in, and when the families change, the subnet of each family that stays; a subnet that overlaps
 //! anybody else's lease, or a reservation, is never chosen; the same inputs give the same choice.
 
-use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -14,6 +13,7 @@ use netstate::wireguard::PublicKey;
 use netstate::{MacAddr, Prefix};
 
 use super::interface::NodeAddress;
+use super::occupied::Occupied;
 use super::policy::Policy;
 use crate::format::lease::{Lease, StoredLease, SubnetKey};
 use crate::format::net_conf::{Network, Pool};
@@ -275,7 +275,7 @@ impl Asked<'_> {
         attempt: Attempt,
         passed: &mut Vec<String>,
     ) -> Option<(Prefix, String)> {
-        let occupied = Occupied::by_others(self, claims);
+        let occupied = Occupied::by_others(self.family, self.pool, self.node, claims);
         // Pods live in the subnet that was held a moment ago, whatever the policies say.
         if let Some(held) = self.node.held.get(self.family).filter(|held| self.pool.may_lease(held)) {
             match occupied.check(held) {
@@ -305,7 +305,7 @@ impl Asked<'_> {
     /// knows.
     fn is_taken(&self, claims: &Claims) -> bool {
         let lived_in = self.node.held.get(self.family).or(*self.node.previous.get(self.family));
-        let occupied = Occupied::by_others(self, claims);
+        let occupied = Occupied::by_others(self.family, self.pool, self.node, claims);
         lived_in.is_some_and(|subnet| matches!(occupied.overlapping(subnet), Some((_, Some(_)))))
     }
 
@@ -380,40 +380,6 @@ fn number(addr: IpAddr) -> u128 {
 /// Leases of this node besides the one it `holds`: of another plan, of an earlier choice, or an operator's.
 pub(crate) fn further<'a>(node: &Candidate, claims: &'a [Claim], holds: &SubnetKey) -> Vec<&'a Claim> {
     claims.iter().filter(|claim| node.owns(claim) && claim.lease().key != *holds).collect()
-}
-
-/// The parts of the Pod network that other nodes claim, each with its holder if that can be read.
-///
-/// Ordered, so that the check of one subnet costs the same beside ten claims and beside ten thousand.
-struct Occupied(BTreeMap<Prefix, Option<String>>);
-
-impl Occupied {
-    fn by_others(asked: &Asked, claims: &Claims) -> Self {
-        let others = claims.leases.iter().filter(|claim| !asked.node.owns(claim));
-        let read = others.map(|claim| (claim.lease().key, Some(claim.lease().attrs.public_ips.list())));
-        let unreadable = claims.unreadable.iter().filter(|other| !asked.node.held_key(other));
-        let others = read.chain(unreadable.map(|other| (other.key, None)));
-        let subnets = others.filter_map(|(key, holder)| Some((key.get(asked.family)?, holder)));
-        // A stray key such as `0.0.0.0-0` claims no Pod subnet: it must not keep every node out.
-        Self(subnets.filter(|(subnet, _)| asked.pool.has_subnet(subnet)).collect())
-    }
-
-    fn check(&self, subnet: Prefix) -> Result<Prefix, String> {
-        match self.overlapping(subnet) {
-            None => Ok(subnet),
-            Some((claim, None)) => Err(format!("{subnet} overlaps {claim}, whose lease cannot be read")),
-            Some((claim, Some(holder))) if *claim == subnet => Err(format!("{subnet} is leased to {holder}")),
-            Some((claim, Some(holder))) => Err(format!("{subnet} overlaps {claim} of {holder}")),
-        }
-    }
-
-    /// Networks overlap only when one is inside the other: a claim is one of the networks around `subnet`, or begins
-    /// inside it and so is the next one in order.
-    fn overlapping(&self, subnet: Prefix) -> Option<(&Prefix, &Option<String>)> {
-        let around = (0..=subnet.len()).filter_map(|len| Prefix::new(subnet.addr(), len).ok());
-        let around = around.filter_map(|network| self.0.get_key_value(&network)).next();
-        around.or_else(|| self.0.range(subnet..).next().filter(|(claim, _)| subnet.covers(claim)))
-    }
 }
 
 #[cfg(test)]
@@ -850,7 +816,8 @@ mod tests {
             };
             let leases: Vec<Lease> = held.into_iter().map(|at| lease(&prefix(at).to_string(), "10.4.9.9")).collect();
             let subnet = prefix((at, len));
-            let occupied = Occupied::by_others(&asked(&node("10.4.7.21", 24), &pods().pools.v4.unwrap()), &claims(&leases));
+            let (node, pool) = (node("10.4.7.21", 24), pods().pools.v4.unwrap());
+            let occupied = Occupied::by_others(IpFamily::V4, &pool, &node, &claims(&leases));
             let expected = leases.iter().any(|lease| lease.key.get(IpFamily::V4).unwrap().overlaps(&subnet));
             prop_assert_eq!(occupied.check(subnet).is_err(), expected);
         }

@@ -295,7 +295,7 @@ pub(super) fn check_plan(config: &Config, network: &Network, local: &LocalNode) 
     if !list.is_empty() {
         return Err(Problems { source: "address plan".to_owned(), list }.into());
     }
-    if config.probe_port != 0 && network.backend.listens_at(config.probe_port) {
+    if config.probe_port != 0 && network.backend.tunnel_ports().contains(&config.probe_port) {
         let port = config.probe_port;
         bail!(
             "the tunnel's UDP port is {port}, where netd answers probes: give the backend or --probe-port another one"

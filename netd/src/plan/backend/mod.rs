@@ -235,16 +235,6 @@ impl Backend {
         }
     }
 
-    /// Whether its tunnels end at this UDP port of the node.
-    #[must_use]
-    pub(crate) fn listens_at(&self, port: u16) -> bool {
-        match self {
-            Self::Vxlan(options) => options.port == port,
-            Self::Wireguard(options) => options.listens_at(port),
-            Self::HostGw | Self::Ipip(_) | Self::Alloc | Self::Extension => false,
-        }
-    }
-
     /// Why this backend cannot run on a node with these addresses, if it cannot.
     #[must_use]
     pub(crate) fn refuses(&self, local: &LocalNode) -> Option<String> {

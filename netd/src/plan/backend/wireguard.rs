@@ -192,11 +192,6 @@ impl Wireguard {
         (!differing.is_empty()).then(|| differing.join(" and "))
     }
 
-    /// Whether a device listens at this UDP port.
-    pub(super) fn listens_at(&self, port: u16) -> bool {
-        IpFamily::ALL.into_iter().any(|family| self.port(family) == port)
-    }
-
     fn port(&self, family: IpFamily) -> u16 {
         match self.mode {
             Mode::Separate => *self.ports.get(family),
