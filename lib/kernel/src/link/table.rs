@@ -114,7 +114,7 @@ impl Links {
         if moved {
             return self.rtnl.change_link(name, have, want);
         }
-        self.try_beside(want)?;
+        self.try_beside(have, want)?;
         self.rtnl.delete_link(name)?;
         self.rtnl.create_link(name, want).inspect_err(|_| {
             // What was there is better than nothing; why it is not the other one is said.
@@ -122,9 +122,9 @@ impl Links {
         })
     }
 
-    /// Whether the kernel takes `want`, by a link beside the one that would make room for it: where its port is taken, or what it
+    /// Whether the kernel takes `want`, by a link beside `have`, which would make room for it: where its port is taken, or what it
     /// stands on is gone, nothing is lost.
-    fn try_beside(&mut self, want: &Link) -> Result<(), KernelError> {
+    fn try_beside(&mut self, have: &Link, want: &Link) -> Result<(), KernelError> {
         let spare = IfName::literal(SPARE);
         // Of a run that was killed.
         if let Some(left) = self.rtnl.link(&spare)?.filter(|left| is_same_kind(&left.link.kind, &want.kind)) {
@@ -132,11 +132,11 @@ impl Links {
         }
         match self.rtnl.create_link(&spare, want) {
             Ok(()) => self.rtnl.delete_link(&spare),
-            // One tunnel network on one port: the one that makes room is in the way.
-            Err(error) if error.errno() == Some(libc::EEXIST) => Ok(()),
-            refused => {
-                let is_left = self.rtnl.link(&spare)?.is_some();
-                if is_left { self.rtnl.delete_link(&spare).and(refused) } else { refused }
+            Err(error) => {
+                if self.rtnl.link(&spare)?.is_some() {
+                    self.rtnl.delete_link(&spare)?;
+                }
+                if is_in_the_way(&have.kind, &want.kind, &error) { Ok(()) } else { Err(error) }
             }
         }
     }
@@ -177,6 +177,19 @@ impl Target for Links {
             Step::Remove(name, _) => self.rtnl.delete_link(name),
         };
         steps.iter().map(step).collect()
+    }
+}
+
+/// True where it is `have` that keeps `want` out: one tunnel network on one port, or one port by sockets of other options.
+fn is_in_the_way(have: &LinkKind, want: &LinkKind, error: &KernelError) -> bool {
+    let has_port = match (have, want) {
+        (LinkKind::Vxlan(have), LinkKind::Vxlan(want)) => have.port == want.port,
+        _ => false,
+    };
+    match error.errno() {
+        Some(libc::EEXIST) => true,
+        Some(libc::EADDRINUSE) => has_port,
+        _ => false,
     }
 }
 
