@@ -72,6 +72,14 @@ impl Reporter {
         self.file.fail(Instant::now());
     }
 
+    /// Why the subnet file is not as it should be, if it is not.
+    fn note_file(&mut self, trouble: Option<String>) {
+        if self.file_trouble != trouble {
+            self.file_trouble = trouble;
+            self.note();
+        }
+    }
+
     /// Something that the status shows has changed.
     pub(super) fn note(&mut self) {
         let earliest = self.status_put.map_or_else(Instant::now, |last| last + STATUS_PAUSE);
@@ -214,18 +222,17 @@ impl<S: LeaseSource> Daemon<S> {
         let (path, ip_masq) = (&self.node.config.subnet_file, self.node.config.masquerade.masquerade);
         match subnet_file::write(path, &self.node.network, &self.planning.planner, ip_masq) {
             Ok(true) => {
-                self.reporter.file_trouble = None;
+                self.reporter.note_file(None);
                 tracing::info!(file = %path.display(), "wrote the subnet file");
                 // Its folder may be a new one.
                 self.watch_silent();
                 return true;
             }
-            Ok(false) => self.reporter.file_trouble = None,
+            Ok(false) => self.reporter.note_file(None),
             Err(error) => {
                 let text = format!("write {}: {error}; Pods cannot be started", path.display());
                 self.reporter.complain(text.clone(), |text| tracing::error!("{text}"));
-                self.reporter.file_trouble = Some(text);
-                self.reporter.note();
+                self.reporter.note_file(Some(text));
                 self.reporter.try_files_again();
             }
         }
