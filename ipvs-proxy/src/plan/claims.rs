@@ -229,14 +229,13 @@ impl Claims {
     /// Node ports that another Service has at one of this node's addresses `own`, as an external address or that of a load balancer: whoever
     /// names the address goes before who has the port at all of them, as with kube-proxy.
     pub(crate) fn captured(&self, own: &BTreeSet<IpAddr>) -> impl Iterator<Item = Conflict> {
-        let at = |key: &FrontendKey, addr: IpAddr| FrontendKey { place: Place::Address(addr), ..*key };
-        self.node_ports().flat_map(move |(port, refused)| {
-            let of_family = own.iter().filter(|addr| IpFamily::of(**addr) == port.family());
-            of_family.filter_map(move |addr| {
-                let key = at(port, *addr);
-                let served = self.winner(&key).map(|(served, _)| served).filter(|served| *served != refused)?;
-                Some(Conflict { key, served: served.clone(), refused: refused.clone(), reason: Reason::External })
-            })
+        let at_own = own.iter().flat_map(|addr| self.at(Place::Address(*addr)));
+        at_own.filter_map(|(key, _)| {
+            let port = FrontendKey { place: Place::AnyNode(key.family()), ..*key };
+            let ((served, _), (refused, _)) = self.winner(key).zip(self.winner(&port))?;
+            let conflict =
+                || Conflict { key: *key, served: served.clone(), refused: refused.clone(), reason: Reason::External };
+            (served != refused).then(conflict)
         })
     }
 
