@@ -204,16 +204,11 @@ pub fn show<E: Display + From<io::Error>>(
         // What is asked may be away for as long as an upgrade takes.
         let (notes, text) = make()
             .map_or_else(|error| (Vec::new(), Text::Lines(format!("{error:#}\n"))), |shown| (shown.notes, shown.text));
-        let frame = if is_terminal() {
-            let size = Size::of_output();
-            let notes = notes.iter().map(|note| plain(note) + "\n").collect();
-            let above = rows(&Text::Lines(notes), |_| Tone::Plain, Some(size.columns), false);
-            let below = rows(&text, tone, Some(size.columns), wants_colour(true));
-            frame(above.into_iter().chain(below).collect(), size.rows)
-        } else {
+        if !is_terminal() {
             notes.iter().for_each(|text| note(text));
-            painted(&text, tone) + "\n"
-        };
+        }
+        let terminal = is_terminal().then(Size::of_output);
+        let frame = screen(&notes, &text, tone, (terminal, wants_colour(is_terminal())));
         let mut out = io::stdout().lock();
         if out.write_all(frame.as_bytes()).and_then(|()| out.flush()).is_err() {
             // Nobody reads any more.
@@ -222,6 +217,16 @@ pub fn show<E: Display + From<io::Error>>(
         drop(out);
         std::thread::sleep(Duration::from_secs(seconds.into()));
     }
+}
+
+/// One of several texts with its notes, for a terminal or for what is none, which has the notes on standard error.
+fn screen(notes: &[String], text: &Text, tone: fn(&str) -> Tone, to: (Option<Size>, bool)) -> String {
+    let (Some(size), has_colour) = to else {
+        return rows(text, tone, None, to.1).into_iter().map(|row| row.text + "\n").collect::<String>() + "\n";
+    };
+    let notes = notes.iter().map(|note| escape(note).into_owned() + "\n").collect();
+    let above = rows(&Text::Lines(notes), |_| Tone::Plain, Some(size.columns), false);
+    frame(above.into_iter().chain(rows(text, tone, Some(size.columns), has_colour)).collect(), size.rows)
 }
 
 /// One of several texts: a terminal is cleared behind each line and below the last one, so that nothing flickers; what stood on standard
@@ -275,6 +280,7 @@ mod tests {
     fn tone(line: &str) -> Tone {
         match line {
             "a" => Tone::Good,
+            "b" => Tone::Bad,
             _ if line.starts_with('!') && line.ends_with("end") => Tone::Bad,
             _ => Tone::Plain,
         }
@@ -290,7 +296,8 @@ mod tests {
 
     #[test]
     fn a_line_has_the_colour_of_its_tone_and_ends_with_none() {
-        assert_eq!(texts(lines("a\n\nb\n", None, true)), ["\u{1b}[32ma\u{1b}[0m", "", "b"]);
+        let coloured = ["\u{1b}[32ma\u{1b}[0m", "\u{1b}[31mb\u{1b}[0m", "", "c"];
+        assert_eq!(texts(lines("a\nb\n\nc\n", None, true)), coloured);
         assert_eq!(texts(lines("a\nb\n", Some(80), false)), ["a", "b"]);
         let json = rows(&Text::Json("a\n".to_owned()), tone, Some(80), true);
         assert_eq!(texts(json), ["a"], "it is for programs");
@@ -318,6 +325,21 @@ mod tests {
         let wide = lines(&format!("a\n{}\nb\n", "x".repeat(100)), Some(40), false);
         assert_eq!(wide.iter().map(|row| row.rows).collect::<Vec<_>>(), [1, 3, 1]);
         assert_eq!(frame(wide, 5).replace("\u{1b}[K\r", ""), "\u{1b}[Ha\n... 2 more lines\n\u{1b}[J");
+    }
+
+    #[test]
+    fn notes_stand_in_the_frame_that_clears_the_terminal_and_not_in_what_a_pipe_reads() {
+        let notes = ["netd is not running".to_owned(), "word ".repeat(20)];
+        let text = Text::Lines("c\n".to_owned());
+        let terminal = (Some(Size { columns: 40, rows: 24 }), false);
+        let shown = screen(&notes, &text, tone, terminal).replace("\u{1b}[K\r", "");
+        assert!(
+            shown.starts_with("\u{1b}[Hnetd is not running\nword ") && shown.ends_with("\nc\n\u{1b}[J"),
+            "{shown:?}"
+        );
+        assert!(shown.lines().all(|line| line.chars().count() <= 40 + 3), "{shown:?}");
+        assert_eq!(screen(&notes, &text, tone, (None, false)), "c\n\n");
+        assert_eq!(screen(&[], &text, tone, (None, false)), "c\n\n");
     }
 
     #[test]
