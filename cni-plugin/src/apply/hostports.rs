@@ -38,7 +38,8 @@ pub(crate) fn claim(nft: &mut Nft, host: &mut Rtnl, ruleset: &Ruleset, tag: &Tag
             Err(ClaimError::Held { key, by }) => (key, by.unwrap_or_default()),
         };
         let Some(holder) = ObservedTag::read(&by) else { return Err(held(&key, &by)) };
-        if tag.shares_container(&holder) && !buried.contains(&holder) {
+        let shares = ObservedTag::read(&tag.comment()).is_some_and(|own| own.shares_container(&holder));
+        if shares && !buried.contains(&holder) {
             // The same container by another network: the later one has the ports that both ask for.
             let asked = |key: &ElementKey| ruleset.elements.keys().any(|own| keys::is_same_port(own, key));
             let is_its = |element: &Element| ObservedTag::of(element).is_some_and(|other| other.is_same(&holder));

@@ -55,13 +55,6 @@ impl Tag {
             .is_some_and(|holder| holder.digits == self.digits() && holder.network == network_word(&self.network))
     }
 
-    /// True when `holder` is an attachment of the same container: of several networks with the same host ports the last one
-    /// that it is attached to has them.
-    #[must_use]
-    pub(crate) fn shares_container(&self, holder: &ObservedTag) -> bool {
-        holder.container() == Some(self.attachment.container.as_str())
-    }
-
     fn digits(&self) -> String {
         digits(self.attachment.host_link()).to_owned()
     }
@@ -131,7 +124,7 @@ impl ObservedTag {
         self.name.rsplit_once('@').map(|(container, _)| container)
     }
 
-    /// True when both are of one container.
+    /// True when both are of one container: of several networks with the same host ports the last one that it is attached to has them.
     #[must_use]
     pub(crate) fn shares_container(&self, other: &Self) -> bool {
         self.container().is_some() && self.container() == other.container()
@@ -207,12 +200,10 @@ mod tests {
     fn attachments_of_one_container_know_each_other() {
         let (one, other) = (owner("web-1", "cbr0"), owner("web-1", "storage"));
         let observed = |tag: &Tag| ObservedTag::of(&element(tag)).unwrap();
-        assert!(one.shares_container(&observed(&other)) && !one.owns(&element(&other)));
-        assert!(!one.shares_container(&observed(&owner("web-11", "cbr0"))));
+        assert!(observed(&one).shares_container(&observed(&other)) && !one.owns(&element(&other)));
+        assert!(!observed(&one).shares_container(&observed(&owner("web-11", "cbr0"))));
         // What is cut off says nothing.
         let long = owner(&"x".repeat(300), "cbr0");
-        assert!(!long.shares_container(&observed(&long)));
-        assert!(observed(&one).shares_container(&observed(&other)));
         assert!(!observed(&long).shares_container(&observed(&long)));
     }
 

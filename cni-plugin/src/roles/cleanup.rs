@@ -15,8 +15,9 @@ use kernel::link::LinkState;
 use kernel::nft::Nft;
 use netstate::nft::{Ruleset, TableKey};
 use netstate::{IfName, LinkKind};
-use serde_json::{Map, Value};
+use serde_json::Value;
 
+use super::install::plugins_of;
 use super::name::PluginName;
 use crate::plan::attach::vlan::vlan_port;
 use crate::plan::gc::Subject;
@@ -144,19 +145,14 @@ fn is_pattern(path: &Path) -> bool {
 
 /// The networks that a list gives to plugins of ours which make a bridge; a file without a list is one plugin.
 fn networks_of(text: &[u8]) -> Result<Vec<Network>, CniError> {
-    let list: Map<String, Value> = serde_json::from_slice(text)
-        .map_err(|error| CniError::new(Code::Decode, "no list of plugins").details(error.to_string()))?;
+    let none = |why: &str| CniError::new(Code::Decode, "no list of plugins").details(why);
+    let list: Value = serde_json::from_slice(text).map_err(|error| none(&error.to_string()))?;
+    let is_lone = list.get("plugins").is_none() && list.get("type").is_some();
+    let lone = std::slice::from_ref(&list);
     let mut networks = Vec::new();
-    let lone = [Value::Object(list.clone())];
-    let plugins = list.get("plugins").map_or(&lone[..], |plugins| plugins.as_array().map_or(&[], Vec::as_slice));
-    if plugins.is_empty() {
-        return Err(CniError::new(Code::Decode, "no list of plugins").details("it has no `plugins`"));
-    }
-    for plugin in plugins {
-        let found = plugin.as_object().and_then(|conf| Some((conf.clone(), conf.get("type")?.as_str()?.to_owned())));
-        let Some((mut conf, kind)) = found else {
-            return Err(CniError::new(Code::Decode, "no list of plugins").details("a plugin of it has no `type`"));
-        };
+    for plugin in if is_lone { lone } else { plugins_of(&list).map_err(none)? } {
+        let mut conf = plugin.as_object().cloned().unwrap_or_default();
+        let kind = conf.get("type").and_then(Value::as_str).unwrap_or_default().to_owned();
         let (place, usual) = match PluginName::of("", &kind) {
             Ok(PluginName::Native) => ("/bridge", "cbr0"),
             Ok(PluginName::Flannel) => ("/delegate/bridge", "cni0"),

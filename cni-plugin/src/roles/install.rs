@@ -138,19 +138,26 @@ fn conflist(path: &Path) -> Result<Vec<u8>, InstallError> {
     let refuse = |why: String| InstallError::Conflist { path: path.display().to_string(), why };
     let text = bounded::read(path, LIST_MAX).map_err(failed("read", path))?;
     let list: serde_json::Value = serde_json::from_slice(&text).map_err(|error| refuse(error.to_string()))?;
-    let is_text = |value: &serde_json::Value| value.as_str().is_some_and(|text| !text.is_empty());
-    let plugins = list.get("plugins").and_then(serde_json::Value::as_array);
     if !list.get("name").is_some_and(is_text) {
         return Err(refuse("it has no `name`".to_owned()));
     }
-    match plugins {
-        Some(plugins) if !plugins.is_empty() => {}
-        _ => return Err(refuse("it has no `plugins`".to_owned())),
-    }
-    if plugins.is_some_and(|plugins| plugins.iter().any(|plugin| !plugin.get("type").is_some_and(is_text))) {
-        return Err(refuse("one of its `plugins` has no `type`".to_owned()));
-    }
+    plugins_of(&list).map_err(|why| refuse(why.to_owned()))?;
     Ok(text)
+}
+
+fn is_text(value: &serde_json::Value) -> bool {
+    value.as_str().is_some_and(|text| !text.is_empty())
+}
+
+/// The plugins of a list.
+///
+/// # Errors
+/// What keeps it from being one.
+pub(super) fn plugins_of(list: &serde_json::Value) -> Result<&[serde_json::Value], &'static str> {
+    let plugins = list.get("plugins").and_then(serde_json::Value::as_array);
+    let plugins = plugins.filter(|plugins| !plugins.is_empty()).ok_or("it has no `plugins`")?;
+    let has_type = |plugin: &serde_json::Value| plugin.get("type").is_some_and(is_text);
+    if plugins.iter().all(has_type) { Ok(plugins) } else { Err("one of its `plugins` has no `type`") }
 }
 
 /// Writes the list; false when it is there already.
