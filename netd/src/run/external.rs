@@ -127,9 +127,7 @@ impl External {
             now
         }))
     }
-}
 
-impl External {
     /// Notes what is missing of the interface, if something is; the log has it once.
     fn misses(&mut self, missing: Option<String>) {
         if let Some(text) = missing.as_ref().filter(|text| self.missing.as_ref() != Some(text)) {

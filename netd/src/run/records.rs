@@ -36,7 +36,6 @@ pub(crate) const FILES: [&str; 6] =
 pub(super) struct Records {
     pub(super) devices: BTreeSet<IfName>,
     pub(super) networks: Vec<Prefix>,
-    pub(super) leases: LeaseRecord,
     /// Nothing of this daemon's has stood here since flannel.
     pub(super) adopts: bool,
 }
@@ -52,7 +51,6 @@ impl Records {
         let read = |name: &str| bounded::read_text(&folder.join(name), bounded::SETTINGS);
         let adopts = read(DEVICES).is_err() || folder.join(ADOPTING).exists();
         let Recorded { mut devices, mut networks } = Recorded::read(folder);
-        let leases = leases(folder);
         if adopts {
             replace(&folder.join(ADOPTING), "")?;
         }
@@ -63,7 +61,7 @@ impl Records {
         record_networks(folder, &networks)?;
         devices.extend(network.devices());
         record_devices(folder, &devices)?;
-        Ok(Self { devices, networks: networks.into_iter().collect(), leases, adopts })
+        Ok(Self { devices, networks: networks.into_iter().collect(), adopts })
     }
 }
 

@@ -80,9 +80,6 @@ async fn start<S: LeaseSource>(
     let previous = subnet_file::previous(&config.subnet_file, &network);
     let (addresses, public_key) = (external.addresses, identity.public_key());
     let node = Candidate { addresses, previous, device_macs: macs, public_key, ..Candidate::default() };
-    let (recorded, file) = (records::leases(&config.run_dir), &config.wireguard_key_file);
-    let identity = identity.distinct(&source, &node, &recorded, file).await?;
-    let node = Candidate { public_key: identity.public_key(), ..node };
     let of_interface = facts::vrf(&external.interface).context("read the interface's VRF")?;
     let ways = Ways { own: facts::addresses(&host, &external.interface), vrf: of_interface, ..Ways::default() };
     let machine = facts::machine(&external.interface).context("read what identifies this machine")?;
@@ -93,7 +90,11 @@ async fn start<S: LeaseSource>(
     let claimed = claimed.extend(network.networks(), network.devices()).await?;
     vrf::release(&network, &external.interface).context("compare the tunnel's VRF with its interface's")?;
     let records = Records::open(&config, &network, &claimed)?;
-    let request = request(&config, &network, &local, node, &records.leases);
+    let record = records::leases(&config.run_dir);
+    let identity = identity.distinct(&source, &node, &record, &config.wireguard_key_file).await?;
+    let public_key = identity.public_key();
+    let (node, local) = (Candidate { public_key, ..node }, LocalNode { public_key, ..local });
+    let request = request(&config, &network, &local, node, &record);
     let ownership = Ownership { retiring, earlier: records.networks, ..Ownership::of(network.clone(), local) };
     let (ownership, leftovers) = earlier_routes(ownership, records.adopts.then_some(previous))?;
     let keeper = Keeper::start(source.clone(), request, seed);
@@ -107,7 +108,7 @@ async fn start<S: LeaseSource>(
         devices: records.devices,
         machine,
         ownership,
-        record: records.leases,
+        record,
         leftovers,
         text,
         identity,
